@@ -1,0 +1,104 @@
+"""One resumable training loop: AdamW, warm-up and cosine decay, EMA, checkpoints, a loss curve."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+LossFn = Callable[[int, torch.Generator], torch.Tensor]
+
+
+@dataclass(kw_only=True, slots=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    floor: float = 0.02  # the cosine ends at this share of the learning rate
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    checkpoint_every: int = 250
+    log_every: int = 25
+
+    def rate(self, step: int) -> float:
+        """Learning rate at `step`."""
+        ramp = min(1.0, (step + 1) / self.warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return self.learning_rate * ramp * (self.floor + (1 - self.floor) * cosine)
+
+
+def _write_atomically(path: Path, save: Callable[[Path], object]) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    save(partial)
+    os.replace(partial, path)
+
+
+def _update_ema(ema: dict[str, torch.Tensor], model: nn.Module, decay: float, step: int) -> None:
+    decay = min(decay, (1 + step) / (10 + step))  # short memory while there is little to remember
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            ema[name].lerp_(value.detach().float(), 1 - decay)
+        else:
+            ema[name].copy_(value)
+
+
+def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path) -> None:
+    """Train `model` in place until `schedule.steps`, continuing from `folder` if a checkpoint is there.
+
+    `loss_at(step, generator)` draws its batch from the generator, which is seeded by the step alone: a resumed run
+    sees the batches an undisturbed one would have seen. The model is left holding its EMA weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, curve = folder / "checkpoint.pt", folder / "loss.csv"
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+    )
+    ema = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
+    first, rows = 0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=next(model.parameters()).device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema, first, rows = state["ema"], state["step"], state["rows"]
+        print(f"resumed at step {first} of {schedule.steps}", flush=True)
+    (folder / "schedule.json").write_text(json.dumps(asdict(schedule), indent=1) + "\n")
+
+    def save(step: int) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}
+        _write_atomically(checkpoint, lambda path: torch.save(state | {"rows": rows}, path))
+        with curve.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("step", "loss", "learning_rate", "seconds"), *rows])
+
+    model.train()
+    total, count, began = 0.0, 0, time.monotonic()
+    for step in range(first, schedule.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        loss = loss_at(step, torch.Generator().manual_seed(schedule.seed * 1_000_003 + step))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+        optimizer.step()
+        _update_ema(ema, model, schedule.ema_decay, step)
+        total, count = total + float(loss.detach()), count + 1
+        if (step + 1) % schedule.log_every == 0:
+            seconds = (time.monotonic() - began) / count
+            rows.append((step + 1, round(total / count, 5), round(schedule.rate(step), 8), round(seconds, 3)))
+            print(f"step {step + 1}/{schedule.steps}  loss {total / count:.4f}  {seconds:.2f} s/step", flush=True)
+            total, count, began = 0.0, 0, time.monotonic()
+        if (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps:
+            save(step + 1)
+    model.load_state_dict(ema)
+    model.eval()

@@ -1,0 +1,213 @@
+"""The command line: Hydra composes, this file turns what it composed into typed runs and carries them out.
+
+The only file that knows Hydra. All runs of a sweep are composed and checked before the first one starts; what the
+user got wrong is one line and exit code 2, a run that failed is exit code 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import methods
+
+from . import backbones, plan, provenance, stages, table
+from . import config as config_module
+from .config import STAGES, ConfigError, Latency, Model, Prompts, Recipe, Run
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+@dataclasses.dataclass(kw_only=True)
+class RunSchema:
+    """The top level of conf/config.yaml."""
+
+    model: Any = MISSING
+    method: Any = MISSING
+    prompts: Any = MISSING
+    results: str = "results"
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    latency: Latency = field(default_factory=Latency)
+    device: str = "auto"
+    plan: bool = False
+
+
+def register_schemas() -> None:
+    """Make every dataclass a config node: `_none`, `_precisecache`, … in group method, `_model`, `_prompts`, `_run`."""
+    store = ConfigStore.instance()
+    store.store(name="_run", node=RunSchema)
+    store.store(group="model", name="_model", node=Model)
+    store.store(group="prompts", name="_prompts", node=Prompts)
+    for config in (getattr(methods, name) for name in methods.__all__ if name.endswith("Config")):
+        store.store(group="method", name=f"_{config.NAME}", node=config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise; the error is worded here
+    register_schemas()
+    try:
+        jobs = compose_all(arguments)
+        runs = [to_run(job) for job in jobs]
+        check_writable(runs[0].results)
+    except (HydraException, OmegaConfBaseException, ConfigError, ValueError, TypeError) as error:
+        print(f"pcbench: {in_one_line(error)}", file=sys.stderr)
+        return 2
+    if jobs[0].plan:
+        plan.show(runs)
+        return 0
+    return launch(arguments, runs)
+
+
+def launch(arguments: list[str], runs: list[Run]) -> int:
+    """Hand the command line to Hydra (and its launcher); print the table from the records."""
+    sys.argv = [sys.argv[0], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        code = 0
+    except KeyboardInterrupt:
+        print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"pcbench: failed: {in_one_line(error)} (other runs of the sweep went on)", file=sys.stderr)
+        code = 1
+    table.show(runs)
+    print(f"records: {runs[0].results / 'records' / provenance.machine()['name']}")
+    print(f"videos:  {runs[0].results / 'samples' / provenance.machine()['name']}")
+    return code
+
+
+def run_from(overrides: list[str]) -> Run:
+    """The one run that these command-line words describe, for scripts and notebooks."""
+    register_schemas()
+    return to_run(compose_all(overrides)[0])
+
+
+def job(config: DictConfig) -> None:
+    """One job of Hydra's."""
+    warnings.filterwarnings("always", message=".*the cache never hit.*|.*indicator was NaN.*")
+    stages.execute(to_run(config), say=lambda line: print(line, flush=True))
+
+
+def compose_all(arguments: list[str]) -> list[DictConfig]:
+    """Every job's config, composed as Hydra will compose it. Raises on anything Hydra would refuse, or ignore."""
+    parsed = get_args_parser().parse_args(arguments)
+    if parsed.help or parsed.hydra_help or parsed.cfg or parsed.info:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        raise SystemExit(0)
+    if unknown := [word for word in parsed.overrides if "=" not in word and not word.startswith("~")]:
+        raise ConfigError(f"{unknown[0]!r} is not of the form option=value")
+    experiments = [word for word in parsed.overrides if word.lstrip("+").startswith("experiment=") and "," in word]
+    if experiments:
+        raise ConfigError(f"{experiments[0]!r}: an experiment is a sweep of its own; give one at a time")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        swept = [word for word in parsed.overrides if _is_sweep(word)]
+        first = hydra.compose("config", [w for w in parsed.overrides if w not in swept], return_hydra_config=True)
+        multirun = parsed.multirun or str(first.hydra.mode).endswith("MULTIRUN")
+        if swept and not multirun:
+            raise ConfigError(f"{swept[0]!r} is a sweep: add -m")
+        if not multirun:
+            return [first]
+        named = {word.split("=")[0] for word in parsed.overrides}
+        declared = [f"{key}={value}" for key, value in (first.hydra.sweeper.params or {}).items() if key not in named]
+        batches = BasicSweeper.split_arguments(
+            OverridesParser.create().parse_overrides([*declared, *parsed.overrides]), None
+        )
+        return [hydra.compose("config", words, return_hydra_config=True) for words in batches[0]]
+
+
+def _is_sweep(word: str) -> bool:
+    return OverridesParser.create().parse_override(word).is_sweep_override()
+
+
+def to_run(config: DictConfig) -> Run:
+    """Typed from composed. Raises ConfigError or ValueError for values that cannot be."""
+    described = HydraConfig.get() if "hydra" not in config else config.hydra
+    model, method, prompts = (OmegaConf.to_object(config[name]) for name in ("model", "method", "prompts"))
+    for name, value, kind in (
+        ("model", model, Model),
+        ("method", method, methods.Method),
+        ("prompts", prompts, Prompts),
+    ):
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name} must be chosen by name: {name}=…")
+    changed = [
+        str(w).lstrip("+").removeprefix("method.") for w in described.overrides.task if "method." in w.split("=")[0]
+    ]
+    run = Run(
+        label=" ".join([described.runtime.choices["method"], *changed]),
+        recipe=Recipe(backbone=model.backbone, sampling=model.sampling, method=method, numerics=model.numerics),
+        prompts=prompts.read(CONF / "prompts"),
+        seeds=list(prompts.seeds),
+        results=Path(config.results),
+        fps=model.fps,
+        stages=tuple(config.stages),
+        latency=OmegaConf.to_object(config.latency),
+        device=config.device,
+    )
+    check(run)
+    return run
+
+
+def check(run: Run) -> None:
+    """Everything about a run that can be known wrong before a model is loaded."""
+    if wrong := [name for name in run.stages if name not in STAGES]:
+        raise ConfigError(f"unknown stage {wrong[0]!r}; stages are {', '.join(STAGES)}")
+    backbones.resolve_device(run.device)
+    family = backbones.family(run.recipe.backbone)
+    family.check(run.recipe.sampling)
+    sampling = run.recipe.sampling
+    run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
+    backbones.source(run.recipe.backbone)
+
+
+def check_writable(results: Path) -> None:
+    """Raise ConfigError if nothing can be written under `results`."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise ConfigError(f"results folder {str(results)!r} cannot be written: {error.strerror}") from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error's words and its cause's on one line; for a misspelt option, the options there are."""
+    chain = [error] if isinstance(error, ConfigError) else [error, error.__cause__]
+    text = "; ".join(" ".join(str(each).split()) for each in chain if each is not None) or type(error).__name__
+    if misspelt := re.search(r"Key '(\w+)' not in '(\w+)'", text):
+        key, node = misspelt.groups()
+        known = [f.name for f in dataclasses.fields(_schema(node))]
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"its options: {', '.join(known) or 'none'}"
+        return f"unknown option {key!r} of {node}: {hint}"
+    if unknown := re.search(
+        r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?)( Config search path|$)", text
+    ):
+        group, name, options = unknown.group(1), unknown.group(2), unknown.group(3).split()
+        return f"unknown {group} {name!r}; available: {', '.join(o for o in options if not o.startswith('_'))}"
+    return text
+
+
+def _schema(name: str) -> type:
+    return getattr(methods, name, None) or getattr(config_module, name, None) or RunSchema

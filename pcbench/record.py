@@ -1,0 +1,115 @@
+"""The record of one (recipe, machine): a pure function of the sample, score and latency files on disk.
+
+Made again from the same files it is the same text; nothing in it depends on when or in what order they came to be.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import asdict
+from typing import Any
+
+from . import backbones, provenance
+from .config import Run
+from .generate import place
+from .identity import recipe_id
+from .macs import PETA, forward_macs, trace_macs
+from .store import SampleFiles, read_json, write_json
+
+SCHEMA = 1
+
+
+def write(run: Run, error: str | None = None) -> dict[str, Any]:
+    """Write the run's record and return it; `error` marks it as failed."""
+    data = build(run, error)
+    write_json(place(run).record, data)
+    return data
+
+
+def build(run: Run, error: str | None = None) -> dict[str, Any]:
+    """The record as plain data. It covers every sample of the recipe on this machine, whichever run made it."""
+    here, recipe = place(run), run.recipe
+    pairs = list(here.traces())
+    samples = [_sample(run, files, trace) for files, trace in pairs]
+    latency = read_json(here.latency)
+    revisions = [trace["revision"] for _, trace in pairs]
+    return {
+        "schema": SCHEMA,
+        "id": here.id,
+        "reference": recipe_id(recipe.reference),
+        "status": "ok" if error is None else "failed",
+        "error": error,
+        "recipe": {
+            "backbone": asdict(recipe.backbone),
+            "sampling": asdict(recipe.sampling),
+            "method": {"name": recipe.method.NAME, "version": recipe.method.VERSION, **asdict(recipe.method)},
+            "numerics": asdict(recipe.numerics),
+        },
+        "machine": provenance.machine(),
+        "revisions": [r for i, r in enumerate(revisions) if r not in revisions[:i]],
+        "macs": _macs(run, samples),
+        "fidelity": {name: _summary([s["fidelity"][name] for s in samples]) for name in _metrics(samples)},
+        "latency": None if latency is None else _latency(run, latency),
+        "samples": samples,
+    }
+
+
+def _sample(run: Run, files: SampleFiles, trace: dict[str, Any]) -> dict[str, Any]:
+    steps = trace["steps"]
+    scores = read_json(files.fidelity)
+    return {
+        "prompt": trace["prompt"],
+        "seed": trace["seed"],
+        "steps": len(steps),
+        "computed": sum(step["action"] == "full" for step in steps),
+        "macs": _price(run, trace),
+        "fidelity": {} if scores is None else scores["scores"],
+        "seconds": trace["seconds"],
+        "notes": trace["notes"],
+        "trace": {
+            "actions": "".join("F" if step["action"] == "full" else "r" for step in steps),
+            **{name: [step[name] for step in steps] for name in ("sigma", "indicator", "accumulated", "threshold")},
+            "trial_size": next((step["trial_size"] for step in steps if step["trial_size"]), None),
+        },
+    }
+
+
+def _price(run: Run, trace: dict[str, Any]) -> int:
+    family = backbones.family(run.recipe.backbone)
+    return trace_macs(family.TRANSFORMER, backbones.transformer_config(run.recipe.backbone), trace)
+
+
+def reference_macs(run: Run) -> int:
+    """MACs of one uncached generation, from the recipe alone."""
+    backbone = run.recipe.backbone
+    family, config = backbones.family(backbone), backbones.transformer_config(backbone)
+    one = forward_macs(family.TRANSFORMER, config, family.arguments(run.recipe, config))
+    return one * family.branches(run.recipe.sampling) * run.recipe.sampling.steps
+
+
+def _macs(run: Run, samples: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if not samples:
+        return None
+    full = reference_macs(run)
+    mean = statistics.fmean(s["macs"] for s in samples)
+    return {"peta_per_video": mean / PETA, "reference_peta_per_video": full / PETA, "speedup": full / mean}
+
+
+def _latency(run: Run, latency: dict[str, Any]) -> dict[str, Any]:
+    trace = latency.pop("trace")
+    macs_speedup = reference_macs(run) / _price(run, trace)
+    ratios = [value / macs_speedup for value in latency["speedup"]["values"]]
+    of_macs = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    return {**latency, "macs_speedup_of_this_sample": macs_speedup, "speedup_over_macs_speedup": of_macs}
+
+
+def _metrics(samples: list[dict[str, Any]]) -> list[str]:
+    return sorted({name for sample in samples for name in sample["fidelity"]})
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    """Mean with a 95 % half-width (normal), worst value, count."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    half = 1.96 * spread / math.sqrt(len(values))
+    return {"mean": statistics.fmean(values), "half_width_95": half, "worst": min(values), "n": len(values)}
