@@ -272,7 +272,7 @@ class Handle:
             registry.remove_hook(HOOK_NAME, recurse=False)
             if not registry.hooks:
                 module.__dict__.pop("forward", None)  # the class's own forward again
-            module._cache_config = None
+            module.__dict__.pop("_cache_config", None)  # the class says None
         self._transformers = []
         self._undo_patch()
         self._undo_patch = lambda: None
