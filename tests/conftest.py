@@ -50,7 +50,9 @@ def pipe() -> WanPipeline:
     return pipeline_of(random_transformer())
 
 
-def call(pipe, prompt: int = 0, seed: int = 0, steps: int = STEPS, guidance_scale: float = 4.0, **kwargs) -> torch.Tensor:
+def call(
+    pipe, prompt: int = 0, seed: int = 0, steps: int = STEPS, guidance_scale: float = 4.0, **kwargs
+) -> torch.Tensor:
     """One generation: final latents (1, 4, 5, 16, 16). `prompt` seeds the text embeddings."""
     text = torch.Generator().manual_seed(1000 + prompt)
     return pipe(

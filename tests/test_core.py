@@ -25,7 +25,9 @@ each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 def state_of(pipe) -> tuple:
     """All that apply() could have left behind: attributes of the modules, weights, the scheduler's own."""
-    modules = {name: sorted(k for k in vars(m) if k != "_diffusers_hook") for name, m in pipe.transformer.named_modules()}
+    modules = {
+        name: sorted(k for k in vars(m) if k != "_diffusers_hook") for name, m in pipe.transformer.named_modules()
+    }
     hooks = getattr(pipe.transformer, "_diffusers_hook", None)
     return modules, list(hooks.hooks) if hooks else [], sorted(vars(pipe.scheduler)), pipe.transformer.is_cache_enabled
 

@@ -43,5 +43,8 @@ def test_uniform_computes_as_many_as_told_and_the_first(pipe, steps):
 def test_impossible_budgets_are_refused(pipe, config):
     with pytest.raises(ValueError, match="at least 1"):
         config(steps=0)
-    with apply(pipe, UniformConfig(steps=13)), pytest.raises(ValueError, match="13 computed steps are more than the 12"):
+    with (
+        apply(pipe, UniformConfig(steps=13)),
+        pytest.raises(ValueError, match="13 computed steps are more than the 12"),
+    ):
         call(pipe)

@@ -37,7 +37,7 @@ class Kind:
 
 
 # pool -> (clips, frames, side in pixels)
-POOLS = {"full": (1500, 29, 128), "half": (5000, 29, 64), "quarter": (2000, 13, 32)}
+POOLS = {"full": (1000, 29, 128), "half": (3200, 29, 64), "quarter": (2000, 13, 32)}
 KINDS = (
     Kind("full", 8, 8, 0.05, 0.55),
     Kind("full", 3, 12, 0.25, 0.20),

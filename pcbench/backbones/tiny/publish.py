@@ -1,0 +1,55 @@
+"""Put trained weights where the project ships them: `python -m pcbench.backbones.tiny.publish --vae runs/vae --wan runs/wan`.
+
+Copies the pipeline, the loss curves and the training configs, and writes the weights' fingerprint into the model's
+YAML: it is part of every recipe, so samples of other weights are never taken for samples of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+CONF = Path(__file__).resolve().parents[3] / "conf" / "model"
+LIMIT = 15_000_000  # bytes a family may take in git
+TRAINING_FILES = ("loss.csv", "schedule.json", "mixture.json")
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits over everything in a pipeline folder that decides pixels."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"}):
+        if "training" not in path.relative_to(folder).parts:
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def main() -> None:
+    """Copy, check the size, write the fingerprint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--wan", type=Path, required=True)
+    args = parser.parse_args()
+    target = WEIGHTS / "tiny_wan"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(args.wan / "pipeline", target)
+    for name, folder in (("vae", args.vae), ("transformer", args.wan)):
+        (target / "training").mkdir(exist_ok=True)
+        for file in TRAINING_FILES:
+            if (folder / file).exists():
+                shutil.copy(folder / file, target / "training" / f"{name}-{file}")
+    for path in target.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    if size > LIMIT:
+        raise SystemExit(f"{target} holds {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
+    config = CONF / "tiny_wan.yaml"
+    config.write_text(re.sub(r"(?m)^(\s*revision: )\S+", rf"\g<1>\"{fingerprint(target)}\"", config.read_text()))
+    print(f"{target}: {size / 1e6:.1f} MB, fingerprint {fingerprint(target)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""The command line, end to end on the bundled backbone at a small size; and everything a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pcbench import cli
+from pcbench.generate import place
+from pcbench.identity import sample_key
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.frames=13", "model.sampling.steps=8"]
+SMALL += ["method.downsample_factor=[2,2,2]"]
+QUICK = ["stages=[generate,score]"]
+SWEEP = ["-m", "method=precisecache,precisecache_base", *SMALL, *QUICK]
+MEASURED_TIME = {"seconds", "latency"}
+
+
+@pytest.fixture
+def prompts(tmp_path) -> str:
+    path = tmp_path / "prompts.txt"
+    path.write_text(
+        "# two\na red circle moving left on a black background\n\na blue square moving up on a grey background\n"
+    )
+    return f"prompts.file={path}"
+
+
+def start(*words: str) -> subprocess.Popen:
+    env = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pcbench", *words]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    process = start(*words)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def files_under(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob(pattern))}
+
+
+def without_times(data):
+    if isinstance(data, dict):
+        return {key: without_times(value) for key, value in data.items() if key not in MEASURED_TIME}
+    return [without_times(value) for value in data] if isinstance(data, list) else data
+
+
+BAD = {
+    "method=precisecash": "unknown method 'precisecash'; available: ",
+    "model=wan9": "unknown model 'wan9'; available: tiny_wan",
+    "prompts=nope": "unknown prompts 'nope'",
+    "+experiment=nope": "unknown experiment 'nope'",
+    "method.alpah=1": "unknown option 'alpah' of PreciseCacheConfig: did you mean 'alpha'?",
+    "model.sampling.heigth=64": "did you mean 'height'?",
+    "method.alpha=-1": "alpha must be a finite number of at least 0, not -1",
+    "method.alpha=high": "could not be converted to Float",
+    "method.downsample_factor=[2,16,16]": "too large for a latent of (8, 16, 16)",
+    "method=uniform method.steps=51": "51 computed steps are more than the 50",
+    "method=fewer_steps method.steps=51": "51 computed steps are more than the 50",
+    "method=none method.alpha=1": "unknown option 'alpha' of NoCacheConfig: its options: none",
+    "model.sampling.height=100": "multiples of 16",
+    "model.sampling.frames=30": "multiple of 4 plus one",
+    "model.sampling.steps=0": "steps must be at least 1",
+    "model.numerics.dtype=int8": "dtype must be one of",
+    "prompts.file=missing.txt": "'missing.txt' not found",
+    "prompts.file={empty}": "holds no prompt",
+    "prompts.limit=0": "limit must be at least 1",
+    "prompts.seeds=[]": "seeds is empty",
+    "results={file}/below": "cannot be written",
+    "stages=[generate,paint]": "unknown stage 'paint'",
+    "latency.repeats=0": "latency.repeats at least 1",
+    "method=none,uniform": "is a sweep: add -m",
+    "precisecache": "'precisecache' is not of the form option=value",
+    "-m +experiment=demo,demo": "one at a time",
+    "-m method=none,precisecache method.alpha=0.5": "unknown option 'alpha' of NoCacheConfig",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_input_is_one_clear_line_and_exit_code_2(words, tmp_path, capsys):
+    (tmp_path / "empty").write_text("# nothing\n")
+    (tmp_path / "file").write_text("in the way")
+    asked = words.format(empty=tmp_path / "empty", file=tmp_path / "file").split()
+    if not any(word.startswith("results=") for word in asked):
+        asked.append(f"results={tmp_path / 'results'}")
+    assert cli.main(asked) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("pcbench: ")]
+    assert len(lines) == 1
+    assert BAD[words] in lines[0]
+    assert "Traceback" not in captured.err
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_a_bad_line_from_the_shell_shows_no_traceback(tmp_path):
+    code, out, err = run("method.alpah=1", f"results={tmp_path}")
+    assert code == 2
+    assert out == ""
+    assert err.strip() == "pcbench: unknown option 'alpah' of PreciseCacheConfig: did you mean 'alpha'?"
+
+
+def test_a_read_only_results_folder(tmp_path, capsys):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("running as root: no folder is read-only here")
+    assert cli.main([f"results={folder}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "method", ["none", "fewer_steps", "uniform", "precisecache", "precisecache_base", "precisecache_turbo"]
+)
+@pytest.mark.parametrize("model", ["tiny_wan", "wan", "wan_1_3b"])
+def test_every_preset_composes_with_every_model(method, model):
+    composed = cli.run_from([f"method={method}", f"model={model}"])
+    assert composed.label == method
+    assert composed.recipe.backbone.name == model
+
+
+def test_plan_prices_without_weights_and_writes_nothing(tmp_path, capsys):
+    assert cli.main(["model=wan", "method=precisecache", "plan=true", f"results={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "326 PMACs each" in out  # the paper's Table 1 says 329.2
+    assert "12 videos to make" in out
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_plan_knows_what_an_experiment_sweeps(tmp_path, capsys):
+    assert cli.main(["+experiment=demo", "plan=true", f"results={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    for label in ("none", "fewer_steps", "precisecache_base", "precisecache_turbo"):
+        assert f"tiny_wan {label} " in out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str, str]:
+    """An undisturbed sweep: two presets, two prompts. Returns its results folder, prompt file and output."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = folder / "prompts.txt"
+    path.write_text("a red circle moving left on a black background\na blue square moving up on a grey background\n")
+    code, out, err = run(*SWEEP, f"prompts.file={path}", f"results={folder / 'results'}")
+    assert code == 0, err
+    return folder / "results", f"prompts.file={path}", out
+
+
+def test_a_sweep_ends_in_a_table_whose_numbers_are_in_the_records(finished):
+    results, _, out = finished
+    records = [json.loads(text) for text in files_under(results / "records", "*.json").values()]
+    assert len(records) == 3  # two presets and their one reference
+    for record in records:
+        assert record["status"] == "ok"
+        assert len(record["samples"]) == 2
+        method = record["recipe"]["method"]["name"]
+        assert all(s["macs"] > 0 and len(s["trace"]["actions"]) == 8 for s in record["samples"])
+        if method != "none":
+            assert record["fidelity"]["psnr@1"]["n"] == 2
+            assert f"{record['fidelity']['psnr@1']['mean']:.2f}" in out
+            assert f"{record['fidelity']['ssim@1']['mean']:.4f}" in out
+        assert f"{record['macs']['peta_per_video']:.3g}" in out
+    videos = list((results / "samples").rglob("*.mp4"))
+    assert len(videos) == 6
+    assert not list(results.rglob(".partial*"))
+
+
+def test_videos_play(finished):
+    import imageio.v3 as iio
+
+    for path in (finished[0] / "samples").rglob("*.mp4"):
+        assert iio.imread(path).shape == (13, 64, 64, 3)
+
+
+def test_the_same_line_again_generates_nothing_and_moves_no_record(finished):
+    results, prompts, _ = finished
+    before = files_under(results, "*.json")
+    times = {p: p.stat().st_mtime_ns for p in results.rglob("*.*")}
+    code, out, _ = run(*SWEEP, prompts, f"results={results}")
+    assert code == 0
+    assert "sample" not in out.split("records:")[0].replace("samples", "")
+    assert files_under(results, "*.json") == before
+    assert {p: p.stat().st_mtime_ns for p in results.rglob("*.*")} == times
+
+
+@pytest.mark.parametrize("moments", [(0, 1, 2, 4, 5)])
+def test_killed_at_five_moments_and_issued_again(finished, tmp_path, moments):
+    """kill -9 after so many finished samples (0: while the first is made), the same line each time."""
+    undisturbed, prompts, _ = finished
+    results = tmp_path / "results"
+    made: list[str] = []
+    for moment in moments:
+        process = start(*SWEEP, prompts, f"results={results}")
+        assert process.stdout is not None
+        if moment == 0:
+            while not list(results.rglob(".partial*")) and not list(results.rglob("*.safetensors")):
+                assert process.poll() is None
+        else:
+            while len(made) < moment:
+                line = process.stdout.readline()
+                assert line, "the sweep ended before it could be killed"
+                made += [line] if "  sample " in line else []
+        process.send_signal(signal.SIGKILL)
+        made += [line for line in process.communicate()[0].splitlines() if "  sample " in line]
+    code, out, err = run(*SWEEP, prompts, f"results={results}")
+    assert code == 0, err
+    made += [line for line in out.splitlines() if "  sample " in line]
+    assert 6 <= len(made) <= 6 + len(moments)  # at most one sample made twice for each kill
+    ours = files_under(results / "records", "*.json")
+    theirs = files_under(undisturbed / "records", "*.json")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert without_times(json.loads(ours[name])) == without_times(json.loads(theirs[name]))
+    for pattern in ("*.safetensors", "*.mp4", "*.fidelity.json"):
+        assert files_under(results / "samples", pattern) == files_under(undisturbed / "samples", pattern)
+
+
+def test_alpha_zero_equals_the_reference_and_says_so(prompts, tmp_path):
+    words = ["method.alpha=0", *SMALL, *QUICK, prompts, "prompts.limit=1", f"results={tmp_path / 'results'}"]
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "the cache never hit" in out
+    composed = cli.run_from(words)
+    key = sample_key(composed.prompts[0], 0)
+    cached, plain = (load_file(place(r).sample(key).latent)["latents"] for r in (composed, composed.reference))
+    assert torch.equal(cached, plain)
+    record = json.loads(place(composed).record.read_text())
+    assert record["samples"][0]["fidelity"] == {"psnr@1": 100.0, "ssim@1": pytest.approx(1.0)}
+    assert "never hit" in record["samples"][0]["notes"][0]
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(prompts, tmp_path, monkeypatch, capsys):
+    from pcbench import generate
+
+    real = generate.denoise
+
+    def failing(pipe, recipe, seed, **prompt):
+        if recipe.method.NAME == "uniform":
+            raise MemoryError("no room")
+        return real(pipe, recipe, seed, **prompt)
+
+    monkeypatch.setattr(generate, "denoise", failing)
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "method=uniform,fewer_steps", "method.steps=4", *SMALL[:-1], *QUICK, prompts, "results=out"]
+    monkeypatch.setattr(sys, "argv", ["pcbench"])
+    assert cli.main(words) == 1
+    assert "no room" in capsys.readouterr().err
+    records = {p.stem.split("-")[0]: json.loads(p.read_text()) for p in Path("out/records").rglob("*.json")}
+    assert records["uniform"]["status"] == "failed"
+    assert "no room" in records["uniform"]["error"]
+    assert records["fewer_steps"]["status"] == "ok"
+    assert len(records["fewer_steps"]["samples"]) == 2
+
+
+def test_latency_is_measured_side_by_side(prompts, tmp_path):
+    words = ["method=uniform", "method.steps=4", *SMALL[:-1], prompts, "prompts.limit=1", "latency.repeats=2"]
+    code, out, err = run(*words, f"results={tmp_path / 'results'}")
+    assert code == 0, err
+    composed = cli.run_from([*words, f"results={tmp_path / 'results'}"])
+    latency = json.loads(place(composed).record.read_text())["latency"]
+    assert len(latency["speedup"]["values"]) == 2
+    assert len(latency["reference_denoise_seconds"]["values"]) == 2
+    assert latency["macs_speedup_of_this_sample"] == pytest.approx(2.0)
+    assert 0.5 < latency["speedup_over_macs_speedup"]["median"] < 2
+    assert f"{latency['denoise_seconds']['median']:.2f}" in out

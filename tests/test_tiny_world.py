@@ -1,0 +1,115 @@
+"""The procedural world, the measurement of obedience, and the weights that ship."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from pcbench.backbones.tiny.data import random_prompt, random_scene, training_scenes
+from pcbench.backbones.tiny.obedience import MEASURED, look, report
+from pcbench.backbones.tiny.publish import CONF, LIMIT, WEIGHTS, fingerprint
+from pcbench.backbones.tiny.world import FRAMES, HEIGHT, WIDTH, all_scenes, render
+
+TINY_WAN = WEIGHTS / "tiny_wan"
+
+
+def frames_of(video: torch.Tensor) -> np.ndarray:
+    return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+
+
+def test_every_rendered_scene_is_read_back():
+    """The measure is right on the world itself, so what it finds wrong in a generated video is the model's fault."""
+    random_ = random.Random(0)
+    scenes = random_.sample(all_scenes(), 60)
+    pairs = [(scene, look(frames_of(render(scene, (random_.random(), random_.random()))))) for scene in scenes]
+    assert report(pairs)["right"] == dict.fromkeys(MEASURED, 1.0)
+    assert min(seen.overlap for _, seen in pairs) > 0.9
+
+
+def test_obedience_can_fail():
+    scene = all_scenes()[0]
+    seen = look(frames_of(render(scene, (0.5, 0.5))))
+    wrong = dataclasses.replace(scene, shape="cross", colour="blue", direction="down")
+    assert report([(wrong, seen)])["right"]["shape"] == 0
+    assert report([(wrong, seen)])["right"]["colour"] == 0
+    assert report([(wrong, seen)])["right"]["direction"] == 0
+    empty = look(np.zeros((FRAMES, HEIGHT, WIDTH, 3), np.uint8))
+    assert empty.shape is None
+    assert empty.background == "black"
+
+
+def test_the_shape_stays_inside_the_frame():
+    random_ = random.Random(1)
+    for scene in random_.sample(all_scenes(), 40):
+        for start in ((0.0, 0.0), (1.0, 1.0)):
+            video = frames_of(render(scene, start)).astype(int)
+            saturated = (video.max(-1) - video.min(-1)) > 80
+            assert saturated.any(axis=(1, 2)).all()
+            areas = saturated.sum(axis=(1, 2))
+            assert areas.max() - areas.min() < 0.15 * areas.max()
+
+
+def test_held_out_scenes_are_never_drawn():
+    held_out = [scene for scene in all_scenes() if scene.held_out]
+    assert 0.05 < len(held_out) / len(all_scenes()) < 0.15
+    assert set(held_out).isdisjoint(training_scenes())
+    generator = torch.Generator().manual_seed(0)
+    assert not any(random_scene(generator)[0].held_out for _ in range(200))
+
+
+def test_demo_prompts_are_held_out():
+    prompts = [line for line in (CONF.parent / "prompts" / "demo.txt").read_text().splitlines() if line[0] != "#"]
+    held_out = {scene.prompt() for scene in all_scenes() if scene.held_out}
+    assert set(prompts) <= held_out
+
+
+def test_prompts_may_leave_things_out():
+    scene = training_scenes()[0]
+    generator = torch.Generator().manual_seed(0)
+    prompts = {random_prompt(scene, generator, omit=0.5) for _ in range(100)}
+    assert len(prompts) == 8
+    assert scene.prompt() in prompts
+    assert scene.prompt(frozenset({"size", "speed", "pattern"})) in prompts
+
+
+def test_the_tokenizer_knows_every_word():
+    tokenizer = AutoTokenizer.from_pretrained(TINY_WAN / "tokenizer")
+    for scene in all_scenes()[::97]:
+        ids = tokenizer(scene.prompt()).input_ids
+        assert tokenizer.unk_token_id not in ids
+        assert ids[-1] == tokenizer.eos_token_id
+        assert len(ids) <= 16
+
+
+def test_the_weights_are_the_ones_the_config_names():
+    named = re.search(r'revision: "?(\w+)"?', (CONF / "tiny_wan.yaml").read_text())
+    assert named
+    assert named.group(1) == fingerprint(TINY_WAN)
+    assert sum(path.stat().st_size for path in TINY_WAN.rglob("*") if path.is_file()) <= LIMIT
+
+
+def test_training_left_its_curves_and_its_report():
+    for part in ("vae", "transformer"):
+        rows = (TINY_WAN / "training" / f"{part}-loss.csv").read_text().splitlines()[1:]
+        losses = [float(row.split(",")[1]) for row in rows]
+        assert statistics.fmean(losses[-10:]) < 0.7 * statistics.fmean(losses[:10])
+    obeyed = json.loads((TINY_WAN / "training" / "obedience.json").read_text())
+    assert obeyed["videos"] >= 64
+    assert set(obeyed["right"]) == set(MEASURED)
+    for name, chance in (("colour", 1 / 6), ("direction", 1 / 4), ("shape", 1 / 4)):
+        assert obeyed["right"][name] > 2 * chance
+
+
+@pytest.mark.parametrize("frames", [29, 13])
+def test_videos_have_the_sizes_of_a_legal_latent(frames):
+    video = render(all_scenes()[5], (0.2, 0.8), frames, 64, 64)
+    assert video.shape == (3, frames, 64, 64)
+    assert video.abs().max() <= 1
