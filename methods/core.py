@@ -235,7 +235,7 @@ class Handle:
     def __init__(self, pipe: Any, method: Method) -> None:
         self.method = method
         self._recorder = Recorder(method)
-        self._transformers: list[Any] = []
+        self._transformers: list[tuple[Any, bool]] = []  # and whether its forward was its class's own
         self._undo_patch: Callable[[], None] = lambda: None
         hooks = [
             (module, StepHook(method, anatomy_of(module), self._recorder, _guidance_of(pipe, name)))
@@ -248,9 +248,9 @@ class Handle:
             if getattr(module, "is_cache_enabled", False):
                 raise ValueError("the transformer already has a cache; remove it before applying another")
         for module, hook in hooks:
+            self._transformers.append((module, "forward" not in vars(module)))
             HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
             module._cache_config = method  # so that diffusers refuses a second cache
-            self._transformers.append(module)
         self._undo_patch = method.patch(pipe)
 
     @property
@@ -267,11 +267,11 @@ class Handle:
 
     def remove(self) -> None:
         """Detach; the pipeline is what it was before. Safe to call twice."""
-        for module in self._transformers:
+        for module, plain in self._transformers:
             registry = HookRegistry.check_if_exists_or_initialize(module)
             registry.remove_hook(HOOK_NAME, recurse=False)
-            if not registry.hooks:
-                module.__dict__.pop("forward", None)  # the class's own forward again
+            if plain and not registry.hooks:
+                del module.forward  # the class's own again
             module.__dict__.pop("_cache_config", None)  # the class says None
         self._transformers = []
         self._undo_patch()

@@ -1,4 +1,4 @@
-"""Tiny random pipelines: real classes, no weights, no text encoder, no VAE; a generation takes a fraction of a second."""
+"""Tiny random pipelines: real classes, no weights, no text encoder, no VAE; a generation takes under a second."""
 
 from __future__ import annotations
 

@@ -151,6 +151,21 @@ def test_two_transformers_each_keep_their_own_state():
     assert torch.equal(call(pipe), clean)
 
 
+def test_a_forward_of_the_users_own_survives(pipe):
+    calls = []
+    original = pipe.transformer.forward
+
+    def mine(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    pipe.transformer.forward = mine
+    with apply(pipe, UniformConfig(steps=6)):
+        call(pipe)
+    assert len(calls) == 12
+    assert pipe.transformer.forward is mine
+
+
 def test_a_second_cache_is_refused(pipe):
     with apply(pipe, NoCacheConfig()), pytest.raises(ValueError, match="already has a cache"):
         apply(pipe, UniformConfig())
@@ -165,7 +180,7 @@ def test_an_unsupported_pipeline_is_named():
     class Other(torch.nn.Module):
         pass
 
-    with pytest.raises(TypeError, match="Other.*WanTransformer3DModel"):
+    with pytest.raises(TypeError, match=r"Other.*WanTransformer3DModel"):
         apply(type("Pipe", (), {"transformer": Other()})(), NoCacheConfig())
     with pytest.raises(TypeError, match="no transformer"):
         apply(object(), NoCacheConfig())

@@ -38,8 +38,10 @@ def algorithm_1(pipe, alpha, reference, seed=0, scale=4.0, warmup=3):
         if i == 0:
             compute = True
         else:
-            against = {"cached_output": lambda: downsample(f, size), "previous_trial": lambda: previous,
-                       "anchor_trial": lambda: anchor}[reference]()  # fmt: skip
+            if reference == "cached_output":
+                against = downsample(f, size)
+            else:
+                against = previous if reference == "previous_trial" else anchor
             lfd = float(low_frequency_difference(trial, against))
             lfds.append(lfd)
             if i < warmup:

@@ -1,4 +1,6 @@
-"""Put trained weights where the project ships them: `python -m pcbench.backbones.tiny.publish --vae runs/vae --wan runs/wan`.
+"""Put trained weights where the project ships them.
+
+`python -m pcbench.backbones.tiny.publish --vae runs/vae --wan runs/wan`
 
 Copies the pipeline, the loss curves and the training configs, and writes the weights' fingerprint into the model's
 YAML: it is part of every recipe, so samples of other weights are never taken for samples of these.
