@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def launch(arguments: list[str], runs: list[Run]) -> int:
     """Hand the command line to Hydra (and its launcher); print the table from the records."""
-    sys.argv = [sys.argv[0], *arguments]
+    sweep = len(runs) > 1 or not {"-m", "--multirun"}.isdisjoint(arguments)
+    sys.argv = [sys.argv[0], *(_for_each_job(word) if sweep else word for word in arguments)]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
         code = 0
@@ -95,6 +96,13 @@ def launch(arguments: list[str], runs: list[Run]) -> int:
     print(f"records: {runs[0].results / 'records' / provenance.machine()['name']}")
     print(f"videos:  {runs[0].results / 'samples' / provenance.machine()['name']}")
     return code
+
+
+def _for_each_job(word: str) -> str:
+    """`method.steps=4` as a sweep over one value. Otherwise Hydra tries it on the default method before it sweeps."""
+    key, equals, value = word.partition("=")
+    nested = key.startswith(("method.", "model.", "prompts.")) and equals
+    return f"{key}=choice({value})" if nested and not _is_sweep(word) else word
 
 
 def run_from(overrides: list[str]) -> Run:
@@ -122,12 +130,13 @@ def compose_all(arguments: list[str]) -> list[DictConfig]:
         raise ConfigError(f"{experiments[0]!r}: an experiment is a sweep of its own; give one at a time")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         swept = [word for word in parsed.overrides if _is_sweep(word)]
-        first = hydra.compose("config", [w for w in parsed.overrides if w not in swept], return_hydra_config=True)
+        frame = [word for word in parsed.overrides if word.lstrip("+~").startswith(("experiment=", "hydra"))]
+        first = hydra.compose("config", frame, return_hydra_config=True)
         multirun = parsed.multirun or str(first.hydra.mode).endswith("MULTIRUN")
         if swept and not multirun:
             raise ConfigError(f"{swept[0]!r} is a sweep: add -m")
         if not multirun:
-            return [first]
+            return [hydra.compose("config", parsed.overrides, return_hydra_config=True)]
         named = {word.split("=")[0] for word in parsed.overrides}
         declared = [f"{key}={value}" for key, value in (first.hydra.sweeper.params or {}).items() if key not in named]
         batches = BasicSweeper.split_arguments(

@@ -52,9 +52,11 @@ def score(run: Run, say: Callable[[str], None]) -> None:
     for prompt, seed in run.samples:
         files, reference = here.sample(sample_key(prompt, seed)), there.sample(sample_key(prompt, seed))
         done = read_json(files.fidelity) or {}
-        if not (files.complete and reference.complete) or (
-            done.get("reference") == against and set(METRICS) <= set(done["scores"])
-        ):
+        if done.get("reference") == against and set(METRICS) <= set(done["scores"]):
+            continue
+        if not (files.complete and reference.complete):
+            which = "reference" if files.complete else "sample"
+            say(f"{run.label}  not scored, its {which} was not generated: {prompt!r} seed {seed}")
             continue
         pair = frames_of(run, files), frames_of(run, reference)
         scores = {name: metric(*pair) for name, metric in METRICS.items()}

@@ -62,7 +62,12 @@ def _generate_one(pipe: Any, run: Run, prompt: str, seed: int, files: SampleFile
         warnings.simplefilter("always")
         with apply(pipe, run.recipe.method) as handle:
             latents = denoise(pipe, run.recipe, seed, prompt=prompt)
-    notes = [str(w.message) for w in caught if str(w.message).startswith(f"{run.recipe.method.NAME}:")]
+    notes = []
+    for warning in caught:
+        if str(warning.message).startswith(f"{run.recipe.method.NAME}:"):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if not torch.isfinite(latents).all():
         raise FloatingPointError(f"the final latent of {prompt!r} seed {seed} is not finite")
     seconds = time.perf_counter() - began

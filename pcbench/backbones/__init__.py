@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 
 from ..config import Backbone, ConfigError, Recipe
 from . import wan
@@ -40,8 +43,10 @@ def load(recipe: Recipe, device: str) -> Any:
     key = repr((recipe.backbone, recipe.numerics, recipe.sampling.flow_shift, device))
     if _loaded is None or _loaded[0] != key:
         _loaded = None  # free the old one before the new one comes
+        for library in (diffusers, transformers):
+            library.utils.logging.disable_progress_bar()  # of loading; a second of noise
         pipe = family(recipe.backbone).load(source(recipe.backbone), recipe, device)
-        pipe.set_progress_bar_config(disable=True)
+        pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # of denoising steps
         _loaded = (key, pipe)
     return _loaded[1]
 
