@@ -90,7 +90,8 @@ def launch(arguments: list[str], runs: list[Run]) -> int:
         print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        print(f"pcbench: failed: {in_one_line(error)} (other runs of the sweep went on)", file=sys.stderr)
+        went_on = "; the other runs of the sweep went on" if sweep else ""
+        print(f"pcbench: failed: {in_one_line(error)}{went_on}", file=sys.stderr)
         code = 1
     table.show(runs)
     print(f"records: {runs[0].results / 'records' / provenance.machine()['name']}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from . import fidelity, latency, record
 from .config import Run
-from .generate import generate
+from .generate import generate, place
+from .store import write_whole
 
 Say = Callable[[str], None]
 
@@ -23,6 +26,14 @@ def execute(run: Run, say: Say = print) -> None:
             if "score" in run.stages:
                 fidelity.score(current, say)
         except Exception as error:
+            say(f"{current.label}  failed, details in {_keep_details(current)}")
             record.write(current, f"{type(error).__name__}: {error}")
             raise
         record.write(current)
+
+
+def _keep_details(run: Run) -> Path:
+    """Write the current traceback beside the run's samples."""
+    path, text = place(run).folder / "error.txt", traceback.format_exc()
+    write_whole(path, lambda partial: partial.write_text(text))
+    return path

@@ -1,0 +1,1 @@
+"""Records to tables. Reads what pcbench wrote through its store; never loads torch."""

@@ -1,0 +1,45 @@
+"""Records to data frames: one row a record, one row a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pcbench.store import records
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    recipe = record["recipe"]
+    return {
+        "machine": record["machine"]["name"],
+        "model": recipe["backbone"]["name"],
+        "method": recipe["method"]["name"],
+        "fields": {k: v for k, v in recipe["method"].items() if k not in {"name", "version"}},
+        "id": record["id"],
+        "reference": record["reference"],
+    }
+
+
+def load_records(results: Path) -> pd.DataFrame:
+    """One row a record: who it is, mean MACs in PMACs, latency in seconds and its ratios (missing: NaN)."""
+    rows = []
+    for record in records(results):
+        latency = record["latency"]
+        row = _identity(record) | {"status": record["status"], "samples": len(record["samples"])}
+        row |= {f"macs_{name}": value for name, value in (record["macs"] or {}).items()}
+        for name in ("denoise_seconds", "speedup", "speedup_over_macs_speedup") if latency else ():
+            row |= {f"{name}_{part}": latency[name][part] for part in ("median", "min", "max")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def load_samples(results: Path) -> pd.DataFrame:
+    """One row a sample: who it is, its prompt and seed, steps, computed steps, MACs, and each fidelity score."""
+    rows = []
+    for record in records(results):
+        for sample in record["samples"]:
+            plain = {name: sample[name] for name in ("prompt", "seed", "steps", "computed", "macs", "seconds")}
+            rows.append(_identity(record) | plain | sample["fidelity"])
+    return pd.DataFrame(rows)

@@ -1,0 +1,83 @@
+"""The table of one model on one machine, in Markdown: `python -m analysis.tables results [model]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .load import load_records, load_samples
+
+COLUMNS = ("method", "steps computed", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM", "n")
+
+
+def labels(frame: pd.DataFrame) -> pd.Series:
+    """A method's name, with the fields in which records of that method differ."""
+
+    def label(row: pd.Series) -> str:
+        peers = frame[frame["method"] == row["method"]]["fields"]
+        varied = [name for name in row["fields"] if any(peer[name] != row["fields"][name] for peer in peers)]
+        return " ".join([row["method"], *(f"{name}={row['fields'][name]}" for name in varied)])
+
+    return frame.apply(label, axis=1)
+
+
+def method_table(results: Path, model: str) -> pd.DataFrame:
+    """One row a method, the reference first, then by MACs. Raises ValueError for records of two machines."""
+    frame, samples = load_records(results), load_samples(results)
+    frame = frame[frame["model"] == model] if len(frame) else frame
+    if not len(frame):
+        raise ValueError(f"no records of {model} under {results}")
+    if frame["machine"].nunique() > 1:
+        raise ValueError(
+            f"records of several machines: {', '.join(frame['machine'].unique())}; latency cannot be mixed"
+        )
+    frame = frame.assign(label=labels(frame), none=frame["method"] != "none")
+    frame = frame.sort_values(["none", "macs_peta_per_video"], ascending=[True, False])
+    rows = [_row(row, samples[samples["id"] == row["id"]]) for _, row in frame.iterrows()]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _row(row: pd.Series, samples: pd.DataFrame) -> list[Any]:
+    def mean(name: str, digits: int) -> str:
+        scored = samples[name].notna().any() if name in samples else False
+        return f"{samples[name].mean():.{digits}f}" if scored else "–"
+
+    timed = pd.notna(row.get("speedup_median"))
+    half = (row["speedup_max"] - row["speedup_min"]) / 2 if timed else 0
+    return [
+        row["label"],
+        f"{samples['computed'].mean():.3g}/{samples['steps'].mean():.3g}",
+        f"{row['macs_peta_per_video']:.3g}",
+        f"{row['macs_speedup']:.2f}×",
+        f"{row['denoise_seconds_median']:.2f}" if timed else "–",
+        f"{row['speedup_median']:.2f}× ± {half:.2f}" if timed else "–",
+        f"{row['speedup_over_macs_speedup_median']:.2f}" if timed else "–",
+        mean("psnr@1", 2),
+        mean("ssim@1", 4),
+        len(samples),
+    ]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A GitHub table: first column to the left, the rest to the right."""
+    lines = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *table.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> int:
+    """Print the table; exit code 2 with one line if there is none."""
+    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
+    model = sys.argv[2] if len(sys.argv) > 2 else "tiny_wan"
+    try:
+        print(markdown(method_table(results, model)))
+    except ValueError as error:
+        print(f"analysis: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

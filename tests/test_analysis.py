@@ -1,0 +1,63 @@
+"""Records to tables: numbers pass through, machines are not mixed, the README says what the records say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load_samples
+from analysis.tables import COLUMNS, markdown, method_table
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(results: Path, name: str, alpha: float | None = None, machine: str = "m", psnr: float | None = None) -> None:
+    method = {"name": name, "version": 1} | ({} if alpha is None else {"alpha": alpha, "warmup_steps": 3})
+    sample = {"prompt": "p", "seed": 0, "steps": 50, "computed": 20, "macs": 4e11, "seconds": 1.0}
+    record = {
+        "id": f"{name}{alpha}",
+        "reference": "none",
+        "status": "ok",
+        "recipe": {"backbone": {"name": "tiny"}, "method": method},
+        "machine": {"name": machine},
+        "macs": {"peta_per_video": 4e-4, "reference_peta_per_video": 1e-3, "speedup": 2.5},
+        "latency": None,
+        "samples": [sample | {"fidelity": {} if psnr is None else {"psnr@1": psnr}}],
+    }
+    path = results / "records" / machine / "tiny" / f"{record['id']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def test_a_table_names_only_what_differs(tmp_path):
+    write(tmp_path, "none")
+    write(tmp_path, "precisecache", 0.5, psnr=31.5)
+    write(tmp_path, "precisecache", 0.7, psnr=30.0)
+    table = method_table(tmp_path, "tiny")
+    assert list(table["method"]) == ["none", "precisecache alpha=0.5", "precisecache alpha=0.7"]
+    assert list(table["PSNR dB"]) == ["–", "31.50", "30.00"]
+    assert list(table["latency s"]) == ["–"] * 3
+    assert table["steps computed"][0] == "20/50"
+    assert markdown(table).splitlines()[1] == "| --- |" + " ---: |" * (len(COLUMNS) - 1)
+
+
+def test_machines_are_not_mixed(tmp_path):
+    write(tmp_path, "none", machine="a")
+    write(tmp_path, "none", machine="b")
+    with pytest.raises(ValueError, match="several machines: a, b"):
+        method_table(tmp_path, "tiny")
+
+
+def test_no_records_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no records of tiny"):
+        method_table(tmp_path, "tiny")
+
+
+def test_a_sample_has_a_row(tmp_path):
+    write(tmp_path, "precisecache", 0.5, psnr=31.5)
+    (row,) = load_samples(tmp_path).to_dict("records")
+    assert row["psnr@1"] == 31.5
+    assert row["macs"] == 4e11
+    assert row["fields"] == {"alpha": 0.5, "warmup_steps": 3}
