@@ -24,10 +24,11 @@ def labels(frame: pd.DataFrame) -> pd.Series:
     return frame.apply(label, axis=1)
 
 
-def method_table(results: Path, model: str) -> pd.DataFrame:
+def method_table(results: Path, model: str, machine: str | None = None) -> pd.DataFrame:
     """One row a method, the reference first, then by MACs. Raises ValueError for records of two machines."""
     frame, samples = load_records(results), load_samples(results)
-    frame = frame[frame["model"] == model] if len(frame) else frame
+    if len(frame):
+        frame = frame[(frame["model"] == model) & ((frame["machine"] == machine) | (machine is None))]
     if not len(frame):
         raise ValueError(f"no records of {model} under {results}")
     if frame["machine"].nunique() > 1:

@@ -151,6 +151,18 @@ def test_two_transformers_each_keep_their_own_state():
     assert torch.equal(call(pipe), clean)
 
 
+def test_one_timestep_a_token_is_shrunk_with_the_latent():
+    """Wan2.2-TI2V's way of passing timesteps."""
+    pipe = pipeline_of(random_transformer(), expand_timesteps=True)
+    uncached = call(pipe)
+    with apply(pipe, PreciseCacheConfig(alpha=0.0)), pytest.warns(UserWarning, match="never hit"):
+        assert torch.equal(call(pipe), uncached)
+    with apply(pipe, METHODS["previous_trial"]) as handle:
+        call(pipe)
+    assert handle.trace.arguments["timestep"] == [1, 5 * 8 * 8]
+    assert 0 < handle.trace.reused < STEPS
+
+
 def test_a_forward_of_the_users_own_survives(pipe):
     calls = []
     original = pipe.transformer.forward
