@@ -138,12 +138,10 @@ def compose_all(arguments: list[str]) -> list[DictConfig]:
             raise ConfigError(f"{swept[0]!r} is a sweep: add -m")
         if not multirun:
             return [hydra.compose("config", parsed.overrides, return_hydra_config=True)]
-        named = {word.split("=")[0] for word in parsed.overrides}
-        declared = [f"{key}={value}" for key, value in (first.hydra.sweeper.params or {}).items() if key not in named]
-        batches = BasicSweeper.split_arguments(
-            OverridesParser.create().parse_overrides([*declared, *parsed.overrides]), None
-        )
-        return [hydra.compose("config", words, return_hydra_config=True) for words in batches[0]]
+        declared = [f"{key}={value}" for key, value in (first.hydra.sweeper.params or {}).items()]
+        words = OverridesParser.create().parse_overrides([*declared, *parsed.overrides])  # of one key the last counts
+        (jobs,) = BasicSweeper.split_arguments(words, None)
+        return [hydra.compose("config", words, return_hydra_config=True) for words in jobs]
 
 
 def _is_sweep(word: str) -> bool:

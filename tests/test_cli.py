@@ -277,3 +277,8 @@ def test_latency_is_measured_side_by_side(prompts, tmp_path):
     assert latency["macs_speedup_of_this_sample"] == pytest.approx(2.0)
     assert 0.5 < latency["speedup_over_macs_speedup"]["median"] < 2
     assert f"{latency['denoise_seconds']['median']:.2f}" in out
+
+
+def test_an_experiment_can_be_narrowed(tmp_path, capsys):
+    assert cli.main(["+experiment=demo", "method=uniform", "plan=true", f"results={tmp_path}"]) == 0
+    assert "2 recipes" in capsys.readouterr().out
