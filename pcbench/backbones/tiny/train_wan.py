@@ -22,7 +22,7 @@ from .loop import Schedule, train
 from .world import all_scenes, render
 
 NULL_PROMPT_SHARE = 0.1  # prompts dropped, for classifier-free guidance
-SHIFT = 2.0  # training noise levels lean towards high noise, where layout and motion are decided
+SHIFT = 3.0  # training noise levels lean towards high noise, where layout and motion are decided
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Kind:
 # pool -> (clips, frames, side in pixels)
 POOLS = {"full": (1000, 29, 128), "half": (3200, 29, 64), "quarter": (2000, 13, 32)}
 KINDS = (
-    Kind("full", 8, 8, 0.05, 0.55),
-    Kind("full", 3, 12, 0.25, 0.20),
-    Kind("half", 8, 16, 0.60, 0.15),
+    Kind("full", 8, 8, 0.05, 0.50),
+    Kind("full", 3, 12, 0.35, 0.25),
+    Kind("half", 8, 16, 0.50, 0.15),
     Kind("quarter", 4, 32, 0.10, 0.10),
 )
 
