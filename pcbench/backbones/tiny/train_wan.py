@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from torch import nn
+from transformers import UMT5EncoderModel
 
 from .components import MAX_PROMPT_TOKENS, flow_scheduler, text_encoder, tokenizer, wan_transformer
 from .data import random_prompt, random_scene
@@ -77,6 +78,13 @@ class PromptedWan(nn.Module):
         self.text_encoder = text_encoder(len(self.words))
         self.transformer = wan_transformer(latent_channels)
 
+    def take_weights(self, pipeline: Path) -> None:
+        """Start from a saved pipeline's weights instead of random ones. Its VAE must be the one of the pools."""
+        text_encoder = UMT5EncoderModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
+        transformer = WanTransformer3DModel.from_pretrained(pipeline / "transformer", dtype=torch.float32)
+        self.text_encoder.load_state_dict(text_encoder.state_dict())
+        self.transformer.load_state_dict(transformer.state_dict())
+
     def embed(self, prompts: list[str]) -> torch.Tensor:
         """Prompt embeddings (B, MAX_PROMPT_TOKENS, width), zero after the end mark as WanPipeline makes them."""
         tokens = self.words(prompts, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
@@ -125,6 +133,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser.add_argument("--continue-from", type=Path, help="a trained pipeline's folder to take first weights from")
     parser.add_argument("--pool-scale", type=float, default=1.0, help="share of the clips to encode")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
@@ -138,6 +147,8 @@ def main() -> None:
         pools[name] = torch.load(path, weights_only=True)
     torch.manual_seed(0)
     model = PromptedWan(vae.config.z_dim).to(args.device)
+    if args.continue_from:
+        model.take_weights(args.continue_from)
     schedule = Schedule(steps=args.steps, learning_rate=args.learning_rate, ema_decay=0.9985, warmup=400)
 
     def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
