@@ -49,7 +49,8 @@ def main() -> None:
     if size > LIMIT:
         raise SystemExit(f"{target} holds {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
     config = CONF / "tiny_wan.yaml"
-    config.write_text(re.sub(r"(?m)^(\s*revision: )\S+", rf"\g<1>\"{fingerprint(target)}\"", config.read_text()))
+    named = rf'\g<1>"{fingerprint(target)}"'
+    config.write_text(re.sub(r"(?m)^(\s*revision: )\S+", named, config.read_text()))
     print(f"{target}: {size / 1e6:.1f} MB, fingerprint {fingerprint(target)}")
 
 
