@@ -145,7 +145,7 @@ def test_plan_prices_without_weights_and_writes_nothing(tmp_path, capsys):
 def test_plan_knows_what_an_experiment_sweeps(tmp_path, capsys):
     assert cli.main(["+experiment=demo", "plan=true", f"results={tmp_path}"]) == 0
     out = capsys.readouterr().out
-    for label in ("none", "fewer_steps", "precisecache_base", "precisecache_turbo"):
+    for label in ("none", "fewer_steps_17", "precisecache_base", "precisecache_turbo"):
         assert f"tiny_wan {label} " in out
 
 
