@@ -35,7 +35,7 @@ def prompts(tmp_path) -> str:
 
 
 def start(*words: str) -> subprocess.Popen:
-    env = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "pcbench", *words]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
