@@ -43,6 +43,8 @@ def main() -> None:
         for file in TRAINING_FILES:
             if (folder / file).exists():
                 shutil.copy(folder / file, target / "training" / f"{name}-{file}")
+    vae_config = target / "vae" / "config.json"  # diffusers notes there which folder the VAE was loaded from
+    vae_config.write_text(re.sub(r'\n\s*"_name_or_path": "[^"]*",', "", vae_config.read_text()))
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
