@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry  # the only place that knows it
 
 from methods import apply
 
@@ -89,7 +90,7 @@ def profile(run: Run, say: Callable[[str], None]) -> None:
             "decode_seconds": _spread(decode_seconds),
             "speedup": _spread(ratios),
             "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-            "attention": "diffusers native (scaled_dot_product_attention)",
+            "attention": _AttentionBackendRegistry.get_active_backend()[0].value,
             "trace": trace.to_dict(),
             "revision": provenance.revision(),
         },
