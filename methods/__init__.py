@@ -7,18 +7,23 @@ with apply(pipe, PreciseCacheConfig(alpha=0.7)) as cache:
 print(cache.trace.summary())
 """
 
-from .core import Handle, Method, apply
+from .core import Handle, apply
+from .method import Cache, Method, StepwiseCache
 from .precisecache import PreciseCacheConfig
-from .schedule import FewerStepsConfig, NoCacheConfig, UniformConfig
-from .trace import Step, Trace
+from .schedule import FewerStepsConfig, NoCacheConfig, ReplayConfig, UniformConfig
+from .trace import Call, Step, Trace
 
 __all__ = [
+    "Cache",
+    "Call",
     "FewerStepsConfig",
     "Handle",
     "Method",
     "NoCacheConfig",
     "PreciseCacheConfig",
+    "ReplayConfig",
     "Step",
+    "StepwiseCache",
     "Trace",
     "UniformConfig",
     "apply",

@@ -1,109 +1,28 @@
 """Attach a caching method to a diffusers pipeline, reversibly: `with apply(pipe, config) as handle: pipe(...)`.
 
-The unit is the denoising step, not the forward call: a pipeline may call its transformer once per guidance branch,
-and one decision holds for all of them. A root hook on the transformer (diffusers' own hook system) sees every call,
-sorts it into steps and branches, asks the method's rule once per step, and either computes or reuses. State belongs
-to one pipeline call: it is made at the first step and dropped at the end, an exception included.
+The unit is the denoising step, not the forward call: a pipeline may call its transformer once per guidance branch. A
+root hook on the transformer (diffusers' own hook system) sees every call, sorts it into steps and branches, and lets
+the method's rule answer it. State belongs to one pipeline call: it is made at the first step and dropped at the end, an
+exception included.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
 
-from .anatomy import Anatomy, Size, anatomy_of
-from .frequency import downsample
+from .anatomy import Anatomy, anatomy_of
+from .denoiser import Branch, Denoiser, ModuleCall
+from .method import Cache, Method, Rule
 from .trace import Step, Stopwatch, Trace
 
 HOOK_NAME = "training_free_cache"
-
-
-class Rule(Protocol):
-    """Decides, once per step of one pipeline call, whether the transformer computes. Fills in the step's row."""
-
-    def __call__(self, denoiser: Denoiser, step: Step) -> bool: ...
-
-
-@dataclass(kw_only=True)
-class Method(ABC):
-    """Base of every method's config: plain data, checked when made, shared by any number of calls."""
-
-    NAME: ClassVar[str]
-    VERSION: ClassVar[int] = 1  # raised when the same fields come to mean other pixels
-    EXPECTS_REUSE: ClassVar[bool] = True  # a call without one reused step deserves a warning
-
-    @abstractmethod
-    def rule(self) -> Rule:
-        """A fresh rule for one pipeline call."""
-
-    def patch(self, pipe: Any) -> Callable[[], None]:
-        """Change the pipeline beyond the transformer hook; returns the undo."""
-        return lambda: None
-
-    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:  # noqa: B027  # optional
-        """Raise ValueError if the method cannot work on latents of (T, H, W) or in so many steps (None: not known)."""
-
-
-@dataclass(slots=True)
-class Branch:
-    """One guidance branch of one call: its latest arguments, those of the step before, its latest prediction."""
-
-    inputs: dict[str, Any]
-    last_inputs: dict[str, Any] | None = None
-    prediction: torch.Tensor | None = None
-
-
-@dataclass
-class Denoiser:
-    """What a rule may see of a running pipeline call, and the one thing it may do: run a trial."""
-
-    anatomy: Anatomy
-    forward: Callable[..., Any]
-    guidance_scale: Callable[[], float]
-    num_steps: int | None
-    index: int = -1  # of the current step, counted in this call
-    branches: dict[str, Branch] = field(default_factory=dict)
-    step: Step = field(default_factory=lambda: Step(-1))
-
-    @property
-    def latent_size(self) -> Size:
-        """(T, H, W) of the full-size latent."""
-        return self.anatomy.latent_size(next(iter(self.branches.values())).inputs)
-
-    def trial(self, size: Size, mode: str, guidance: str = "guided", previous: bool = False) -> torch.Tensor:
-        """The prediction for this step's latent resized to `size`; for the step before if `previous`.
-
-        `guidance` is "guided" (all branches, combined as the pipeline will) or "cond" (the conditional branch alone).
-        Nothing is cached or counted but the trial itself.
-        """
-        predictions = {}
-        for name, branch in self.branches.items():
-            if guidance == "cond" and name in self.anatomy.UNCONDITIONAL:
-                continue
-            inputs = branch.last_inputs if previous else branch.inputs
-            if inputs is None:
-                continue
-            predictions[name] = _sample(self.forward(**self.anatomy.trial_inputs(inputs, size, mode)))
-            self.step.trials += 1
-        self.step.trial_size = size
-        return self.anatomy.guided(predictions, self.guidance_scale())
-
-    def cached(self, size: Size, mode: str, guidance: str = "guided") -> torch.Tensor:
-        """The prediction that reuse would give, resized to `size`."""
-        predictions = {
-            name: downsample(branch.prediction, size, mode)
-            for name, branch in self.branches.items()
-            if branch.prediction is not None and (guidance == "guided" or name not in self.anatomy.UNCONDITIONAL)
-        }
-        return self.anatomy.guided(predictions, self.guidance_scale())
 
 
 class Recorder:
@@ -129,23 +48,61 @@ class Recorder:
         trace.complete = True
         if any(step.indicator is not None and math.isnan(step.indicator) for step in trace.steps):
             warnings.warn(f"{trace.method}: the indicator was NaN; those steps were computed", stacklevel=3)
-        if self.method.EXPECTS_REUSE and trace.reused == 0:
+        if self.method.EXPECTS_REUSE and trace.reused + trace.partial == 0:
             warnings.warn(
                 f"{trace.method}: the cache never hit, all {len(trace.steps)} steps were computed", stacklevel=3
             )
 
 
+class Clock:
+    """What a pipeline says about its running call beyond the cache context; each may be None.
+
+    guidance: overrides the pipeline's own scale, for pipelines that keep theirs to themselves.
+    """
+
+    def __init__(self, pipe: Any, name: str, guidance: float | None) -> None:
+        self._pipe, self._second, self._guidance = pipe, name == "transformer_2", guidance
+
+    def guidance_scale(self) -> float:
+        """The classifier-free guidance scale (Wan2.2's second transformer may have its own)."""
+        if self._guidance is not None:
+            return self._guidance
+        if hasattr(self._pipe, "_guidance_scale") and type(self._pipe).__name__.startswith("HunyuanVideo"):
+            raise ValueError(
+                "HunyuanVideoPipeline does not tell its true_cfg_scale: give it to apply(…, guidance_scale=…),"
+                " or look at the conditional branch alone (guidance=cond)"
+            )
+        value = getattr(self._pipe, "_guidance_scale_2", None) if self._second else None
+        return float(value if value is not None else self._pipe.guidance_scale)
+
+    def num_steps(self, context: CacheContext) -> int | None:
+        if context.num_inference_steps is not None or context.name == NO_CONTEXT:
+            return context.num_inference_steps
+        return getattr(self._pipe, "_num_timesteps", None)
+
+    def sigma(self, context: CacheContext, index: int) -> float | None:
+        """The noise level: flow matching's sigma, or the timestep as a share of the training steps."""
+        if context.sigma is not None or context.name == NO_CONTEXT:
+            return context.sigma
+        scheduler = getattr(self._pipe, "scheduler", None)
+        if (sigmas := getattr(scheduler, "sigmas", None)) is not None and index < len(sigmas):
+            return float(sigmas[index])
+        if scheduler is None or index >= len(scheduler.timesteps):
+            return None
+        return float(scheduler.timesteps[index]) / scheduler.config.num_train_timesteps
+
+
+NO_CONTEXT = "default"  # our name for calls from a pipeline that announces none
+
+
 class StepHook(ModelHook):
-    """Root hook of a transformer: sorts calls into steps and branches, decides once per step, computes or reuses."""
+    """Root hook of a transformer: sorts calls into steps and branches, and lets the rule answer them."""
 
     _is_stateful = True
 
-    def __init__(
-        self, method: Method, anatomy: Anatomy, recorder: Recorder, guidance_scale: Callable[[], float]
-    ) -> None:
+    def __init__(self, method: Method, anatomy: Anatomy, recorder: Recorder, clock: Clock) -> None:
         super().__init__()
-        self.method, self.anatomy = method, anatomy
-        self.recorder, self.guidance_scale = recorder, guidance_scale
+        self.method, self.anatomy, self.recorder, self.clock = method, anatomy, recorder, clock
         self.contexts = StateManager(BaseState)  # diffusers' cache_context() writes the current context here
         self.stopwatch = Stopwatch()
         self._forget()
@@ -155,7 +112,6 @@ class StepHook(ModelHook):
         self.rule: Rule | None = None
         self.seen: set[str] = set()
         self.context: CacheContext | None = None
-        self.compute = True
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
         """diffusers calls this at the end of every pipeline call."""
@@ -171,20 +127,31 @@ class StepHook(ModelHook):
         try:
             context = self.contexts.context
         except ValueError:  # a pipeline that announces no context: every call is a step
-            context = CacheContext("default")
+            context = CacheContext(NO_CONTEXT)
         if self._is_new_call(context, inputs):
             self._forget()
         if self._is_new_step(context):
-            self._begin_step(context, inputs)
-        self.seen.add(context.name)
+            self._begin_step(module, context, inputs)
         assert self.denoiser is not None
-        branch = self.denoiser.branches.setdefault(context.name, Branch(inputs))
-        branch.inputs = inputs
-        if self.compute or branch.prediction is None:
-            branch.prediction = _sample(self.fn_ref.original_forward(**inputs))
-            self.denoiser.step.forwards += 1
+        prediction = self._answer(context.name, inputs)
         self.stopwatch.stop(started, self.denoiser.step)
-        return _as_returned(branch.prediction, inputs)
+        return _as_returned(prediction, inputs)
+
+    def _answer(self, name: str, inputs: dict[str, Any]) -> torch.Tensor:
+        denoiser, rule = self.denoiser, self.rule
+        assert denoiser is not None
+        assert rule is not None
+        branch = denoiser.branches.setdefault(name, Branch(name, inputs))
+        branch.inputs = inputs
+        denoiser.branch, denoiser.reused = branch, False
+        calls = len(denoiser.step.calls)
+        branch.prediction = rule.predict(denoiser)
+        made = [call for call in denoiser.step.calls[calls:] if not call.trial and call.only is None]
+        whole = len(made) == 1 and not made[0].skipped and made[0].batch == self.anatomy.batch(inputs)
+        action = "reuse" if denoiser.reused else "full" if whole else "partial"
+        denoiser.step.action = action if not self.seen or denoiser.step.action == action else "partial"
+        self.seen.add(name)
+        return branch.prediction
 
     def _is_new_call(self, context: CacheContext, inputs: Mapping[str, Any]) -> bool:
         """Whether an earlier pipeline call was left unfinished (an exception) and this is the next one."""
@@ -202,56 +169,92 @@ class StepHook(ModelHook):
             return True
         return context.step_index is not None and context.step_index != self.context.step_index
 
-    def _begin_step(self, context: CacheContext, inputs: dict[str, Any]) -> None:
+    def _begin_step(self, module: torch.nn.Module, context: CacheContext, inputs: dict[str, Any]) -> None:
         if self.denoiser is None or self.rule is None:
-            self.method.check(self.anatomy, self.anatomy.latent_size(inputs), context.num_inference_steps)
+            num_steps = self.clock.num_steps(context)
+            self.method.check(self.anatomy, self.anatomy.latent_size(inputs), num_steps)
             self.denoiser = Denoiser(
-                self.anatomy, self.fn_ref.original_forward, self.guidance_scale, context.num_inference_steps
+                self.anatomy, module, self.fn_ref.original_forward, self.clock.guidance_scale, num_steps
             )
             self.rule = self.method.rule()
         denoiser = self.denoiser
         denoiser.index += 1
         index = denoiser.index if context.step_index is None else context.step_index
-        denoiser.step = self.recorder.step(index, context.sigma)
+        denoiser.step = self.recorder.step(index, self.clock.sigma(context, index))
+        denoiser.must_compute = isinstance(self.method, Cache) and self.method.protects(denoiser)
         for branch in denoiser.branches.values():
             branch.last_inputs = branch.inputs
             branch.inputs = self.anatomy.at_step(branch.inputs, inputs)
-        denoiser.branches.setdefault(context.name, Branch(inputs))
         if denoiser.index == 0:
             self._describe(self.recorder.traces[-1], inputs)
         self.context, self.seen = context, set()
-        self.compute = True  # stays so if the rule raises
-        self.compute = self.rule(denoiser, denoiser.step)
-        denoiser.step.action = "full" if self.compute else "reuse"
 
     def _describe(self, trace: Trace, inputs: Mapping[str, Any]) -> None:
         trace.latent_size = self.anatomy.latent_size(inputs)
-        trace.arguments = {name: list(v.shape) for name, v in inputs.items() if isinstance(v, torch.Tensor)}
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                trace.arguments[name] = list(value.shape)
+            elif isinstance(value, tuple) and all(isinstance(each, torch.Tensor) for each in value):
+                trace.arguments[name] = [list(each.shape) for each in value]
+
+
+class ModuleHook(ModelHook):
+    """Hook of a module that the method visits: lets the rule answer its calls, and counts those not made."""
+
+    def __init__(self, root: StepHook, path: str) -> None:
+        super().__init__()
+        self.root, self.path = root, path
+
+    @torch.compiler.disable(recursive=False)  # the module itself stays compiled
+    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        denoiser = self.root.denoiser
+        if denoiser is None or denoiser.call is None:  # a trial, or a call that is none of the method's
+            return self.fn_ref.original_forward(*args, **kwargs)
+        assert self.root.rule is not None
+        call = ModuleCall(self.path, self.fn_ref.original_forward, args, kwargs)
+        output = self.root.rule.visit(denoiser, call)
+        if not call.ran:
+            denoiser.call.skipped[call.pattern] = denoiser.call.skipped.get(call.pattern, 0) + 1
+        return output
 
 
 class Handle:
     """A method attached to a pipeline. Leave the `with` block or call `remove()` to undo everything."""
 
-    def __init__(self, pipe: Any, method: Method) -> None:
+    def __init__(self, pipe: Any, method: Method, guidance_scale: float | None = None) -> None:
         self.method = method
         self._recorder = Recorder(method)
-        self._transformers: list[tuple[Any, bool]] = []  # and whether its forward was its class's own
+        self._hooked: list[tuple[Any, bool]] = []  # modules, and whether their forward was their class's own
+        self._transformers: list[Any] = []
         self._undo_patch: Callable[[], None] = lambda: None
-        hooks = [
-            (module, StepHook(method, anatomy_of(module), self._recorder, _guidance_of(pipe, name)))
-            for name in ("transformer", "transformer_2")
-            if (module := getattr(pipe, name, None)) is not None
-        ]
-        if not hooks:
+        names = [name for name in ("transformer", "transformer_2") if getattr(pipe, name, None) is not None]
+        if not names:
             raise TypeError(f"{type(pipe).__name__} has no transformer to attach {method.NAME} to")
-        for module, _ in hooks:
-            if getattr(module, "is_cache_enabled", False):
-                raise ValueError("the transformer already has a cache; remove it before applying another")
-        for module, hook in hooks:
-            self._transformers.append((module, "forward" not in vars(module)))
-            HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
-            module._cache_config = method  # so that diffusers refuses a second cache
-        self._undo_patch = method.patch(pipe)
+        hooks = []
+        for name in names:
+            module = getattr(pipe, name)
+            anatomy = anatomy_of(module)
+            _refuse_if_taken(module, method)
+            hooks.append(
+                (module, anatomy, StepHook(method, anatomy, self._recorder, Clock(pipe, name, guidance_scale)))
+            )
+        plans = [(module, root, method.modules(anatomy, module)) for module, anatomy, root in hooks]
+        try:
+            for module, root, paths in plans:
+                self._register(module, root)
+                self._transformers.append(module)
+                module._cache_config = method  # so that diffusers refuses a second cache
+                for path in paths:
+                    self._register(module.get_submodule(path), ModuleHook(root, path))
+                module._diffusers_hook.invalidate_child_registries_cache()
+            self._undo_patch = method.patch(pipe)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _register(self, module: Any, hook: ModelHook) -> None:
+        self._hooked.append((module, "forward" not in vars(module)))
+        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
 
     @property
     def traces(self) -> list[Trace]:
@@ -267,13 +270,15 @@ class Handle:
 
     def remove(self) -> None:
         """Detach; the pipeline is what it was before. Safe to call twice."""
-        for module, plain in self._transformers:
+        for module, plain in self._hooked:
             registry = HookRegistry.check_if_exists_or_initialize(module)
             registry.remove_hook(HOOK_NAME, recurse=False)
             if plain and not registry.hooks:
-                del module.forward  # the class's own again
+                vars(module).pop("forward", None)  # the class's own again
+        for module in self._transformers:
+            module._diffusers_hook.invalidate_child_registries_cache()
             module.__dict__.pop("_cache_config", None)  # the class says None
-        self._transformers = []
+        self._hooked, self._transformers = [], []
         self._undo_patch()
         self._undo_patch = lambda: None
 
@@ -284,28 +289,25 @@ class Handle:
         self.remove()
 
 
-def apply(pipe: Any, method: Method) -> Handle:
+def apply(pipe: Any, method: Method, guidance_scale: float | None = None) -> Handle:
     """Attach `method` to a diffusers pipeline; every later call of the pipeline uses it until the handle is removed.
 
     Apply before `enable_model_cpu_offload()`, which otherwise drops the hook after the first video.
-    Raises TypeError for an unsupported pipeline and ValueError if its transformer already has a cache.
+    `guidance_scale` is needed only where a pipeline does not publish its own (HunyuanVideo's `true_cfg_scale`).
+    Raises TypeError for an unsupported pipeline; ValueError if its transformer already has a cache or is offloaded, or
+    if the method cannot work on this family.
     """
-    return Handle(pipe, method)
+    return Handle(pipe, method, guidance_scale)
 
 
-def _guidance_of(pipe: Any, name: str) -> Callable[[], float]:
-    """Reads the guidance scale of the running call (Wan2.2's second transformer may have its own)."""
-    second = name == "transformer_2"
-
-    def scale() -> float:
-        value = getattr(pipe, "_guidance_scale_2", None) if second else None
-        return float(value if value is not None else pipe.guidance_scale)
-
-    return scale
-
-
-def _sample(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output.sample
+def _refuse_if_taken(module: Any, method: Method) -> None:
+    if getattr(module, "is_cache_enabled", False):
+        raise ValueError("the transformer already has a cache; remove it before applying another")
+    if hasattr(module, "_hf_hook"):
+        raise ValueError(
+            f"the transformer is already offloaded by accelerate, which would drop {method.NAME} after the first"
+            " video: apply the cache first, then call enable_model_cpu_offload()"
+        )
 
 
 def _as_returned(prediction: torch.Tensor, inputs: Mapping[str, Any]) -> Any:

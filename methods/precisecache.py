@@ -16,8 +16,9 @@ from typing import ClassVar
 import torch
 
 from .anatomy import Anatomy, Size
-from .core import Denoiser, Method, Rule
+from .denoiser import Denoiser
 from .frequency import DOWNSAMPLE_MODES, low_frequency_difference
+from .method import StepwiseCache, StepwiseRule
 from .trace import Step
 
 REFERENCES = ("previous_trial", "cached_output", "anchor_trial")
@@ -25,7 +26,7 @@ GUIDANCE = ("guided", "cond")
 
 
 @dataclass(kw_only=True)
-class PreciseCacheConfig(Method):
+class PreciseCacheConfig(StepwiseCache):
     """LFCache. `alpha` = 0.5 is the paper's Base, 0.7 its Turbo.
 
     alpha: threshold as a share of the largest LFD seen in the warm-up (section 4.1); 0 never reuses.
@@ -53,6 +54,7 @@ class PreciseCacheConfig(Method):
     NAME: ClassVar[str] = "precisecache"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.downsample_factor = tuple(self.downsample_factor)  # type: ignore[assignment]  # YAML gives a list
         if not (self.alpha >= 0 and math.isfinite(self.alpha)):
             raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
@@ -67,23 +69,26 @@ class PreciseCacheConfig(Method):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        super().check(anatomy, latent_size, num_steps)
         anatomy.trial_size(latent_size, self.downsample_factor)
 
-    def rule(self) -> Rule:
+    def rule(self) -> LFCache:
         return LFCache(self)
 
 
-class LFCache:
+class LFCache(StepwiseRule):
     """Algorithm 1, lines 6-18, for one pipeline call; step indices count up where the paper's count down."""
 
+    config: PreciseCacheConfig
+
     def __init__(self, config: PreciseCacheConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.error = 0.0  # E
         self.max_lfd = 0.0  # over the warm-up; the threshold is alpha times it
         self.previous_trial: torch.Tensor | None = None
         self.anchor_trial: torch.Tensor | None = None
 
-    def __call__(self, denoiser: Denoiser, step: Step) -> bool:
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
         if denoiser.index == 0:
             return True  # line 3
         config = self.config
@@ -101,7 +106,7 @@ class LFCache:
         step.indicator, step.threshold = lfd, None if warming_up else threshold
         step.accumulated = None if warming_up else self.error
 
-        reuse = not warming_up and self.error < threshold  # line 13; never with a NaN
+        reuse = not warming_up and not denoiser.must_compute and self.error < threshold  # line 13; never with a NaN
         if not reuse:
             self.error = 0.0  # line 17
             self.anchor_trial = trial

@@ -1,4 +1,4 @@
-"""Controls that decide without looking: no cache, fewer steps, uniform skipping."""
+"""Controls that decide without looking: no cache, fewer steps, uniform skipping, a replayed schedule."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .anatomy import Anatomy, Size
-from .core import Denoiser, Method, Rule
+from .denoiser import Denoiser
+from .method import Method, StepwiseCache, StepwiseRule
 from .trace import Step
-
-
-def _always(denoiser: Denoiser, step: Step) -> bool:
-    return True
 
 
 @dataclass(kw_only=True)
@@ -25,34 +22,21 @@ class NoCacheConfig(Method):
     NAME: ClassVar[str] = "none"
     EXPECTS_REUSE: ClassVar[bool] = False
 
-    def rule(self) -> Rule:
-        return _always
-
 
 @dataclass(kw_only=True)
-class _StepBudget(Method):
-    """A method told how many steps to compute."""
+class FewerStepsConfig(Method):
+    """No cache, but a schedule of `steps` steps whatever the pipeline is asked for: equal compute, honestly spent."""
 
     steps: int = 25
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-
-    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
-        if num_steps is not None and self.steps > num_steps:
-            raise ValueError(f"{self.NAME}: {self.steps} computed steps are more than the {num_steps} asked for")
-
-
-@dataclass(kw_only=True)
-class FewerStepsConfig(_StepBudget):
-    """No cache, but a schedule of `steps` steps whatever the pipeline is asked for: equal compute, honestly spent."""
 
     NAME: ClassVar[str] = "fewer_steps"
     EXPECTS_REUSE: ClassVar[bool] = False
 
-    def rule(self) -> Rule:
-        return _always
+    def __post_init__(self) -> None:
+        _check_budget(self.steps)
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        _check_fits(self.NAME, self.steps, num_steps)
 
     def patch(self, pipe: Any) -> Callable[[], None]:
         scheduler = pipe.scheduler
@@ -72,16 +56,75 @@ class FewerStepsConfig(_StepBudget):
 
 
 @dataclass(kw_only=True)
-class UniformConfig(_StepBudget):
-    """Compute `steps` evenly spaced steps, the first included, and reuse the latest prediction at the others."""
+class UniformConfig(StepwiseCache):
+    """Compute `steps` evenly spaced steps, the first included, and reuse at the others."""
+
+    steps: int = 25
 
     NAME: ClassVar[str] = "uniform"
 
-    def rule(self) -> Rule:
-        def computed(denoiser: Denoiser, step: Step) -> bool:
-            if denoiser.num_steps is None:
-                raise ValueError("uniform: this pipeline does not announce its number of steps")
-            # step i is computed when i * steps / total passes a whole number
-            return denoiser.index * self.steps % denoiser.num_steps < self.steps
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_budget(self.steps)
 
-        return computed
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        super().check(anatomy, latent_size, num_steps)
+        if num_steps is None:
+            raise ValueError(f"{self.NAME}: this pipeline does not announce its number of steps")
+        _check_fits(self.NAME, self.steps, num_steps)
+
+    def rule(self) -> StepwiseRule:
+        return _Uniform(self)
+
+
+class _Uniform(StepwiseRule):
+    config: UniformConfig
+
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        assert denoiser.num_steps is not None
+        # step i is computed when i * steps / total passes a whole number
+        return denoiser.must_compute or step.index * self.config.steps % denoiser.num_steps < self.config.steps
+
+
+@dataclass(kw_only=True)
+class ReplayConfig(StepwiseCache):
+    """Compute exactly the steps told: a schedule recorded by another method, or one of your own.
+
+    actions: one letter a step, "F" to compute and "r" to reuse, as in a record's trace.
+    """
+
+    actions: str = ""
+
+    NAME: ClassVar[str] = "replay"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.actions or set(self.actions) - {"F", "r"}:
+            raise ValueError(f"actions must be letters F (compute) and r (reuse), one a step, not {self.actions!r}")
+        if self.actions[0] != "F":
+            raise ValueError("actions must begin with F: there is nothing to reuse at the first step")
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        super().check(anatomy, latent_size, num_steps)
+        if num_steps is not None and num_steps != len(self.actions):
+            raise ValueError(f"replay: {len(self.actions)} actions for {num_steps} steps")
+
+    def rule(self) -> StepwiseRule:
+        return _Replay(self)
+
+
+class _Replay(StepwiseRule):
+    config: ReplayConfig
+
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        return denoiser.must_compute or self.config.actions[step.index] == "F"
+
+
+def _check_budget(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+
+
+def _check_fits(name: str, steps: int, num_steps: int | None) -> None:
+    if num_steps is not None and steps > num_steps:
+        raise ValueError(f"{name}: {steps} computed steps are more than the {num_steps} asked for")

@@ -17,7 +17,8 @@ from .identity import recipe_id
 from .macs import PETA, forward_macs, trace_macs
 from .store import SampleFiles, read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
+LETTERS = {"full": "F", "partial": "p", "reuse": "r"}
 
 
 def write(run: Run, error: str | None = None) -> dict[str, Any]:
@@ -62,15 +63,16 @@ def _sample(run: Run, files: SampleFiles, trace: dict[str, Any]) -> dict[str, An
         "prompt": trace["prompt"],
         "seed": trace["seed"],
         "steps": len(steps),
-        "computed": sum(step["action"] == "full" for step in steps),
+        "computed": sum(step["action"] != "reuse" for step in steps),
+        "partial": sum(step["action"] == "partial" for step in steps),
         "macs": _price(run, trace),
         "fidelity": {} if scores is None else scores["scores"],
         "seconds": trace["seconds"],
         "notes": trace["notes"],
         "trace": {
-            "actions": "".join("F" if step["action"] == "full" else "r" for step in steps),
+            "actions": "".join(LETTERS[step["action"]] for step in steps),
             **{name: [step[name] for step in steps] for name in ("sigma", "indicator", "accumulated", "threshold")},
-            "trial_size": next((step["trial_size"] for step in steps if step["trial_size"]), None),
+            "trial_size": next((call["size"] for step in steps for call in step["calls"] if call["trial"]), None),
         },
     }
 

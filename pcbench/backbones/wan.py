@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 
-from methods.anatomy import WanAnatomy
+from methods.anatomy import anatomy_for
 
 from ..config import ConfigError, Recipe, Sampling
 
 TRANSFORMER = WanTransformer3DModel
-ANATOMY = WanAnatomy(family="wan", patch=(1, 2, 2))
+ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": (1, 2, 2)})
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
 TEXT_TOKENS = 512  # WanPipeline's default max_sequence_length
 

@@ -1,4 +1,4 @@
-"""One resumable training loop: AdamW, warm-up and cosine decay, EMA, checkpoints, a loss curve."""
+"""One resumable training loop: Muon and AdamW, warm-up and cosine decay, EMA, checkpoints, a loss curve."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Schedule:
 
     steps: int
     learning_rate: float
+    muon_learning_rate: float = 0.0  # of the matrices inside transformer blocks; 0 leaves them to AdamW
     warmup: int = 200
     floor: float = 0.02  # the cosine ends at this share of the learning rate
     weight_decay: float = 0.01
@@ -33,10 +34,26 @@ class Schedule:
     log_every: int = 25
 
     def rate(self, step: int) -> float:
-        """Learning rate at `step`."""
+        """Share of the full learning rate at `step`."""
         ramp = min(1.0, (step + 1) / self.warmup)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
-        return self.learning_rate * ramp * (self.floor + (1 - self.floor) * cosine)
+        return ramp * (self.floor + (1 - self.floor) * cosine)
+
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """AdamW for everything, or Muon for the matrices of transformer blocks and AdamW for the rest.
+
+        On the tiny Wan, 350 steps of Muon taught as much of the prompts as several thousand of AdamW.
+        """
+        named = dict(model.named_parameters())
+        matrices = [p for name, p in named.items() if p.ndim == 2 and ".blocks." in name and self.muon_learning_rate]
+        others = [p for p in named.values() if not any(p is matrix for matrix in matrices)]
+        adamw = torch.optim.AdamW(others, self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+        if not matrices:
+            return [adamw]
+        muon = torch.optim.Muon(
+            matrices, self.muon_learning_rate, weight_decay=self.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        return [adamw, muon]
 
 
 def _write_atomically(path: Path, save: Callable[[Path], object]) -> None:
@@ -62,21 +79,21 @@ def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, curve = folder / "checkpoint.pt", folder / "loss.csv"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
-    )
+    optimizers = schedule.optimizers(model)
     ema = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
     first, rows = 0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=next(model.parameters()).device)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         ema, first, rows = state["ema"], state["step"], state["rows"]
         print(f"resumed at step {first} of {schedule.steps}", flush=True)
     (folder / "schedule.json").write_text(json.dumps(asdict(schedule), indent=1) + "\n")
 
     def save(step: int) -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}
+        held = [optimizer.state_dict() for optimizer in optimizers]
+        state = {"model": model.state_dict(), "optimizers": held, "ema": ema, "step": step}
         _write_atomically(checkpoint, lambda path: torch.save(state | {"rows": rows}, path))
         with curve.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("step", "loss", "learning_rate", "seconds"), *rows])
@@ -84,18 +101,21 @@ def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path) -
     model.train()
     total, count, began = 0.0, 0, time.monotonic()
     for step in range(first, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * schedule.rate(step)
         loss = loss_at(step, torch.Generator().manual_seed(schedule.seed * 1_000_003 + step))
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         _update_ema(ema, model, schedule.ema_decay, step)
         total, count = total + float(loss.detach()), count + 1
         if (step + 1) % schedule.log_every == 0:
             seconds = (time.monotonic() - began) / count
-            rows.append((step + 1, round(total / count, 5), round(schedule.rate(step), 8), round(seconds, 3)))
+            rate = schedule.learning_rate * schedule.rate(step)
+            rows.append((step + 1, round(total / count, 5), round(rate, 8), round(seconds, 3)))
             print(f"step {step + 1}/{schedule.steps}  loss {total / count:.4f}  {seconds:.2f} s/step", flush=True)
             total, count, began = 0.0, 0, time.monotonic()
         if (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps:
