@@ -63,9 +63,9 @@ class Anatomy:
         frames, height, width = inputs["hidden_states"].shape[-3:]
         return frames, height, width
 
-    def channels(self, latent: torch.Tensor) -> int:
-        """Channels of a latent in this family's layout."""
-        return latent.shape[1]
+    def as_video(self, latent: torch.Tensor) -> torch.Tensor:
+        """A latent or a prediction in this family's layout as (B, C, T, H, W)."""
+        return latent
 
     def resize(self, latent: torch.Tensor, size: Size, mode: str) -> torch.Tensor:
         """A latent or a prediction, in this family's layout, at another (T, H, W)."""
@@ -150,7 +150,10 @@ class Anatomy:
 
 
 class WanAnatomy(Anatomy):
-    """Wan2.1 and 2.2: two calls a step, conditional first; positions follow from the latent's shape."""
+    """Wan2.1 and 2.2: two calls a step, conditional first; positions follow from the latent's shape.
+
+    What it lets see is in float32 whatever the weights are, as in Wan's own code, which methods were published on.
+    """
 
     BLOCKS: ClassVar = {"blocks": {"self": ("attn1",), "cross": ("attn2",), "mlp": ("ffn",)}}
 
@@ -170,18 +173,19 @@ class WanAnatomy(Anatomy):
         embedder, path = transformer.condition_embedder, "condition_embedder"
         timestep = embedder.timesteps_proj(inputs["timestep"].flatten())
         dtype = next(embedder.time_embedder.parameters()).dtype
-        e = embedder.time_embedder(timestep.to(dtype)).type_as(inputs["encoder_hidden_states"])
+        e = embedder.time_embedder(timestep.to(dtype)).float()
         if not projected:
             return e, [f"{path}.time_embedder"]
-        return embedder.time_proj(embedder.act_fn(e)), [f"{path}.time_embedder", f"{path}.time_proj"]
+        weight, bias = (each.float() for each in (embedder.time_proj.weight, embedder.time_proj.bias))
+        return F.linear(embedder.act_fn(e), weight, bias), [f"{path}.time_embedder", f"{path}.time_proj"]
 
     def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
         tokens = transformer.patch_embedding(inputs["hidden_states"]).flatten(2).transpose(1, 2)
         projection, paths = self.timestep_embedding(transformer, inputs, projected=True)
         block = transformer.blocks[0]
-        shift, scale = (block.scale_shift_table + projection.unflatten(1, (6, -1)).float()).chunk(6, dim=1)[:2]
-        modulated = (block.norm1(tokens.float()) * (1 + scale) + shift).type_as(tokens)
-        return modulated, ["patch_embedding", *paths]
+        modulation = (block.scale_shift_table + projection.unflatten(1, (6, -1))).chunk(6, dim=1)[:2]
+        shift, scale = (each.reshape(len(tokens), -1, tokens.shape[-1]) for each in modulation)
+        return block.norm1(tokens.float()) * (1 + scale) + shift, ["patch_embedding", *paths]
 
 
 class HunyuanVideoAnatomy(Anatomy):
@@ -215,8 +219,8 @@ class CogVideoXAnatomy(Anatomy):
         _, frames, _, height, width = inputs["hidden_states"].shape
         return frames, height, width
 
-    def channels(self, latent: torch.Tensor) -> int:
-        return latent.shape[2]
+    def as_video(self, latent: torch.Tensor) -> torch.Tensor:
+        return latent.transpose(1, 2)
 
     def resize(self, latent: torch.Tensor, size: Size, mode: str) -> torch.Tensor:
         return downsample(latent.transpose(1, 2), size, mode).transpose(1, 2)
@@ -247,7 +251,11 @@ class CogVideoXAnatomy(Anatomy):
 
     def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
         projected = transformer.time_proj(inputs["timestep"]).to(inputs["hidden_states"].dtype)
-        return transformer.time_embedding(projected, inputs.get("timestep_cond")), ["time_embedding"]
+        embedding, paths = transformer.time_embedding(projected, inputs.get("timestep_cond")), ["time_embedding"]
+        if transformer.ofs_embedding is not None:  # CogVideoX1.5-I2V
+            offset = transformer.ofs_proj(inputs["ofs"]).to(projected.dtype)
+            return embedding + transformer.ofs_embedding(offset), [*paths, "ofs_embedding"]
+        return embedding, paths
 
 
 FAMILIES: dict[str, type[Anatomy]] = {
@@ -262,7 +270,9 @@ def anatomy_for(kind: type, config: Mapping[str, Any]) -> Anatomy:
     name = kind.__name__
     if name not in FAMILIES:
         raise TypeError(f"no caching method knows {name}; supported transformers: {', '.join(FAMILIES)}")
-    patch = config.get("patch_size", (1, 2, 2))
+    declared = inspect.signature(kind.__init__).parameters.items()
+    config = {**{key: each.default for key, each in declared if each.default is not each.empty}, **config}
+    patch = config["patch_size"]
     if isinstance(patch, int):
         patch = (config.get("patch_size_t") or 1, patch, patch)
     frames, height, width = patch

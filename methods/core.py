@@ -222,7 +222,6 @@ class Handle:
     """A method attached to a pipeline. Leave the `with` block or call `remove()` to undo everything."""
 
     def __init__(self, pipe: Any, method: Method, guidance_scale: float | None = None) -> None:
-        self.method = method
         self._recorder = Recorder(method)
         self._hooked: list[tuple[Any, bool]] = []  # modules, and whether their forward was their class's own
         self._transformers: list[Any] = []
@@ -235,10 +234,12 @@ class Handle:
             module = getattr(pipe, name)
             anatomy = anatomy_of(module)
             _refuse_if_taken(module, method)
+            method = method.for_backbone(anatomy)
             hooks.append(
                 (module, anatomy, StepHook(method, anatomy, self._recorder, Clock(pipe, name, guidance_scale)))
             )
-        plans = [(module, root, method.modules(anatomy, module)) for module, anatomy, root in hooks]
+        self.method = method
+        plans = [(module, root, root.method.modules(anatomy, module)) for module, anatomy, root in hooks]
         try:
             for module, root, paths in plans:
                 self._register(module, root)

@@ -73,7 +73,7 @@ class Denoiser:
         return seen
 
     def trial(self, size: Size, mode: str, guidance: str = "guided", previous: bool = False) -> torch.Tensor:
-        """The prediction for this step's latent resized to `size`; for the step before if `previous`.
+        """The prediction (B, C, *size) for this step's latent resized to `size`; for the step before if `previous`.
 
         `guidance` is "guided" (all branches, combined as the pipeline will) or "cond" (the conditional branch alone).
         No module is visited, nothing is cached or counted but the trial itself.
@@ -93,7 +93,7 @@ class Denoiser:
         return self._guide(predictions, guidance)
 
     def cached(self, size: Size, mode: str, guidance: str = "guided") -> torch.Tensor:
-        """The prediction last used, resized to `size`."""
+        """The prediction last used (B, C, *size), resized to `size`."""
         predictions = {
             name: self.anatomy.resize(branch.prediction, size, mode)
             for name, branch in self.branches.items()
@@ -111,9 +111,10 @@ class Denoiser:
 
     def _guide(self, predictions: dict[str, torch.Tensor], guidance: str) -> torch.Tensor:
         if guidance == "cond" or (len(predictions) == 1 and not self._batched):
-            (only,) = predictions.values()
-            return only
-        return self.anatomy.guided(predictions, self.guidance_scale())
+            (prediction,) = predictions.values()
+        else:
+            prediction = self.anatomy.guided(predictions, self.guidance_scale())
+        return self.anatomy.as_video(prediction)
 
 
 @dataclass

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
 # How a latent may be resized. The trial's input is noise at a level the timestep announces: "nearest-exact" keeps that
 # level, averaging ("area", "trilinear") lowers it (std 1.00, 0.13 and 0.47 of unit noise at a factor of (2, 4, 4)).
 DOWNSAMPLE_MODES = ("nearest-exact", "nearest", "trilinear", "area")
+SPECTRA = ("spatial", "volume")
+NORMS = ("rms", "l2", "relative")
 
 
 def downsample(latent: torch.Tensor, size: tuple[int, int, int], mode: str = "nearest-exact") -> torch.Tensor:
@@ -15,33 +19,71 @@ def downsample(latent: torch.Tensor, size: tuple[int, int, int], mode: str = "ne
     return F.interpolate(latent, size=size, mode=mode)
 
 
-def low_pass_mask(height: int, width: int, radius_ratio: float = 0.2) -> torch.Tensor:
+def low_pass_mask(height: int, width: int, radius_ratio: float = 0.2, whole_bins: bool = False) -> torch.Tensor:
     """Boolean (height, width) disk around the zero frequency of a shifted spectrum.
 
-    The radius is `radius_ratio * min(height, width)` frequency bins (section 4.1: one fifth), not rounded.
+    The radius is `radius_ratio * min(height, width)` frequency bins (section 4.1: one fifth), rounded down if
+    `whole_bins` (FasterCache's helper, which the paper's sentence resembles).
     """
-    y = torch.arange(height) - height // 2
-    x = torch.arange(width) - width // 2
-    distance = torch.hypot(y[:, None].float(), x[None, :].float())
-    return distance <= radius_ratio * min(height, width)
+    return low_pass_ball(1, height, width, radius_ratio, whole_bins)[0]
 
 
-def low_frequency(prediction: torch.Tensor, radius_ratio: float = 0.2) -> torch.Tensor:
-    """Equation (2): the low part of the 2-D spatial spectrum of each frame and channel of (..., H, W); complex.
+def low_pass_ball(
+    frames: int, height: int, width: int, radius_ratio: float = 0.2, whole_bins: bool = False
+) -> torch.Tensor:
+    """Boolean (frames, height, width): the disk continued over time, 1/T counting as much as 1/min(H, W)."""
+    side = min(height, width)
+    radius = radius_ratio * side
+    t, y, x = ((torch.arange(n) - n // 2).float() for n in (frames, height, width))
+    t = t * (side / frames)
+    distance = (t[:, None, None] ** 2 + y[:, None] ** 2 + x**2).sqrt()
+    return distance <= (math.floor(radius) if whole_bins else radius)
 
-    The transform is orthonormal, so norms are those of the low-passed pixels.
+
+def low_frequency(
+    prediction: torch.Tensor, radius_ratio: float = 0.2, whole_bins: bool = False, spectrum: str = "spatial"
+) -> torch.Tensor:
+    """Equation (2): the low part of the spectrum of (..., T, H, W); complex, shifted.
+
+    spectrum: "spatial" transforms each frame and channel, "volume" time as well. The transform is orthonormal, so norms
+    are those of the low-passed pixels (Parseval).
     """
-    spectrum = torch.fft.fftshift(torch.fft.fft2(prediction.float(), norm="ortho"), dim=(-2, -1))
-    height, width = prediction.shape[-2:]
-    mask = low_pass_mask(height, width, radius_ratio).to(prediction.device)
-    return spectrum * mask
+    dims = (-2, -1) if spectrum == "spatial" else (-3, -2, -1)
+    frequencies = torch.fft.fftshift(torch.fft.fftn(prediction.float(), dim=dims, norm="ortho"), dim=dims)
+    frames, height, width = prediction.shape[-3:]
+    if spectrum == "spatial":
+        mask = low_pass_mask(height, width, radius_ratio, whole_bins)
+    else:
+        mask = low_pass_ball(frames, height, width, radius_ratio, whole_bins)
+    return frequencies * mask.to(prediction.device)
 
 
-def low_frequency_difference(a: torch.Tensor, b: torch.Tensor, radius_ratio: float = 0.2) -> torch.Tensor:
+def low_passed(
+    prediction: torch.Tensor, radius_ratio: float = 0.2, whole_bins: bool = False, spectrum: str = "spatial"
+) -> torch.Tensor:
+    """The prediction with its high frequencies removed, in pixels."""
+    dims = (-2, -1) if spectrum == "spatial" else (-3, -2, -1)
+    kept = low_frequency(prediction, radius_ratio, whole_bins, spectrum)
+    return torch.fft.ifftn(torch.fft.ifftshift(kept, dim=dims), dim=dims, norm="ortho").real
+
+
+def low_frequency_difference(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    radius_ratio: float = 0.2,
+    whole_bins: bool = False,
+    spectrum: str = "spatial",
+    norm: str = "rms",
+) -> torch.Tensor:
     """Equation (3): the LFD of two predictions of the same shape; a scalar, left on its device.
 
-    Divided by the square root of the number of elements. Every threshold is relative to other LFDs of the same shape,
-    so decisions are those of the plain L2 norm, while values compare across resolutions.
+    norm: "l2" is the paper's. "rms" divides it by the square root of the number of elements: every threshold is
+    relative to other LFDs of the same shape, so decisions are the same, while values compare across resolutions.
+    "relative" divides by the norm of `b`.
     """
-    difference = low_frequency(a - b, radius_ratio)  # the transform is linear
-    return torch.linalg.vector_norm(difference) / a.numel() ** 0.5
+    difference = torch.linalg.vector_norm(low_frequency(a - b, radius_ratio, whole_bins, spectrum))  # it is linear
+    if norm == "l2":
+        return difference
+    if norm == "rms":
+        return difference / a.numel() ** 0.5
+    return difference / torch.linalg.vector_norm(low_frequency(b, radius_ratio, whole_bins, spectrum))

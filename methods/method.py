@@ -40,10 +40,22 @@ class Method(ABC):
     NAME: ClassVar[str]
     VERSION: ClassVar[int] = 1  # raised when the same fields come to mean other pixels
     EXPECTS_REUSE: ClassVar[bool] = True  # a call without any reuse deserves a warning
+    # For the contract tests, which every method gets for free: settings under which it never reuses anything (None:
+    # there are none), and under which it does within a dozen steps on random weights.
+    INERT: ClassVar[dict[str, Any] | None] = None
+    EAGER: ClassVar[dict[str, Any]] = {}
 
     def rule(self) -> Rule:
         """A fresh rule for one pipeline call."""
         return Rule()
+
+    def for_backbone(self, anatomy: Anatomy) -> Method:
+        """This config with everything filled in that depends on the backbone (coefficients, say).
+
+        Done before a recipe gets its id, since what is filled in decides pixels. Raises ValueError if the method does
+        not work on this family, NotCalibratedError if it could after a calibration.
+        """
+        return self
 
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         """Paths of the modules whose calls the rule wants to visit."""

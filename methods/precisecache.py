@@ -1,7 +1,9 @@
-"""PreciseCache's LFCache: Algorithm 1 of Wang et al., "PreciseCache" (ICLR 2026), without BlockCache.
+"""PreciseCache: Algorithm 1 and equations (2)-(6) of Wang et al., "PreciseCache" (ICLR 2026).
 
-At each step a *trial*, the transformer on a downsampled latent, tells how much the low frequencies of its prediction
-have moved (the LFD). While the accumulated LFD stays below a threshold the last prediction is reused.
+LFCache decides *which steps* to compute. At each step a *trial*, the transformer on a downsampled latent, tells how
+much the low frequencies of its prediction have moved (the LFD); while the accumulated LFD stays below a threshold the
+last prediction is reused. BlockCache decides *which blocks* to compute at the steps that are: a refresh step measures
+what every block adds to its input, the next L computed steps take that from memory for the blocks that add least.
 
 Where the paper leaves a choice it is a field here, with a default and a reason; docs/precisecache.md has the
 measurements behind the defaults.
@@ -11,47 +13,91 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy, Size
-from .denoiser import Denoiser
-from .frequency import DOWNSAMPLE_MODES, low_frequency_difference
+from .anatomy import Anatomy, Block, Size
+from .denoiser import Denoiser, ModuleCall
+from .frequency import DOWNSAMPLE_MODES, NORMS, SPECTRA, low_frequency_difference, low_passed
 from .method import StepwiseCache, StepwiseRule
+from .reuse import hidden_of, replaced, text_of, video_of
 from .trace import Step
 
-REFERENCES = ("previous_trial", "cached_output", "anchor_trial")
-GUIDANCE = ("guided", "cond")
+CHOICES = {
+    "downsample_mode": DOWNSAMPLE_MODES,
+    "reference": ("previous_trial", "cached_output", "anchor_trial"),
+    "guidance": ("guided", "cond"),
+    "norm": NORMS,
+    "spectrum": SPECTRA,
+    "threshold_from": ("trial", "full"),
+    "block_ranking": ("absolute", "relative"),
+    "block_sets": ("apart", "shared"),
+}
 
 
 @dataclass(kw_only=True)
 class PreciseCacheConfig(StepwiseCache):
-    """LFCache. `alpha` = 0.5 is the paper's Base, 0.7 its Turbo.
+    """LFCache, and BlockCache where `block_cache_rate` is above 0.
 
+    `alpha` 0.5 is the paper's Base, 0.7 its Turbo; Flash is Turbo with a `block_cache_rate` of 0.4.
+
+    The algorithm:
     alpha: threshold as a share of the largest LFD seen in the warm-up (section 4.1); 0 never reuses.
     warmup_steps: steps always computed at the start, the paper's three; the threshold is taken from their LFDs.
     downsample_factor: of the trial in time, height, width (section 4.1).
-    downsample_mode: how the trial's latent is shrunk, see `frequency.DOWNSAMPLE_MODES`; the paper says "Downsample".
     radius_ratio: of the low-pass disk, to min(H, W) of the trial (section 4.1).
-    reference: what a trial is compared with. "cached_output" is Algorithm 1 to the letter: the downsampled prediction
-        last used; it puts a resolution gap under every LFD. "previous_trial" compares trials of adjacent steps,
-        "anchor_trial" with the trial of the last computed step.
-    accumulate: sum the LFDs since the last computed step (Algorithm 1, line 12), or look at the latest alone.
-    guidance: the trial's prediction after classifier-free guidance ("guided", as the cached one in section 4.3),
+    block_cache_rate: share of the blocks whose residual is cached, 0 to 1. "Cache rate 40 %" could also mean that 40 %
+        are pivotal; the paper's MACs (Flash computes 0.77 to 0.81 of Turbo) fit 40 % cached.
+    block_cache_steps: L, computed steps from one refresh to the next (section 4.1).
+
+    What the paper leaves open, by the number of the question in docs/precisecache.md:
+    accumulate (1): sum the LFDs since the last computed step (Algorithm 1, line 12), or look at the latest alone.
+    reference (2): what a trial is compared with. "cached_output" is Algorithm 1 to the letter: the downsampled
+        prediction last used; it puts a resolution gap under every LFD. "previous_trial" compares trials of adjacent
+        steps, "anchor_trial" with the trial of the last computed step.
+    subtract_bias (3): with "cached_output", take off the gap measured at the last computed step, where trial and full
+        prediction are both at hand.
+    norm (4): of the LFD, see `low_frequency_difference`.
+    threshold_from (5): measure the warm-up's LFDs on trials, as later ones are, or on full predictions, which is free
+        but another scale.
+    count_warmup (6): let E start with the warm-up's LFDs instead of 0.
+    spectrum (7), whole_bins (8): see `low_frequency`.
+    low_pass_first (9): with "cached_output", low-pass the prediction before it is downsampled (Algorithm 1, line 4) and
+        not only after (line 10).
+    downsample_mode (11): how the latent is shrunk, see `frequency.DOWNSAMPLE_MODES`; the paper says "Downsample".
+    guidance (15): the trial's prediction after classifier-free guidance ("guided", as the cached one in section 4.3),
         or of the conditional branch alone ("cond", half the cost).
+    max_reused (20): steps reused in a row at most; 0 is no limit, as in the paper.
+    block_ranking (24): by the norm of the residual (section 3.4), or by its share of the norm of the block's input.
+    block_sets (26): each guidance branch ranks for itself, or all follow the first.
     """
 
     alpha: float = 0.7
     warmup_steps: int = 3
     downsample_factor: tuple[int, int, int] = (2, 4, 4)
-    downsample_mode: str = "nearest-exact"
     radius_ratio: float = 0.2
-    reference: str = "previous_trial"
+    block_cache_rate: float = 0.0
+    block_cache_steps: int = 3
+
     accumulate: bool = True
+    reference: str = "previous_trial"
+    subtract_bias: bool = False
+    norm: str = "rms"
+    threshold_from: str = "trial"
+    count_warmup: bool = False
+    spectrum: str = "spatial"
+    whole_bins: bool = False
+    low_pass_first: bool = False
+    downsample_mode: str = "nearest-exact"
     guidance: str = "guided"
+    max_reused: int = 0
+    block_ranking: str = "absolute"
+    block_sets: str = "apart"
 
     NAME: ClassVar[str] = "precisecache"
+    INERT: ClassVar = {"alpha": 0.0, "block_cache_rate": 0.0}
+    EAGER: ClassVar = {"alpha": 5.0, "downsample_factor": (2, 2, 2)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,20 +110,34 @@ class PreciseCacheConfig(StepwiseCache):
             raise ValueError(f"downsample_factor must be three whole numbers from 1, not {self.downsample_factor}")
         if not 0 < self.radius_ratio <= 1:
             raise ValueError(f"radius_ratio must be in (0, 1], not {self.radius_ratio}")
-        for name, known in (("downsample_mode", DOWNSAMPLE_MODES), ("reference", REFERENCES), ("guidance", GUIDANCE)):
+        if not 0 <= self.block_cache_rate <= 1:
+            raise ValueError(f"block_cache_rate must be in [0, 1], not {self.block_cache_rate}")
+        if self.block_cache_steps < 1 or self.max_reused < 0:
+            raise ValueError("block_cache_steps must be at least 1 and max_reused at least 0")
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name in ("subtract_bias", "low_pass_first"):
+            if getattr(self, name) and self.reference != "cached_output":
+                raise ValueError(f"{name} means something only with reference=cached_output")
+        if self.block_cache_rate and self.reuse == "stack":
+            raise ValueError("BlockCache and reuse=stack both answer for the blocks; use one of them")
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         super().check(anatomy, latent_size, num_steps)
         anatomy.trial_size(latent_size, self.downsample_factor)
 
-    def rule(self) -> LFCache:
-        return LFCache(self)
+    def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+        if self.block_cache_rate:
+            return [block.path for block in anatomy.blocks(transformer)]
+        return super().modules(anatomy, transformer)
+
+    def rule(self) -> PreciseCache:
+        return PreciseCache(self)
 
 
-class LFCache(StepwiseRule):
-    """Algorithm 1, lines 6-18, for one pipeline call; step indices count up where the paper's count down."""
+class PreciseCache(StepwiseRule):
+    """Algorithm 1, lines 2-20, for one pipeline call; step indices count up where the paper's count down."""
 
     config: PreciseCacheConfig
 
@@ -85,40 +145,150 @@ class LFCache(StepwiseRule):
         super().__init__(config)
         self.error = 0.0  # E
         self.max_lfd = 0.0  # over the warm-up; the threshold is alpha times it
+        self.bias = 0.0  # what the trial's resolution alone does to an LFD, at the last computed step
+        self.reused = 0  # steps in a row
+        self.trial: torch.Tensor | None = None  # of the current step
         self.previous_trial: torch.Tensor | None = None
         self.anchor_trial: torch.Tensor | None = None
+        self.latest_full: torch.Tensor | None = None  # prediction, kept through the warm-up where needed
+        self.block_cache = BlockCache(config) if config.block_cache_rate else None
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        compute = self._lf_cache(denoiser, step)
+        if compute and self.block_cache is not None:
+            self.block_cache.begin_step(denoiser, warming_up=denoiser.index < self.config.warmup_steps - 1)
+        return compute
+
+    def _lf_cache(self, denoiser: Denoiser, step: Step) -> bool:
+        config = self.config
         if denoiser.index == 0:
             return True  # line 3
-        config = self.config
+        self._measure_bias(denoiser)
         size = denoiser.anatomy.trial_size(denoiser.latent_size, config.downsample_factor)
         reference = self._reference(denoiser, size)  # line 10
-        trial = denoiser.trial(size, config.downsample_mode, config.guidance)  # lines 7-8
-        lfd = float(low_frequency_difference(trial, reference, config.radius_ratio))  # lines 9-11
+        self.trial = denoiser.trial(size, config.downsample_mode, config.guidance)  # lines 7-8
+        lfd = self._lfd(self.trial, reference)  # lines 9-11
+        lfd = 0.0 if lfd < self.bias else lfd - self.bias
 
         warming_up = denoiser.index < config.warmup_steps
-        if warming_up:
-            self.max_lfd = lfd if math.isnan(lfd) or lfd > self.max_lfd else self.max_lfd  # a NaN stays
-        else:
-            self.error = self.error + lfd if config.accumulate else lfd  # line 12
+        if config.threshold_from == "full" and denoiser.index <= config.warmup_steps:
+            self._calibrate(self._full_lfd(denoiser))
+        elif config.threshold_from == "trial" and warming_up:
+            self._calibrate(lfd)
+        if config.accumulate and (config.count_warmup or not warming_up):
+            self.error += lfd  # line 12
+        elif not config.accumulate:
+            self.error = lfd
         threshold = config.alpha * self.max_lfd
         step.indicator, step.threshold = lfd, None if warming_up else threshold
         step.accumulated = None if warming_up else self.error
 
-        reuse = not warming_up and not denoiser.must_compute and self.error < threshold  # line 13; never with a NaN
+        free = not warming_up and not denoiser.must_compute
+        if config.max_reused and self.reused >= config.max_reused:
+            free = False
+        reuse = free and self.error < threshold  # line 13; never with a NaN
+        self.reused = self.reused + 1 if reuse else 0
         if not reuse:
-            self.error = 0.0  # line 17
-            self.anchor_trial = trial
-        self.previous_trial = trial
+            self.error = self.error if warming_up and config.count_warmup else 0.0  # line 17
+            self.anchor_trial = self.trial
+        self.previous_trial = self.trial
         return not reuse
+
+    def _calibrate(self, lfd: float) -> None:
+        self.max_lfd = lfd if math.isnan(lfd) or lfd > self.max_lfd else self.max_lfd  # a NaN stays
+
+    def _lfd(self, a: torch.Tensor, b: torch.Tensor) -> float:
+        config = self.config
+        options = config.radius_ratio, config.whole_bins, config.spectrum, config.norm
+        return float(low_frequency_difference(a, b, *options))
 
     def _reference(self, denoiser: Denoiser, size: Size) -> torch.Tensor:
         config = self.config
         if config.reference == "cached_output":
-            return denoiser.cached(size, config.downsample_mode, config.guidance)
+            return self._cached(denoiser, size)
         if self.previous_trial is None or self.anchor_trial is None:
             # The first step's trial, made up for now that all of its branches have been seen.
             first = denoiser.trial(size, config.downsample_mode, config.guidance, previous=True)
             self.previous_trial = self.anchor_trial = first
         return self.previous_trial if config.reference == "previous_trial" else self.anchor_trial
+
+    def _cached(self, denoiser: Denoiser, size: Size) -> torch.Tensor:
+        config, whole = self.config, denoiser.latent_size
+        if not config.low_pass_first:
+            return denoiser.cached(size, config.downsample_mode, config.guidance)
+        full = denoiser.cached(whole, config.downsample_mode, config.guidance)
+        low = low_passed(full, config.radius_ratio, config.whole_bins, config.spectrum)
+        return torch.nn.functional.interpolate(low, size, mode=config.downsample_mode)
+
+    def _measure_bias(self, denoiser: Denoiser) -> None:
+        """LFD of the last computed step's trial and its own full prediction: the floor under "cached_output"."""
+        if self.config.reference != "cached_output" or self.trial is None or self.reused:
+            return
+        frames, height, width = self.trial.shape[-3:]
+        bias = self._lfd(self.trial, self._cached(denoiser, (frames, height, width)))
+        denoiser.step.details["bias"] = bias
+        self.bias = bias if self.config.subtract_bias else 0.0
+
+    def _full_lfd(self, denoiser: Denoiser) -> float:
+        """LFD of the last two full predictions, which the warm-up computes anyway; 0 while there is only one."""
+        config = self.config
+        latest = denoiser.cached(denoiser.latent_size, config.downsample_mode, config.guidance)
+        before, self.latest_full = self.latest_full, latest
+        return 0.0 if before is None else self._lfd(latest, before)
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        return super().visit(denoiser, call) if self.block_cache is None else self.block_cache.visit(denoiser, call)
+
+
+class BlockCache:
+    """Section 3.4, equations (5)-(6): a refresh keeps what the least pivotal blocks add; for L computed steps, add it.
+
+    Only what will be reused is kept, one block more while ranking: about `rate` times blocks times branches residuals.
+    With two streams both are kept, and ranked by the video's.
+    """
+
+    def __init__(self, config: PreciseCacheConfig) -> None:
+        self.config = config
+        self.phase = "full"  # or "refresh" or "cached"; a trial never comes here
+        self.left = 0  # computed steps until the next refresh
+        self.kept: dict[str, dict[str, tuple[float, torch.Tensor, torch.Tensor | None]]] = {}  # branch -> block -> D
+        self.leader: str | None = None  # the branch whose ranking counts, with shared sets
+
+    def begin_step(self, denoiser: Denoiser, warming_up: bool) -> None:
+        """Called once for each step that LFCache lets compute."""
+        if warming_up:
+            self.phase = "full"
+        elif self.left == 0 or denoiser.must_compute or math.isnan(denoiser.step.indicator or 0.0):
+            self.phase, self.left, self.kept, self.leader = "refresh", self.config.block_cache_steps, {}, None
+        else:
+            self.phase, self.left = "cached", self.left - 1
+        denoiser.step.details["blocks"] = self.phase
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        block = next(each for each in denoiser.blocks if each.path == call.path)
+        kept = self.kept.setdefault(denoiser.branch.name, {})
+        if self.phase == "cached" and block.path in kept:
+            _, video, text = kept[block.path]
+            added = None if text is None else text_of(block, call) + text
+            return replaced(block, call, hidden_of(block, call) + video, added)  # equation (6)
+        output = call.run()
+        if self.phase == "refresh":
+            self._keep(denoiser, block, call, output, kept)
+            denoiser.step.details["cached_blocks"] = {name: sorted(paths) for name, paths in self.kept.items()}
+        return output
+
+    def _keep(self, denoiser: Denoiser, block: Block, call: ModuleCall, output: Any, kept: dict[str, Any]) -> None:
+        self.leader = self.leader or denoiser.branch.name
+        follows = self.config.block_sets == "shared" and denoiser.branch.name != self.leader
+        if follows and block.path not in self.kept[self.leader]:
+            return
+        before = hidden_of(block, call)
+        video = video_of(block, output) - before  # equation (5)
+        size = torch.linalg.vector_norm(video.float())
+        if self.config.block_ranking == "relative":
+            size = size / torch.linalg.vector_norm(before.float())
+        text_index = block.metadata.return_encoder_hidden_states_index
+        text = None if text_index is None else output[text_index] - text_of(block, call)
+        kept[block.path] = float(size), video, text
+        if not follows and len(kept) > round(self.config.block_cache_rate * len(denoiser.blocks)):
+            del kept[max(kept, key=lambda path: kept[path][0])]  # the most pivotal so far

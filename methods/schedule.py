@@ -20,6 +20,7 @@ class NoCacheConfig(Method):
     """The reference: every step computed, only the trace is taken."""
 
     NAME: ClassVar[str] = "none"
+    INERT: ClassVar = {}
     EXPECTS_REUSE: ClassVar[bool] = False
 
 
@@ -30,6 +31,7 @@ class FewerStepsConfig(Method):
     steps: int = 25
 
     NAME: ClassVar[str] = "fewer_steps"
+    EAGER: ClassVar = {"steps": 6}
     EXPECTS_REUSE: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -62,6 +64,8 @@ class UniformConfig(StepwiseCache):
     steps: int = 25
 
     NAME: ClassVar[str] = "uniform"
+    INERT: ClassVar = {"steps": 12}
+    EAGER: ClassVar = {"steps": 6}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,6 +100,8 @@ class ReplayConfig(StepwiseCache):
     actions: str = ""
 
     NAME: ClassVar[str] = "replay"
+    INERT: ClassVar = {"actions": "F" * 12}
+    EAGER: ClassVar = {"actions": "FFFrFrrFrrrF"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

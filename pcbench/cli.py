@@ -29,6 +29,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import methods
+from methods.anatomy import anatomy_for
 
 from . import backbones, plan, provenance, stages, table
 from . import config as config_module
@@ -159,6 +160,8 @@ def to_run(config: DictConfig) -> Run:
     ):
         if not isinstance(value, kind):
             raise ConfigError(f"{name} must be chosen by name: {name}=…")
+    transformer = backbones.family(model.backbone).TRANSFORMER
+    method = method.for_backbone(anatomy_for(transformer, backbones.transformer_config(model.backbone)))
     changed = [
         str(w).lstrip("+").removeprefix("method.") for w in described.overrides.task if "method." in w.split("=")[0]
     ]

@@ -67,3 +67,26 @@ def call(
         output_type="latent",
         **kwargs,
     ).frames
+
+
+MATRIX: dict[str, dict[str, str]] = {}  # preset -> family -> "works" or why not; filled by test_contract.py
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print what works where."""
+    if not MATRIX:
+        return
+    families = sorted({family for row in MATRIX.values() for family in row})
+    terminalreporter.section("method x family")
+    terminalreporter.write_line(f"{'':26}" + "".join(f"{name:>18}" for name in families))
+    reasons = []
+    for preset, row in sorted(MATRIX.items()):
+        cells = []
+        for family in families:
+            cell = row.get(family, "not run")
+            if cell.startswith("refused"):
+                reasons.append((preset, family, cell))
+            cells.append(f"{cell.partition(':')[0]:>18}")
+        terminalreporter.write_line(f"{preset:26}" + "".join(cells))
+    for preset, family, reason in reasons:
+        terminalreporter.write_line(f"{preset} on {family}: {reason}")

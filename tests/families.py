@@ -1,0 +1,159 @@
+"""Tiny random pipelines of every transformer family: real classes, no weights, no text encoder, no VAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+
+from .conftest import STEPS, call, pipeline_of, random_transformer
+
+LATENT = (5, 16, 16)  # (T, H, W) of every family's videos here
+
+
+@dataclass(frozen=True)
+class Family:
+    """A way to call one family of pipelines. `branches`: transformer calls a step."""
+
+    name: str
+    branches: int = 1
+    options: dict[str, Any] = field(default_factory=dict)  # of apply()
+
+    def pipeline(self, seed: int = 0) -> Any:
+        """A fresh random pipeline; the same seed gives the same weights."""
+        return MAKERS[self.name](seed)
+
+    def call(self, pipe: Any, prompt: int = 0, seed: int = 0, steps: int = STEPS) -> torch.Tensor:
+        """One generation's final latents."""
+        return CALLS[self.name](pipe, prompt, seed, steps)
+
+
+def _hunyuan(seed: int) -> HunyuanVideoPipeline:
+    torch.manual_seed(seed)
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=2,
+        num_single_layers=2,
+        num_refiner_layers=1,
+        patch_size=2,
+        patch_size_t=1,
+        text_embed_dim=16,
+        pooled_projection_dim=8,
+        rope_axes_dim=(2, 4, 4),
+    ).eval()
+    pipe = HunyuanVideoPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+        vae=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder_2=None,
+        tokenizer_2=None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _call_hunyuan(true_cfg: float) -> Any:
+    def run(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tensor:
+        text = torch.Generator().manual_seed(1000 + prompt)
+        negative = {
+            "negative_prompt_embeds": torch.zeros(1, 8, 16),
+            "negative_pooled_prompt_embeds": torch.zeros(1, 8),
+            "negative_prompt_attention_mask": torch.ones(1, 8, dtype=torch.long),
+            "true_cfg_scale": true_cfg,
+        }
+        return pipe(
+            prompt_embeds=torch.randn(1, 8, 16, generator=text),
+            pooled_prompt_embeds=torch.randn(1, 8, generator=text),
+            prompt_attention_mask=torch.ones(1, 8, dtype=torch.long),
+            height=128,
+            width=128,
+            num_frames=17,
+            num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="latent",
+            **(negative if true_cfg > 1 else {}),
+        ).frames
+
+    return run
+
+
+def _cogvideox(rotary: bool) -> Any:
+    def make(seed: int) -> CogVideoXPipeline:
+        torch.manual_seed(seed)
+        transformer = CogVideoXTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=4,
+            time_embed_dim=4,
+            text_embed_dim=16,
+            num_layers=2,
+            sample_width=16,
+            sample_height=16,
+            sample_frames=17,
+            max_text_seq_length=8,
+            use_rotary_positional_embeddings=rotary,
+        ).eval()
+        pipe = CogVideoXPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=None,
+            transformer=transformer,
+            scheduler=CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True),
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make
+
+
+def _call_cogvideox(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tensor:
+    text = torch.Generator().manual_seed(1000 + prompt)
+    return pipe(
+        prompt_embeds=torch.randn(1, 8, 16, generator=text),
+        negative_prompt_embeds=torch.zeros(1, 8, 16),
+        height=128,
+        width=128,
+        num_frames=17,
+        num_inference_steps=steps,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+    ).frames
+
+
+MAKERS = {
+    "wan": lambda seed: pipeline_of(random_transformer(seed)),
+    "hunyuan": _hunyuan,
+    "hunyuan_true_cfg": _hunyuan,
+    "cogvideox_2b": _cogvideox(rotary=False),
+    "cogvideox_5b": _cogvideox(rotary=True),
+}
+CALLS = {
+    "wan": call,
+    "hunyuan": _call_hunyuan(1.0),
+    "hunyuan_true_cfg": _call_hunyuan(6.0),
+    "cogvideox_2b": _call_cogvideox,
+    "cogvideox_5b": _call_cogvideox,
+}
+FAMILIES = {
+    "wan": Family("wan", branches=2),
+    "hunyuan": Family("hunyuan"),
+    "hunyuan_true_cfg": Family("hunyuan_true_cfg", branches=2, options={"guidance_scale": 6.0}),
+    "cogvideox_2b": Family("cogvideox_2b"),
+    "cogvideox_5b": Family("cogvideox_5b"),
+}

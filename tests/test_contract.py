@@ -1,0 +1,322 @@
+"""The contract every method gets for free, over every preset in conf/method and every transformer family.
+
+A preset that refuses a family must say why in one line; anything else must keep the whole contract. The matrix is
+printed at the end of the test run. Settings come from the method's own `EAGER` (reuses within a dozen steps on random
+weights) and `INERT` (never reuses).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+import methods
+from methods import Cache, Method, StepwiseCache, apply
+from methods.reuse import STRATEGIES
+from pcbench.macs import trace_macs
+
+from .conftest import MATRIX, STEPS
+from .families import FAMILIES, Family
+
+CONF = Path(__file__).parents[1] / "conf" / "method"
+CLASSES: dict[str, type[Method]] = {
+    cls.NAME: cls for name in methods.__all__ if name.endswith("Config") for cls in [getattr(methods, name)]
+}
+# On a CPU attention is an operator the counter does not know.
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
+        sdpa_flop_count(q, k, v)
+    )
+}
+
+
+def presets() -> dict[str, Method]:
+    """Every preset of conf/method, made eager."""
+    found = {}
+    for path in sorted(CONF.glob("*.yaml")):
+        fields = yaml.safe_load(path.read_text())
+        (name,) = (each.removeprefix("_") for each in fields.pop("defaults") if each not in ("_self_",))
+        cls = CLASSES[name]
+        found[path.stem] = cls(**{**fields, **cls.EAGER})
+    return found
+
+
+PRESETS = presets()
+STEPWISE = {name: method for name, method in PRESETS.items() if isinstance(method, StepwiseCache)}
+
+
+@dataclasses.dataclass
+class Outcome:
+    """One eager generation, and what surrounded it."""
+
+    family: Family
+    method: Method
+    uncached: torch.Tensor
+    latents: torch.Tensor
+    trace: methods.Trace
+    pipe: Any
+    counted: int
+
+
+@functools.cache
+def uncached(family: str) -> tuple[Any, torch.Tensor]:
+    pipe = FAMILIES[family].pipeline()
+    return pipe, FAMILIES[family].call(pipe)
+
+
+@functools.cache
+def outcome(preset: str, family: str) -> Outcome | str:
+    """The generation, or the reason of a refusal."""
+    kind, method = FAMILIES[family], PRESETS[preset]
+    pipe, before = uncached(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
+        try:
+            with apply(pipe, method, **kind.options) as handle, counter:
+                latents = kind.call(pipe)
+        except ValueError as error:
+            return str(error)
+        return Outcome(kind, handle.method, before, latents, handle.trace, pipe, counter.get_total_flops() // 2)
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=sorted(PRESETS))
+def preset(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def ran(preset: str, family: str) -> Outcome:
+    result = outcome(preset, family)
+    if isinstance(result, str):
+        pytest.skip(f"refused: {result}")
+    return result
+
+
+def state_of(pipe) -> tuple:
+    """All that apply() could have left behind: attributes of the modules, hooks, the scheduler's own."""
+    modules = {
+        name: sorted(k for k in vars(m) if k != "_diffusers_hook") for name, m in pipe.transformer.named_modules()
+    }
+    hooks = [list(m._diffusers_hook.hooks) for m in pipe.transformer.modules() if getattr(m, "_diffusers_hook", None)]
+    return modules, [h for h in hooks if h], sorted(vars(pipe.scheduler)), pipe.transformer.is_cache_enabled
+
+
+def test_works_or_is_refused_with_a_reason(preset, family):
+    result = outcome(preset, family)
+    refused = isinstance(result, str)
+    MATRIX.setdefault(preset, {})[family] = f"refused: {result}" if refused else "works"
+    if refused:
+        assert len(result) > 20
+        assert "\n" not in result
+    elif PRESETS[preset].EXPECTS_REUSE:
+        assert result.trace.reused + result.trace.partial > 0, "silently does nothing"
+        assert not torch.equal(result.latents, result.uncached)
+
+
+def test_detached_the_model_is_bitwise_what_it_was(ran):
+    pipe = ran.family.pipeline()
+    ran.family.call(pipe)  # schedulers get attributes at their first call
+    weights = {name: value.clone() for name, value in pipe.transformer.state_dict().items()}
+    state = state_of(pipe)
+    with apply(pipe, ran.method, **ran.family.options):
+        ran.family.call(pipe)
+    assert state_of(pipe) == state
+    assert all(torch.equal(weights[name], value) for name, value in pipe.transformer.state_dict().items())
+    assert torch.equal(ran.family.call(pipe), ran.uncached)
+
+
+def test_two_calls_equal_two_fresh_ones(ran):
+    with apply(ran.pipe, ran.method, **ran.family.options) as handle:
+        first, other, again = (ran.family.call(ran.pipe, *which) for which in ((0, 0), (1, 5), (0, 0)))
+    assert len(handle.traces) == 3
+    assert torch.equal(first, ran.latents)
+    assert torch.equal(again, ran.latents)
+    with apply(ran.pipe, ran.method, **ran.family.options):
+        assert torch.equal(ran.family.call(ran.pipe, 1, 5), other)
+
+
+def test_an_exception_in_mid_call_leaves_nothing_behind(ran):
+    state = state_of(ran.pipe)
+    with apply(ran.pipe, ran.method, **ran.family.options):
+        calls = []
+
+        def fail(module, args, kwargs):
+            calls.append(1)
+            if len(calls) > 2:
+                raise RuntimeError("interrupted")
+
+        hook = ran.pipe.transformer.proj_out.register_forward_pre_hook(fail, with_kwargs=True)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            ran.family.call(ran.pipe)
+        hook.remove()
+        assert torch.equal(ran.family.call(ran.pipe), ran.latents)
+    assert state_of(ran.pipe) == state
+
+
+def test_inert_is_bitwise_uncached(preset, family):
+    method = PRESETS[preset]
+    if method.INERT is None:
+        pytest.skip(f"{method.NAME} has no setting without effect")
+    inert = dataclasses.replace(method, **method.INERT)
+    pipe, before = uncached(family)
+    try:
+        handle = apply(pipe, inert, **FAMILIES[family].options)
+    except ValueError as error:
+        pytest.skip(f"refused: {error}")
+    with handle, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            latents = FAMILIES[family].call(pipe)
+        except ValueError as error:
+            pytest.skip(f"refused: {error}")
+    assert torch.equal(latents, before)
+    assert any("never hit" in str(warning.message) for warning in caught) == method.EXPECTS_REUSE
+
+
+def test_one_row_a_step_that_prices_the_counted_macs(ran):
+    steps = 6 if ran.method.NAME == "fewer_steps" else STEPS
+    assert [row.index for row in ran.trace.steps] == list(range(steps))
+    transformer = ran.pipe.transformer
+    assert trace_macs(type(transformer), transformer.config, ran.trace) == pytest.approx(ran.counted, rel=1e-3)
+    assert all(row.action in ("full", "partial", "reuse") for row in ran.trace.steps)
+
+
+def test_protected_steps_are_computed(ran):
+    if not isinstance(ran.method, Cache):
+        pytest.skip("a control without a cache has nothing to protect")
+    method = dataclasses.replace(ran.method, protect_first=5, protect_last=2)
+    with warnings.catch_warnings(), apply(ran.pipe, method, **ran.family.options) as handle:
+        warnings.simplefilter("ignore")
+        ran.family.call(ran.pipe)
+    actions = [row.action for row in handle.trace.steps]
+    assert actions[:5] + actions[-2:] == ["full"] * 7
+
+
+def test_nan_never_skips(ran):
+    """With a broken prediction every step whose measure is not a number is computed."""
+    original = ran.pipe.scheduler.step
+    broken = {"left": 4}
+
+    def step(*args, **kwargs):
+        result = original(*args, **kwargs)
+        broken["left"] -= 1
+        if broken["left"] > 0:
+            return result
+        return (result[0] * float("nan"), *result[1:])
+
+    ran.pipe.scheduler.step = step
+    try:
+        with warnings.catch_warnings(), apply(ran.pipe, ran.method, **ran.family.options) as handle:
+            warnings.simplefilter("ignore")
+            ran.family.call(ran.pipe)
+    finally:
+        del ran.pipe.scheduler.step
+    measured = [row for row in handle.trace.steps if row.indicator is not None and math.isnan(row.indicator)]
+    assert all(row.action == "full" for row in measured)
+
+
+def test_branches_are_isolated(ran):
+    """What the conditional branch is answered does not depend on the unconditional prompt, decisions apart."""
+    if ran.family.branches == 1:
+        pytest.skip("one branch")
+
+    def answers(negative: float) -> tuple[list[torch.Tensor], list[str]]:
+        transformer, generator = ran.pipe.transformer, torch.Generator().manual_seed(3)
+        latents = torch.randn(STEPS, 1, 4, 5, 16, 16, generator=generator).cumsum(0)
+        text, seen = torch.randn(1, 8, 16, generator=generator), []
+        extra = {}
+        if "Hunyuan" in type(transformer).__name__:
+            extra = {
+                "pooled_projections": torch.ones(1, 8),
+                "encoder_attention_mask": torch.ones(1, 8, dtype=torch.bool),
+                "guidance": torch.tensor([6000.0]),
+            }
+        ran.pipe._guidance_scale, ran.pipe._num_timesteps = 4.0, STEPS
+        with warnings.catch_warnings(), torch.no_grad(), apply(ran.pipe, method, **ran.family.options) as handle:
+            warnings.simplefilter("ignore")
+            for index in range(STEPS):
+                at = {"step_index": index, "num_inference_steps": STEPS, "sigma": 1 - index / STEPS}
+                timestep = torch.tensor([1000.0 * (1 - index / STEPS)])
+                for name, words in (("cond", text), ("uncond", torch.full_like(text, negative))):
+                    with transformer.cache_context(name, **at):
+                        out = transformer(latents[index], timestep, words, return_dict=False, **extra)[0]
+                    if name == "cond":
+                        seen.append(out)
+        return seen, [row.action for row in handle.trace.steps]
+
+    method = ran.method
+    if hasattr(method, "guidance"):
+        method = dataclasses.replace(method, guidance="cond")
+    if hasattr(method, "block_sets"):
+        method = dataclasses.replace(method, block_sets="apart")
+    (a, actions), (b, others) = answers(0.0), answers(1.0)
+    assert actions == others
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("reuse", STRATEGIES)
+@pytest.mark.parametrize("preset", sorted(STEPWISE))
+def test_every_reuse_strategy_works_with_every_decision(preset, reuse, family):
+    """On Wan with all, on the other families with one of each kind."""
+    if family != "wan" and preset not in ("uniform", "precisecache"):
+        pytest.skip("covered on Wan")
+    try:
+        method = dataclasses.replace(STEPWISE[preset], reuse=reuse, damping=0.5)
+    except ValueError as error:
+        pytest.skip(f"refused: {error}")
+    pipe, before = uncached(family)
+    with warnings.catch_warnings(), apply(pipe, method, **FAMILIES[family].options) as handle:
+        warnings.simplefilter("ignore")
+        latents = FAMILIES[family].call(pipe)
+    assert handle.trace.reused > 0
+    assert latents.isfinite().all()
+    assert not torch.equal(latents, before)
+
+
+@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b"])
+def test_compiled_blocks_behave(ran):
+    """Decisions and pixels are the same with compiled blocks, whichever came first."""
+    pipe = ran.family.pipeline()
+    for name in ("blocks", "transformer_blocks", "single_transformer_blocks"):
+        for block in getattr(pipe.transformer, name, []):
+            block.compile(backend="eager")
+    with apply(pipe, ran.method, **ran.family.options) as handle:
+        latents = ran.family.call(pipe)
+    torch._dynamo.reset()
+    assert [row.action for row in handle.trace.steps] == [row.action for row in ran.trace.steps]
+    assert torch.allclose(latents, ran.latents, atol=1e-5)
+
+
+def test_offload_comes_after_the_cache(preset):
+    """accelerate would drop a hook registered after its own at the end of a video: refused, with the way out."""
+    accelerate = pytest.importorskip("accelerate")
+    kind = FAMILIES["wan"]
+    if isinstance(outcome(preset, "wan"), str):
+        pytest.skip("refused on Wan")
+    pipe = kind.pipeline()
+    accelerate.hooks.add_hook_to_module(pipe.transformer, accelerate.hooks.ModelHook())
+    with pytest.raises(ValueError, match="apply the cache first"):
+        apply(pipe, PRESETS[preset])
+    accelerate.hooks.remove_hook_from_module(pipe.transformer)
+    with apply(pipe, PRESETS[preset]) as handle:
+        accelerate.hooks.add_hook_to_module(pipe.transformer, accelerate.hooks.ModelHook())
+        for _ in range(2):
+            latents = kind.call(pipe)
+        assert len(handle.traces) == 2
+        accelerate.hooks.remove_hook_from_module(pipe.transformer)
+    assert torch.equal(latents, outcome(preset, "wan").latents)
