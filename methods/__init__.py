@@ -7,23 +7,44 @@ with apply(pipe, PreciseCacheConfig(alpha=0.7)) as cache:
 print(cache.trace.summary())
 """
 
+from .adacache import AdaCacheConfig
 from .core import Handle, apply
+from .dbcache import DBCacheConfig
+from .easycache import EasyCacheConfig
+from .fastercache import FasterCacheConfig
+from .first_block_cache import FirstBlockCacheConfig
+from .magcache import MagCacheConfig
 from .method import Cache, Method, StepwiseCache
+from .pab import PABConfig
 from .precisecache import PreciseCacheConfig
 from .schedule import FewerStepsConfig, NoCacheConfig, ReplayConfig, UniformConfig
+from .seacache import SeaCacheConfig
+from .taylorseer import ForaConfig, TaylorSeerConfig
+from .teacache import TeaCacheConfig
 from .trace import Call, Step, Trace
 
 __all__ = [
+    "AdaCacheConfig",
     "Cache",
     "Call",
+    "DBCacheConfig",
+    "EasyCacheConfig",
+    "FasterCacheConfig",
     "FewerStepsConfig",
+    "FirstBlockCacheConfig",
+    "ForaConfig",
     "Handle",
+    "MagCacheConfig",
     "Method",
     "NoCacheConfig",
+    "PABConfig",
     "PreciseCacheConfig",
     "ReplayConfig",
+    "SeaCacheConfig",
     "Step",
     "StepwiseCache",
+    "TaylorSeerConfig",
+    "TeaCacheConfig",
     "Trace",
     "UniformConfig",
     "apply",

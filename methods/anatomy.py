@@ -270,7 +270,7 @@ def anatomy_for(kind: type, config: Mapping[str, Any]) -> Anatomy:
     name = kind.__name__
     if name not in FAMILIES:
         raise TypeError(f"no caching method knows {name}; supported transformers: {', '.join(FAMILIES)}")
-    declared = inspect.signature(kind.__init__).parameters.items()
+    declared = inspect.signature(kind).parameters.items()
     config = {**{key: each.default for key, each in declared if each.default is not each.empty}, **config}
     patch = config["patch_size"]
     if isinstance(patch, int):

@@ -50,6 +50,7 @@ class RunSchema:
     latency: Latency = field(default_factory=Latency)
     device: str = "auto"
     plan: bool = False
+    sweeps: list[str] = field(default_factory=list)  # of an experiment: lines of overrides, each a sweep of its own
 
 
 def register_schemas() -> None:
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise; the error is worded here
     register_schemas()
     try:
-        jobs = compose_all(arguments)
+        launches = sweeps_of(arguments)
+        jobs = [job for words in launches for job in compose_all(words)]
         runs = [to_run(job) for job in jobs]
         check_writable(runs[0].results)
     except (HydraException, OmegaConfBaseException, ConfigError, ValueError, TypeError) as error:
@@ -77,27 +79,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if jobs[0].plan:
         plan.show(runs)
         return 0
-    return launch(arguments, runs)
-
-
-def launch(arguments: list[str], runs: list[Run]) -> int:
-    """Hand the command line to Hydra (and its launcher); print the table from the records."""
-    sweep = len(runs) > 1 or not {"-m", "--multirun"}.isdisjoint(arguments)
-    sys.argv = [sys.argv[0], *(_for_each_job(word) if sweep else word for word in arguments)]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-        code = 0
+        code = max([launch(words, sweep=len(runs) > 1) for words in launches])
     except KeyboardInterrupt:
         print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
-    except Exception as error:
-        went_on = "; the other runs of the sweep went on" if sweep else ""
-        print(f"pcbench: failed: {in_one_line(error)}{went_on}", file=sys.stderr)
-        code = 1
     table.show(runs)
     print(f"records: {runs[0].results / 'records' / provenance.machine()['name']}")
     print(f"videos:  {runs[0].results / 'samples' / provenance.machine()['name']}")
     return code
+
+
+def launch(arguments: list[str], sweep: bool) -> int:
+    """Hand one command line to Hydra (and its launcher); 1 if a run failed."""
+    sys.argv = [sys.argv[0], *(_for_each_job(word) if sweep else word for word in arguments)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except Exception as error:
+        went_on = "; the other runs of the sweep went on" if sweep else ""
+        print(f"pcbench: failed: {in_one_line(error)}{went_on}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def sweeps_of(arguments: list[str]) -> list[list[str]]:
+    """The command lines a command line stands for: itself, or one for each of its experiment's `sweeps`."""
+    words = get_args_parser().parse_args(arguments).overrides
+    chosen = [word for word in words if word.lstrip("+").startswith("experiment=") and "," not in word]
+    if not chosen:
+        return [arguments]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        lines = hydra.compose("config", chosen).sweeps
+    multirun = [] if {"-m", "--multirun"} & set(arguments) else ["--multirun"]
+    return [[*multirun, *arguments, *line.split()] for line in lines] or [arguments]
 
 
 def _for_each_job(word: str) -> str:

@@ -1,0 +1,259 @@
+"""AdaCache (Kahatapitiya et al., "Adaptive Caching for Faster Video Generation with Diffusion Transformers", 2024).
+
+How much one block's attention residual has changed since the last computed step, per step, is looked up in a codebook
+that says how many steps later to compute again. Motion regularisation (MoReg) raises the measure where the residual
+changes much from frame to frame, so that videos with motion are computed more often.
+
+Official code exists for Open-Sora alone (AdaCache-DiT/AdaCache: opensora_base/opensora/models/stdit/stdit3.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from .anatomy import Anatomy, Block, Size
+from .denoiser import Denoiser, ModuleCall
+from .method import StepwiseCache, StepwiseRule
+from .trace import Step
+
+# Upper bounds of the measure -> steps to the next computed one; by name, then by the number of steps they were made
+# for (configs/sample_adacache.py:11-14). The official 100-step codebook has no name; it lies near "slow".
+CODEBOOKS: dict[str, dict[int, dict[float, int]]] = {
+    "slow": {
+        30: {0.08: 3, 0.16: 2, 0.24: 1, 0.32: 1, 0.40: 1, 1.00: 1},
+        100: {0.03: 12, 0.05: 10, 0.07: 8, 0.09: 6, 0.11: 4, 1.00: 3},
+    },
+    "fast": {30: {0.08: 6, 0.16: 5, 0.24: 4, 0.32: 3, 0.40: 2, 1.00: 1}},
+}
+# MoReg's window, counted from step 1 (configs/sample_adacache_moreg.py:17-18).
+MOREG_STEPS = {30: (4, 26), 100: (10, 90)}
+
+# Where a block's gated self-attention is read, by its class: the module whose output it is before the gate, and the
+# module whose output holds the gate, with its place there ("" is the block itself, the gate in its timestep
+# modulation). A single-stream block ends attention and MLP in one projection, which is taken.
+PROBES = {
+    "WanTransformerBlock": ("attn1", "", 2),
+    "HunyuanVideoTransformerBlock": ("attn", "norm1", 1),
+    "HunyuanVideoSingleTransformerBlock": ("proj_out", "norm", 1),
+    "CogVideoXBlock": ("attn1", "norm1", 2),
+}
+
+
+@dataclass(kw_only=True)
+class AdaCacheConfig(StepwiseCache):
+    """AdaCache; only its Open-Sora settings are official, and none for the families here.
+
+    codebook: "slow", "fast", or your own {upper bound of the measure: steps to the next computed one}; beyond the last
+        bound but one the last entry holds, as in the official code. Of a name's codebooks the one made for the number
+        of steps nearest to this run's is used (50 steps: 30's), as it stands.
+    metric_block: index of the block that is measured, over all block lists; None is the official place, block 13 of 28,
+        scaled to this model's depth.
+    moreg: motion regularisation, off by default as in configs/sample_adacache.py.
+    moreg_steps: its first and last step, counted from 1; None is the official window, scaled to this run's steps.
+    moreg_strides, moreg_scale, moreg_power, moreg_divisor, mograd: official moreg_strides [1], moreg_hyp (.385, 8, 1)
+        and mograd_mul 10.
+    protect_first, protect_last: official skip_cache_steps: the first step and the last two.
+    reuse: the official code adds every block's last attention and MLP residuals to the stream again; all blocks reuse
+        at the same steps, so their sum is what the whole stack added: "stack".
+
+    The measure is taken over all guidance branches together, which in Open-Sora are one batch.
+
+    Deviations: a measure that is not a number leads to a computed step (officially to the codebook's last entry); the
+    residual is measured in float32; of HunyuanVideo's single-stream blocks, which have no attention residual of their
+    own, the block's is taken. Measuring several blocks, or cross-attention and MLP instead of attention (official
+    cache_loc, cache_res), is left out.
+    """
+
+    protect_first: float = 1
+    protect_last: int = 2
+    reuse: str = "stack"
+    codebook: Any = "slow"
+    metric_block: int | None = None
+    moreg: bool = False
+    moreg_steps: tuple[int, int] | None = None
+    moreg_strides: tuple[int, ...] = (1,)
+    moreg_scale: float = 0.385
+    moreg_power: float = 8.0
+    moreg_divisor: float = 1.0
+    mograd: float = 10.0
+
+    NAME: ClassVar[str] = "adacache"
+    INERT: ClassVar[dict[str, Any] | None] = {"codebook": {0.0: 1, 1.0: 1}}
+    EAGER: ClassVar[dict[str, Any]] = {"codebook": {0.2: 4, 1.0: 2}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.moreg_strides = tuple(self.moreg_strides)
+        self.moreg_steps = None if self.moreg_steps is None else tuple(self.moreg_steps)  # type: ignore[assignment]
+        if isinstance(self.codebook, str):
+            if self.codebook not in CODEBOOKS:
+                raise ValueError(f"codebook must be one of {', '.join(CODEBOOKS)} or a mapping, not {self.codebook!r}")
+        else:
+            self.codebook = {float(bound): int(steps) for bound, steps in dict(self.codebook).items()}
+            bounds = list(self.codebook)
+            if not bounds or bounds != sorted(bounds) or min(self.codebook.values()) < 1:
+                raise ValueError(f"codebook needs rising bounds and steps of at least 1, not {self.codebook}")
+        if self.metric_block is not None and self.metric_block < 0:
+            raise ValueError(f"metric_block must be at least 0, not {self.metric_block}")
+        if not self.moreg_strides or min(self.moreg_strides) < 1:
+            raise ValueError(f"moreg_strides must be whole numbers from 1, not {self.moreg_strides}")
+        if not (self.moreg_scale > 0 and self.moreg_divisor > 0):
+            raise ValueError("moreg_scale and moreg_divisor must be above 0")
+
+    def measured(self, blocks: list[Block]) -> Block:
+        """The block whose attention is measured."""
+        index = round(13 / 28 * len(blocks)) if self.metric_block is None else self.metric_block
+        if index >= len(blocks):
+            raise ValueError(f"metric_block {index} is beyond the last of {len(blocks)} blocks")
+        return blocks[index]
+
+    def steps_after(self, measure: float, num_steps: int | None) -> int:
+        """Steps from a computed step with this measure to the next computed one."""
+        codebook: dict[float, int] = self.codebook
+        if isinstance(self.codebook, str):
+            codebook = CODEBOOKS[self.codebook][_nearest(CODEBOOKS[self.codebook], num_steps)]
+        *bounded, (_, beyond) = codebook.items()
+        return next((steps for bound, steps in bounded if measure < bound), beyond if not math.isnan(measure) else 1)
+
+    def in_moreg_window(self, step: int, num_steps: int | None) -> bool:
+        """Whether the step, counted from 1, is regularised."""
+        if self.moreg_steps is not None:
+            return self.moreg_steps[0] <= step <= self.moreg_steps[1]
+        made_for = _nearest(MOREG_STEPS, num_steps)
+        first, last = (round(at * (num_steps or made_for) / made_for) for at in MOREG_STEPS[made_for])
+        return first <= step <= last
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        super().check(anatomy, latent_size, num_steps)
+        if self.moreg and max(self.moreg_strides) >= anatomy.token_grid(latent_size)[0]:
+            raise ValueError(
+                f"adacache: moreg_strides {self.moreg_strides} need a longer video than"
+                f" {anatomy.token_grid(latent_size)[0]} frames of tokens"
+            )
+
+    def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+        block = self.measured(anatomy.blocks(transformer))
+        attention, gate, _ = probe_of(block)
+        probed = [f"{block.path}.{name}" if name else block.path for name in (attention, gate)]
+        return list(dict.fromkeys([*super().modules(anatomy, transformer), *probed]))
+
+    def rule(self) -> AdaptiveCaching:
+        return AdaptiveCaching(self)
+
+
+@dataclass
+class Sums:
+    """L1 norms over the guidance branches of one computed step."""
+
+    branches: int = 0
+    change: float = 0.0
+    before: float = 0.0
+    motion: dict[int, list[float]] = field(default_factory=dict)  # stride: between frames, of the frames
+
+
+class AdaptiveCaching(StepwiseRule):
+    """`compute_next_step` and the schedule around it, for one pipeline call."""
+
+    config: AdaCacheConfig
+
+    def __init__(self, config: AdaCacheConfig) -> None:
+        super().__init__(config)
+        self.block: Block | None = None
+        self.residuals: dict[str, torch.Tensor] = {}  # by branch, of its last computed step
+        self.gate: torch.Tensor | None = None
+        self.computed = 0  # the last computed step
+        self.rate = self.last_rate = 1  # steps to the next computed one; the same before this step
+        self.moreg = self.last_moreg = 1.0
+        self.sums = Sums()
+
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        since = denoiser.index - self.computed
+        step.accumulated, step.threshold = float(since), float(self.rate)
+        if not (denoiser.must_compute or since >= self.rate or not self.residuals):
+            return False
+        self.computed, self.last_rate, self.last_moreg, self.sums = denoiser.index, self.rate, self.moreg, Sums()
+        return True
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        if self.block is None:
+            self.block = self.config.measured(denoiser.blocks)
+        attention, gate, place = probe_of(self.block)
+        if call.path == self.block.path and not gate and not denoiser.reused:
+            timestep = call.kwargs.get("temb", call.args[2] if len(call.args) > 2 else None)
+            assert timestep is not None
+            self.gate = (self.block.module.scale_shift_table + timestep.float())[..., place, :]
+        output = super().visit(denoiser, call) if _is_block(denoiser, call) else call.run()
+        if gate and call.path == f"{self.block.path}.{gate}":
+            self.gate = output[place]
+        elif call.path == f"{self.block.path}.{attention}":
+            self._measure(denoiser, output[0] if isinstance(output, tuple) else output)
+        return output
+
+    def _measure(self, denoiser: Denoiser, attention: torch.Tensor) -> None:
+        """Add this branch's attention residual to the norms of the step."""
+        assert self.gate is not None
+        frames, height, width = denoiser.anatomy.token_grid(denoiser.anatomy.latent_size(denoiser.branch.inputs))
+        gate = self.gate if self.gate.ndim == 3 else self.gate.unsqueeze(1)
+        residual = attention[:, : frames * height * width].float() * gate.float()
+        previous = self.residuals.get(denoiser.branch.name)
+        self.residuals[denoiser.branch.name], self.gate = residual, None
+        if previous is None:
+            return
+        self.sums.branches += 1
+        self.sums.change += _l1(residual - previous)
+        self.sums.before += _l1(previous)
+        if self.config.moreg:
+            for stride in self.config.moreg_strides:
+                later, earlier = residual[:, stride * height * width :], residual[:, : -stride * height * width]
+                sums = self.sums.motion.setdefault(stride, [0.0, 0.0])
+                sums[0] += _l1(later - earlier)
+                sums[1] += _l1(later) + _l1(earlier)
+
+    def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        """After each branch: the measure of the branches so far, and the step to compute next."""
+        if not self.sums.branches:
+            return
+        measure = _ratio(self.sums.change, self.sums.before) / self.last_rate
+        if self.config.moreg:
+            regularised = self._moreg(denoiser)
+            denoiser.step.details["moreg"] = regularised
+            measure *= regularised
+        denoiser.step.indicator = measure
+        self.rate = self.config.steps_after(measure, denoiser.num_steps)
+
+    def _moreg(self, denoiser: Denoiser) -> float:
+        """How much a video moves, about 1, plus how fast that changes."""
+        config = self.config
+        self.moreg = 1.0
+        if config.in_moreg_window(denoiser.index + 1, denoiser.num_steps):
+            motion = sum(_ratio(between, of) for between, of in self.sums.motion.values()) / len(self.sums.motion)
+            self.moreg = (motion / config.moreg_scale) ** config.moreg_power / config.moreg_divisor
+        return self.moreg + abs(config.mograd * (self.moreg - self.last_moreg) / self.last_rate)
+
+
+def probe_of(block: Block) -> tuple[str, str, int]:
+    """Where to read a block's attention and its gate. Raises ValueError for a kind of block that is not known."""
+    kind = type(block.module).__name__
+    if kind not in PROBES:
+        raise ValueError(f"adacache: where to measure the attention of a {kind} is not known")
+    return PROBES[kind]
+
+
+def _is_block(denoiser: Denoiser, call: ModuleCall) -> bool:
+    return any(block.path == call.path for block in denoiser.blocks)
+
+
+def _l1(tensor: torch.Tensor) -> float:
+    return float(tensor.abs().sum())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _nearest(made_for: dict[int, Any], num_steps: int | None) -> int:
+    return min(made_for, key=lambda steps: abs(steps - (num_steps or steps)))

@@ -1,0 +1,114 @@
+"""EasyCache: Zhou et al., "Less is Enough" (arXiv 2507.02860), as in H-EmbodVis/EasyCache at 5127804.
+
+How fast the transformer's output follows its input, k, changes slowly between steps. So the change of the latent, which
+costs nothing to look at, foretells the change of the prediction; while the foretold changes add up to less than a
+threshold, what the whole transformer added to its input is added again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from .anatomy import Anatomy
+from .denoiser import Denoiser
+from .method import StepwiseCache, StepwiseRule
+from .trace import Step
+
+# Family: threshold, steps computed at the start.
+PUBLISHED = {
+    "wan": (
+        0.05,
+        10,
+    ),  # EasyCache4Wan2.1/easycache_generate.py:800 (--thresh), :974 and :1083 (which override --ret_steps)
+    "hunyuanvideo": (0.025, 5),  # EasyCache4HunyuanVideo/easycache_sample_video.py:318, :320
+}
+
+
+@dataclass(kw_only=True)
+class EasyCacheConfig(StepwiseCache):
+    """EasyCache with its official settings; there is none for CogVideoX, which gets Wan's.
+
+    threshold: bound on the foretold relative change summed since the last computed step; None is the official value of
+        the backbone (Wan 0.05, HunyuanVideo 0.025).
+    protect_first: None is the official number of steps of the backbone (Wan 10, HunyuanVideo 5).
+
+    The decision is the step's first branch's, the conditional one, and the other follows, each with its own residual.
+    Where one call holds both branches (CogVideoX, not official) it looks at both at once.
+
+    Deviation: official code keeps the latents in float32; diffusers hands the transformer a latent in the weights'
+    type, so in bfloat16 the change from step to step carries that rounding.
+    """
+
+    threshold: float | None = None
+    protect_first: float | None = None  # type: ignore[assignment]  # a number once the backbone is known
+    protect_last: int = 1
+    reuse: str = "residual"
+
+    NAME: ClassVar[str] = "easycache"
+    INERT: ClassVar = {"threshold": 0.0}
+    EAGER: ClassVar = {"threshold": 0.5, "protect_first": 3}
+
+    def __post_init__(self) -> None:
+        given, self.protect_first = self.protect_first, self.protect_first or 0
+        super().__post_init__()
+        self.protect_first = given
+        if self.threshold is not None and not self.threshold >= 0:
+            raise ValueError(f"threshold must be at least 0, not {self.threshold}")
+
+    def for_backbone(self, anatomy: Anatomy) -> EasyCacheConfig:
+        threshold, first = PUBLISHED.get(anatomy.family, PUBLISHED["wan"])
+        return replace(
+            self,
+            threshold=threshold if self.threshold is None else self.threshold,
+            protect_first=first if self.protect_first is None else self.protect_first,
+        )
+
+    def rule(self) -> EasyCache:
+        return EasyCache(self)
+
+
+class EasyCache(StepwiseRule):
+    """The runtime-adaptive criterion for one pipeline call; all of it measured on the branch that comes first."""
+
+    config: EasyCacheConfig
+
+    def __init__(self, config: EasyCacheConfig) -> None:
+        super().__init__(config)
+        self.leader = ""  # name of the branch that comes first
+        self.error = 0.0  # foretold change since the last computed step
+        self.rate: float | None = None  # k, from the last two computed steps
+        self.latent: torch.Tensor | None = None  # of the step before, computed or not
+        self.computed: tuple[torch.Tensor, torch.Tensor] | None = None  # latent and prediction, last computed step
+
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        assert self.config.threshold is not None
+        self.leader = denoiser.branch.name
+        before, self.latent = self.latent, denoiser.branch.inputs["hidden_states"]
+        if denoiser.must_compute:
+            self.error = 0.0
+            return True
+        if before is None or self.computed is None or self.rate is None:
+            return True
+        foretold = self.rate * float(_difference(self.latent, before) / self.computed[1].float().abs().mean())
+        self.error += foretold
+        step.indicator, step.accumulated, step.threshold = foretold, self.error, self.config.threshold
+        reuse = self.error < self.config.threshold  # never with a NaN
+        if not reuse:
+            self.error = 0.0
+        return not reuse
+
+    def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        if denoiser.branch.name != self.leader:
+            return
+        latent = denoiser.branch.inputs["hidden_states"]
+        if self.computed is not None:
+            latent_before, prediction_before = self.computed
+            self.rate = float(_difference(prediction, prediction_before) / _difference(latent, latent_before))
+        self.computed = latent, prediction
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a.float() - b.float()).abs().mean()

@@ -1,0 +1,219 @@
+"""FasterCache (Lv et al., ICLR 2025): attention is extrapolated, and one guidance branch made up from the other.
+
+*Dynamic feature reuse*: between computed steps an attention module answers c1 + (c1 - c0) w, from its last two computed
+outputs. *CFG-Cache*: at a full step the low and the high frequencies of "unconditional minus conditional" are kept; at
+a skipped one only the conditional branch runs and the kept difference, growing by a weight each time, gives the other.
+Nothing is measured: both follow the step's number. Schedules: Vchitect/FasterCache, scripts/*/fastercache_sample_*.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from .anatomy import Anatomy, Size
+from .denoiser import Denoiser, ModuleCall
+from .frequency import low_passed
+from .method import Cache, Rule
+from .trace import Step
+
+LEAD, OTHER = "lead", "other"  # the guidance branch that always runs, and the one that CFG-Cache makes up
+
+
+@dataclass(kw_only=True)
+class FasterCacheConfig(Cache):
+    """FasterCache with CogVideoX's schedule; the authors published none for Wan or HunyuanVideo.
+
+    Steps are numbered from 1.
+    steps: how many the numbers below are meant for.
+    scale_to_steps: if the pipeline takes another number, stretch starts, ends and the ramp to it; "every" and "phase"
+        stay. Ours: the official numbers are for one length only.
+    attention_start: first step whose self-attention may be extrapolated.
+    attention_every, attention_phase: computed at steps with `step % every == phase`; every 1 computes always.
+    attention_weight: w; 0 is plain reuse.
+    attention_ramp: if not 0, w grows as `attention_weight * (step - attention_start + 1) / attention_ramp`.
+    match_batch: after a step that ran one guidance branch alone, compute both at the next that runs both. If not, the
+        conditional branch's attention answers for both, as Open-Sora's and Vchitect's scripts have it.
+    cfg_start, cfg_every: from this step on one branch is made up, except at multiples of `cfg_every`; 1 never does.
+    low_weight, low_until: factor of the low frequencies at each skipped step up to this one.
+    high_weight, high_from: factor of the high frequencies at each skipped step from this one.
+    radius_ratio: of the low-pass disk to min(H, W), rounded down to whole bins.
+    branch: "fixed" runs the conditional branch, as the paper says. "as_published" runs the first of a batch, which on
+        CogVideoX is the unconditional one: a defect of the official script (its issue 13). Families that call their
+        branches apart have nothing like it.
+
+    Without classifier-free guidance (HunyuanVideo's is embedded, unless true CFG is asked for) there is no CFG-Cache
+    and only attention is extrapolated.
+
+    Deviations from the official code: differences are kept as pixels and not as spectra, the same since the transform
+    is linear; they and attention outputs are kept from the first step, not from shortly before they are needed.
+    """
+
+    steps: int = 50
+    scale_to_steps: bool = True
+    attention_start: int = 18
+    attention_every: int = 3
+    attention_phase: int = 0
+    attention_weight: float = 0.3
+    attention_ramp: int = 0
+    match_batch: bool = True
+    cfg_start: int = 18
+    cfg_every: int = 5
+    low_weight: float = 1.1
+    low_until: int = 40
+    high_weight: float = 1.1
+    high_from: int = 30
+    radius_ratio: float = 0.2
+    branch: str = "fixed"
+
+    NAME: ClassVar[str] = "fastercache"
+    INERT: ClassVar = {"attention_every": 1, "attention_phase": 0, "cfg_every": 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "attention_start", "attention_every", "cfg_start", "cfg_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.attention_phase < self.attention_every:
+            raise ValueError(f"attention_phase must be in [0, attention_every), not {self.attention_phase}")
+        if self.attention_ramp < 0:
+            raise ValueError(f"attention_ramp must be at least 0, not {self.attention_ramp}")
+        if not 0 < self.radius_ratio <= 1:
+            raise ValueError(f"radius_ratio must be in (0, 1], not {self.radius_ratio}")
+        if self.branch not in ("fixed", "as_published"):
+            raise ValueError(f"branch must be fixed or as_published, not {self.branch!r}")
+
+    def for_backbone(self, anatomy: Anatomy) -> FasterCacheConfig:
+        if self.branch == "as_published" and anatomy.BATCHED is None:
+            raise ValueError(
+                f"fastercache: branch=as_published reproduces a defect of batched guidance; {anatomy.family} calls its"
+                " branches apart, use branch=fixed"
+            )
+        return self
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        super().check(anatomy, latent_size, num_steps)
+        if num_steps is None and self.scale_to_steps:
+            raise ValueError(
+                "fastercache: this pipeline does not say how many steps there will be; set scale_to_steps=false and"
+                " steps as the schedule has it"
+            )
+
+    def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+        if self.attention_every == 1:
+            return []
+        kinds = ("self", "temporal")
+        return [path for block in anatomy.blocks(transformer) for kind in kinds for path in block.parts.get(kind, ())]
+
+    def rule(self) -> Rule:
+        return _FasterCache(self)
+
+
+class _FasterCache(Rule):
+    def __init__(self, config: FasterCacheConfig) -> None:
+        self.config = config
+        self._step: Step | None = None
+        self._time = 0.0  # the step's number on the schedule's own scale
+        self._batched: bool | None = None  # both guidance branches come in one call
+        self._lead_only = False  # the other branch is made up at this step
+        self._lead: torch.Tensor | None = None  # this step's prediction of the leading branch
+        self._low: torch.Tensor | None = None  # other minus lead: low frequencies,
+        self._high: torch.Tensor | None = None  # and high ones
+        self._extrapolate = False  # attention is not computed at this step
+        self._newest_whole = True  # the last step that computed attention ran both branches
+        self._parts: tuple[str, ...] = ()  # guidance branches of the run in progress, in the order of its batch
+        self._outputs: dict[tuple[str, str], list[Any]] = {}  # (module, part) -> [c0, c1]
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        if self._step is not denoiser.step:
+            self._begin(denoiser)
+        if self._batched:
+            return self._predict_both(denoiser)
+        if not denoiser.anatomy.is_unconditional(denoiser.branch.name):
+            self._lead = self._run(denoiser, (LEAD,))
+            return self._lead
+        if self._lead_only and self._lead is not None:
+            return self._made_up(self._lead)
+        other = self._run(denoiser, (OTHER,))
+        if self._lead is not None:  # a pipeline that calls the unconditional branch first has no CFG-Cache
+            self._keep_difference(self._lead, other)
+        return other
+
+    def _begin(self, denoiser: Denoiser) -> None:
+        """Decide on this step."""
+        config, number = self.config, denoiser.step.index + 1
+        if self._batched is None:
+            self._batched = denoiser.anatomy.BATCHED is not None and denoiser.guidance_scale() > 1
+        stretch = config.steps / denoiser.num_steps if config.scale_to_steps and denoiser.num_steps else 1
+        self._step, self._lead, self._time = denoiser.step, None, number * stretch
+        may = not denoiser.must_compute
+        self._lead_only = may and self._time >= config.cfg_start and number % config.cfg_every > 0
+        self._lead_only = self._lead_only and self._low is not None
+        due = number % config.attention_every == config.attention_phase
+        fits = self._newest_whole or self._lead_only or not config.match_batch
+        self._extrapolate = may and self._time >= config.attention_start and not due and fits
+        if not self._extrapolate:
+            self._newest_whole = not self._lead_only
+        reused = {"attention": self._extrapolate, "guidance": self._lead_only}
+        denoiser.step.details["reused"] = [name for name, true in reused.items() if true]
+
+    def _predict_both(self, denoiser: Denoiser) -> torch.Tensor:
+        lead_first = self.config.branch == "as_published" or denoiser.anatomy.BATCHED == "cond_first"
+        order = (LEAD, OTHER) if lead_first else (OTHER, LEAD)
+        if not self._lead_only:
+            prediction = self._run(denoiser, order)
+            parts = dict(zip(order, prediction.chunk(2), strict=True))
+            self._keep_difference(parts[LEAD], parts[OTHER])
+            return prediction
+        half = denoiser.anatomy.part_of_batch(denoiser.branch.inputs, first=lead_first)
+        lead = self._run(denoiser, (LEAD,), half)
+        parts = {LEAD: lead, OTHER: self._made_up(lead)}
+        return torch.cat([parts[name] for name in order])
+
+    def _run(self, denoiser: Denoiser, parts: tuple[str, ...], inputs: dict[str, Any] | None = None) -> torch.Tensor:
+        self._parts = parts
+        return denoiser.run(inputs)
+
+    def _keep_difference(self, lead: torch.Tensor, other: torch.Tensor) -> None:
+        difference = other.float() - lead.float()
+        self._low = low_passed(difference, self.config.radius_ratio, whole_bins=True)
+        self._high = difference - self._low
+
+    def _made_up(self, lead: torch.Tensor) -> torch.Tensor:
+        """The other branch's prediction; the weights add up over the skipped steps (CFG-Cache)."""
+        assert self._low is not None
+        assert self._high is not None
+        if self._time <= self.config.low_until:
+            self._low = self._low * self.config.low_weight
+        if self._time >= self.config.high_from:
+            self._high = self._high * self.config.high_weight
+        return (lead.float() + self._low + self._high).to(lead.dtype)
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        kept = [self._outputs.get((call.path, part)) for part in self._parts]
+        if self._extrapolate and None not in kept:
+            answers = [_tensorwise(self._extrapolated, *each) for each in kept if each is not None]
+            return answers[0] if len(answers) == 1 else _tensorwise(lambda *rows: torch.cat(rows), *answers)
+        output = call.run()
+        for index, part in enumerate(self._parts):
+            rows = output if len(self._parts) == 1 else _tensorwise(lambda x, i=index: x.chunk(2)[i], output)
+            for each in (LEAD, OTHER) if self._lead_only else (part,):  # alone, it stands for both
+                key = call.path, each
+                self._outputs[key] = [self._outputs[key][-1] if key in self._outputs else rows, rows]
+        return output
+
+    def _extrapolated(self, c0: torch.Tensor, c1: torch.Tensor) -> torch.Tensor:
+        """Dynamic feature reuse."""
+        config = self.config
+        ramp = (self._time - config.attention_start + 1) / config.attention_ramp if config.attention_ramp else 1
+        return c1 + (c1 - c0) * (config.attention_weight * ramp)
+
+
+def _tensorwise(function: Callable[..., torch.Tensor], *outputs: Any) -> Any:
+    """A function of tensors on module outputs, which may be tuples of tensors (video and text)."""
+    if isinstance(outputs[0], tuple):
+        return tuple(function(*each) for each in zip(*outputs, strict=True))
+    return function(*outputs)

@@ -1,0 +1,111 @@
+"""First-block cache: chengzeyi/ParaAttention at 4de137c, src/para_attn/first_block_cache; also diffusers' own.
+
+The first block always runs. If what it adds to its input is near what it added at the last computed step, the other
+blocks are taken to add what they added then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from .anatomy import Anatomy, Block
+from .denoiser import Denoiser, ModuleCall
+from .method import Cache, Rule
+from .reuse import hidden_of, replaced, video_of
+
+
+@dataclass(kw_only=True)
+class FirstBlockCacheConfig(Cache):
+    """The first block's residual decides; no accumulation, no limit on steps in a row, no calibration.
+
+    threshold: bound on mean|r - r'| / mean|r'|, with r the first block's residual on the video's tokens and r' that of
+        the last computed step. 0.05 is diffusers' default (hooks/first_block_cache.py); ParaAttention has 0.06 for
+        HunyuanVideo and 0.08 to 0.12 for FLUX (doc/fastest_*.md).
+
+    Each guidance branch decides for itself, as with diffusers' cache contexts and ParaAttention's "alter" cache. With
+    two streams both residuals of the other blocks are kept. Deviation from diffusers: a difference equal to the
+    threshold, or NaN, computes (ParaAttention's comparison) where diffusers reuses.
+    """
+
+    threshold: float = 0.05
+
+    NAME: ClassVar[str] = "first_block_cache"
+    INERT: ClassVar = {"threshold": 0.0}
+    EAGER: ClassVar = {"threshold": 0.5}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.threshold >= 0:
+            raise ValueError(f"threshold must be at least 0, not {self.threshold}")
+
+    def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+        blocks = [block.path for block in anatomy.blocks(transformer)]
+        if len(blocks) < 2:
+            raise ValueError("first_block_cache: a transformer of one block leaves nothing to reuse")
+        return blocks
+
+    def rule(self) -> FirstBlockCache:
+        return FirstBlockCache(self)
+
+
+@dataclass
+class Memory:
+    """One branch at its last computed step; pairs are the video's tokens and the text's, None without a text stream."""
+
+    first: torch.Tensor  # the first block's residual
+    start: tuple[torch.Tensor, torch.Tensor | None] | None  # where the other blocks began, until they end
+    rest: tuple[torch.Tensor, torch.Tensor | None] | None = None  # what they added
+
+
+class FirstBlockCache(Rule):
+    """The first block's verdict for one pipeline call, each branch by itself."""
+
+    def __init__(self, config: FirstBlockCacheConfig) -> None:
+        self.config = config
+        self.memory: dict[str, Memory] = {}
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        block = next(each for each in denoiser.blocks if each.path == call.path)
+        if block is denoiser.blocks[0]:
+            return self._first(denoiser, block, call)
+        if denoiser.reused:
+            return replaced(block, call, hidden_of(block, call))  # what the first block answered, unchanged
+        output = call.run()
+        if block is denoiser.blocks[-1]:
+            memory = self.memory[denoiser.branch.name]
+            assert memory.start is not None
+            video, text = _streams(block, output)
+            start_video, start_text = memory.start
+            added = None if text is None or start_text is None else text - start_text
+            memory.start, memory.rest = None, (video - start_video, added)
+        return output
+
+    def _first(self, denoiser: Denoiser, block: Block, call: ModuleCall) -> Any:
+        output = call.run()
+        video, text = _streams(block, output)
+        residual = video - hidden_of(block, call)
+        memory = self.memory.get(denoiser.branch.name)
+        if memory is not None and memory.rest is not None and self._near(denoiser, residual, memory.first):
+            denoiser.reused = True
+            added_video, added_text = memory.rest
+            added = None if text is None or added_text is None else text + added_text
+            return replaced(block, call, video + added_video, added)
+        self.memory[denoiser.branch.name] = Memory(residual, (video, text))
+        return output
+
+    def _near(self, denoiser: Denoiser, residual: torch.Tensor, reference: torch.Tensor) -> bool:
+        step, threshold = denoiser.step, self.config.threshold
+        difference = float((residual - reference).abs().mean() / reference.abs().mean())
+        step.indicator = step.accumulated = difference
+        step.threshold = threshold
+        step.details.setdefault("difference", {})[denoiser.branch.name] = difference
+        return not denoiser.must_compute and difference < threshold  # never with a NaN
+
+
+def _streams(block: Block, output: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The video's tokens in what a block returned, and the text's if it returns them."""
+    index = block.metadata.return_encoder_hidden_states_index
+    return video_of(block, output), None if index is None else output[index]

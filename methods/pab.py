@@ -1,0 +1,150 @@
+"""Pyramid Attention Broadcast (Zhao et al., ICLR 2025): attention outputs are handed on to the next steps.
+
+The attention of each kind (spatial, temporal, cross) is computed every so many steps and its output used unchanged in
+between, the more steps the less that kind moves (section 3.2 of the paper). Nothing is measured: a counter and a window
+of timesteps decide. Rule and numbers: NUS-HPC-AI-Lab/VideoSys, videosys/core/pab/pab_mgr.py and
+videosys/pipelines/*/pipeline_*.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from .anatomy import Anatomy
+from .denoiser import Denoiser, ModuleCall
+from .method import Cache, Rule
+
+RANGES = {"spatial_range": "self", "temporal_range": "temporal", "cross_range": "cross"}  # field -> kind of module
+
+# What the authors set for a family. They set nothing for Wan and HunyuanVideo; ELSEWHERE is our choice: the ranges of
+# PAB246 in CogVideoX's window, the widest published one.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "cogvideox": {"spatial_range": 2, "window": (100, 850)},
+    "opensora": {
+        "spatial_range": 2,
+        "temporal_range": 4,
+        "cross_range": 6,
+        "window": (450, 930),
+        "mlp_timesteps": (676, 788, 864),
+    },
+}
+ELSEWHERE: dict[str, Any] = {"spatial_range": 2, "temporal_range": 4, "cross_range": 6, "window": (100, 850)}
+
+
+@dataclass(kw_only=True)
+class PABConfig(Cache):
+    """PAB; what is left at None becomes the published value of the backbone, or our choice where there is none.
+
+    spatial_range, temporal_range, cross_range: steps from one computation to the next of self-attention (joint 3-D
+        attention counts as spatial), of temporal and of cross-attention; 1 computes always. PAB246 is 2, 4, 6.
+    window: (low, high), model timesteps strictly between which anything is broadcast. Timesteps are the model's, after
+        the scheduler's shift: with a shift of 5 only some 21 of Wan's 50 steps lie in (100, 800).
+    mlp_timesteps: truncated timesteps at which the MLPs of `mlp_blocks` are computed and kept for the next
+        `mlp_skip_count` steps, whatever the window. Open-Sora's are bf16-rounded timesteps of one setting (480p, 9:16,
+        51 frames, 30 steps); a timestep that does not occur does nothing.
+
+    Deviations from the official code: counter and memory are kept for each guidance branch, which changes nothing
+    where the branches share a call as they do there; on Open-Sora the official memory holds the gated output of
+    self-attention and MLP, here it is the module's own and each step's gate is applied to it.
+    """
+
+    spatial_range: int | None = None
+    temporal_range: int | None = None
+    cross_range: int | None = None
+    window: tuple[int, int] | None = None
+    mlp_timesteps: tuple[int, ...] | None = None
+    mlp_blocks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    mlp_skip_count: int = 2
+
+    NAME: ClassVar[str] = "pab"
+    INERT: ClassVar = {"spatial_range": 1, "temporal_range": 1, "cross_range": 1, "mlp_timesteps": ()}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("window", "mlp_timesteps", "mlp_blocks"):
+            if getattr(self, name) is not None:
+                setattr(self, name, tuple(getattr(self, name)))  # YAML gives lists
+        for name in RANGES:
+            every = getattr(self, name)
+            if every is not None and every < 1:
+                raise ValueError(f"{name} must be at least 1 (computed at every step), not {every}")
+        if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
+            raise ValueError(f"window must be two timesteps, the lower first, not {self.window}")
+        if self.mlp_skip_count < 1:
+            raise ValueError(f"mlp_skip_count must be at least 1, not {self.mlp_skip_count}")
+
+    def for_backbone(self, anatomy: Anatomy) -> PABConfig:
+        published = PUBLISHED.get(anatomy.family, ELSEWHERE)
+        kinds = {kind for parts in anatomy.BLOCKS.values() for kind in parts}
+        settings: dict[str, Any] = {}
+        for name, kind in RANGES.items():
+            every = getattr(self, name)
+            if kind not in kinds and every is not None and every > 1:
+                what = name.removesuffix("_range")
+                raise ValueError(f"pab: {anatomy.family} has no {what} attention to broadcast; leave {name} at null")
+            settings[name] = 1 if kind not in kinds else published.get(name, 1) if every is None else every
+        for name, otherwise in (("window", ELSEWHERE["window"]), ("mlp_timesteps", ())):
+            given = getattr(self, name)
+            settings[name] = published.get(name, otherwise) if given is None else given
+        return replace(self, **settings)
+
+    @property
+    def ranges(self) -> dict[str, int]:
+        """Kinds of attention that are broadcast, and for how long."""
+        given = {kind: getattr(self, name) or 1 for name, kind in RANGES.items()}
+        return {kind: every for kind, every in given.items() if every > 1}
+
+    def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+        return [
+            path
+            for block in anatomy.blocks(transformer)
+            for kind, paths in block.parts.items()
+            for path in paths
+            if kind in self.ranges or (kind == "mlp" and self.mlp_timesteps and _number(block.path) in self.mlp_blocks)
+        ]
+
+    def rule(self) -> Rule:
+        return _Broadcast(self)
+
+
+class _Broadcast(Rule):
+    def __init__(self, config: PABConfig) -> None:
+        self.config = config
+        self._counts: dict[str, int] = {}  # calls so far, by branch
+        self._mlp_until: dict[str, int] = {}  # the count up to which a branch's MLP outputs are good
+        self._now: set[str] = set()  # kinds answered from memory in the call that runs
+        self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> its latest output, a tuple if it gave one
+        self._kinds: dict[str, str] = {}  # module -> kind
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        if not self._kinds:
+            parts = [part for block in denoiser.blocks for part in block.parts.items()]
+            self._kinds = {path: kind for kind, paths in parts for path in paths}
+        branch = denoiser.branch.name
+        count = self._counts.get(branch, 0)
+        self._counts[branch] = count + 1
+        timestep = int(denoiser.branch.inputs["timestep"].max())  # one per token on Wan2.2-TI2V, 0 where it is clean
+        low, high = self.config.window or ELSEWHERE["window"]
+        self._now = {kind for kind, every in self.config.ranges.items() if count % every and low < timestep < high}
+        if timestep in (self.config.mlp_timesteps or ()):
+            self._mlp_until[branch] = count + self.config.mlp_skip_count
+        elif count <= self._mlp_until.get(branch, -1):
+            self._now.add("mlp")
+        if denoiser.must_compute:
+            self._now = set()
+        denoiser.step.details["broadcast"] = sorted(self._now)
+        return denoiser.run()
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        key = denoiser.branch.name, call.path
+        if self._kinds[call.path] not in self._now or key not in self._memory:
+            self._memory[key] = call.run()
+        return self._memory[key]
+
+
+def _number(block: str) -> int:
+    """Of a block in its own list."""
+    return int(block.rsplit(".", 1)[-1])

@@ -1,0 +1,195 @@
+"""SeaCache: Chung et al., "SeaCache: Spectral-Evolution-Aware Cache for Accelerating Diffusion Models" (CVPR 2026).
+
+TeaCache's accumulation without its coefficients: before two adjacent steps are compared, their features pass a filter
+that keeps the frequencies the denoising has reached at that noise level and drops the noise (equations 5-7).
+
+"official" follows https://github.com/jiwoogit/SeaCache at 0a91c2b (Wan2.1/seacache_generate.py,
+HunyuanVideo/seacache_generate.py), "diffusers" the other method that diffusers 0.42 calls by this name
+(diffusers/hooks/sea_cache.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from .anatomy import Anatomy
+from .denoiser import Denoiser, ModuleCall
+from .method import StepwiseCache, StepwiseRule
+from .reuse import StackResidual
+from .teacache import relative_l1
+from .trace import Step
+
+# What each variant sets where the user does not.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "official": {"threshold": 0.2, "max_reused": 0, "residual_order": 0},
+    "diffusers": {"threshold": 0.25, "max_reused": 2, "residual_order": 1},
+}
+
+
+@dataclass(kw_only=True)
+class SeaCacheConfig(StepwiseCache):
+    """SeaCache. The official retention steps are `protect_first=5, protect_last=0`.
+
+    variant: "official" filters the modulated tokens of the first block, "diffusers" the noisy latent itself.
+    threshold: accumulated distance at which a step is computed again; None is 0.2 (0.25 in diffusers).
+    max_reused: reused steps in a row at most, 0 for any number; None is 0 (2 in diffusers).
+    residual_order: with reuse=stack, 0 adds the last computed residual, 1 draws a line in steps through the last two;
+        None is 0 (1 in diffusers).
+    power_exp: of the assumed power spectrum of clean features, one over frequency to this power.
+    filter_protected: whether protected steps' features are filtered too. Wan's official code does not, so the first
+        free step is compared with an unfiltered one; HunyuanVideo's does, and diffusers. None is as published.
+
+    Each guidance branch decides for itself. Deviations from the official code:
+
+    - Distances are taken in float32, where HunyuanVideo's code takes them in the model's precision.
+    - HunyuanVideo's code is written for one call a step; with true CFG the two calls decide apart, as on Wan.
+    - Videos of one call decide together, where diffusers averages their distances.
+    """
+
+    variant: str = "official"
+    threshold: float | None = None
+    max_reused: int | None = None
+    residual_order: int | None = None
+    power_exp: float = 3.0
+    filter_protected: bool | None = None
+    protect_first: float = 1
+    protect_last: int = 1
+    reuse: str = "stack"
+
+    NAME: ClassVar[str] = "seacache"
+    DECIDES_PER_BRANCH: ClassVar[bool] = True
+    INERT: ClassVar = {"threshold": 0.0}
+    EAGER: ClassVar = {"threshold": 5.0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
+        for name, value in VARIANTS[self.variant].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if not (self.threshold is not None and self.threshold >= 0 and math.isfinite(self.threshold)):
+            raise ValueError(f"threshold must be a finite number of at least 0, not {self.threshold}")
+        if self.max_reused is not None and self.max_reused < 0:
+            raise ValueError(f"max_reused must be at least 0, not {self.max_reused}")
+        if self.residual_order not in (0, 1):
+            raise ValueError(f"residual_order must be 0 or 1, not {self.residual_order}")
+        if not (self.power_exp > 0 and math.isfinite(self.power_exp)):
+            raise ValueError(f"power_exp must be a finite number above 0, not {self.power_exp}")
+
+    def for_backbone(self, anatomy: Anatomy) -> SeaCacheConfig:
+        if anatomy.family not in ("wan", "hunyuanvideo"):
+            raise ValueError(
+                f"seacache: there is no published rule for {anatomy.family}, and its filter needs flow matching's noise"
+                " levels; it works on wan and hunyuanvideo"
+            )
+        if self.variant == "diffusers" and not (anatomy.family == "wan" and _makes_video_of_text(anatomy)):
+            raise ValueError("seacache: diffusers' variant works on wan's text-to-video models alone")
+        if self.filter_protected is not None:
+            return self
+        filters_all = self.variant == "diffusers" or anatomy.family != "wan"
+        return dataclasses.replace(self, filter_protected=filters_all)
+
+    def rule(self) -> SeaCache:
+        return SeaCache(self)
+
+
+def _makes_video_of_text(anatomy: Anatomy) -> bool:
+    channels = anatomy.config.get("in_channels")
+    return (anatomy.config.get("out_channels") or channels) == channels
+
+
+@dataclass
+class _Branch:
+    """What one guidance branch remembers."""
+
+    previous: torch.Tensor | None = None  # feature of the step before, computed or not
+    accumulated: float = 0.0
+    reused: int = 0
+
+
+class SeaCache(StepwiseRule):
+    """The rule for one pipeline call."""
+
+    config: SeaCacheConfig
+
+    def __init__(self, config: SeaCacheConfig) -> None:
+        super().__init__(config)
+        self.branches: dict[str, _Branch] = {}
+        if config.reuse == "stack" and config.residual_order:
+            self.reuse = _LinearStackResidual()
+
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        config, branch = self.config, self.branches.setdefault(denoiser.branch.name, _Branch())
+        assert config.threshold is not None
+        previous, protected = branch.previous, denoiser.must_compute or branch.previous is None
+        feature = self._feature(denoiser, step, filtered=not protected or bool(config.filter_protected))
+        branch.previous, step.threshold = feature, config.threshold
+        if protected or previous is None or (config.max_reused and branch.reused >= config.max_reused):
+            branch.accumulated, branch.reused = 0.0, 0
+            step.indicator = step.accumulated = None
+            return True
+        step.indicator = relative_l1(feature, previous)
+        branch.accumulated += step.indicator
+        step.accumulated = branch.accumulated
+        reuse = branch.accumulated < config.threshold  # never with a NaN
+        branch.reused = branch.reused + 1 if reuse else 0
+        if not reuse:
+            branch.accumulated = 0.0
+        return not reuse
+
+    def _feature(self, denoiser: Denoiser, step: Step, filtered: bool) -> torch.Tensor:
+        """The current branch's feature (B, T, H, W, channels)."""
+        if step.sigma is None:
+            raise ValueError("seacache needs the noise level of each step, which this pipeline does not give")
+        inputs, anatomy = denoiser.branch.inputs, denoiser.anatomy
+        if self.config.variant == "diffusers":
+            volume = anatomy.as_video(inputs["hidden_states"]).movedim(1, -1)
+        else:
+            grid = anatomy.token_grid(anatomy.latent_size(inputs))
+            volume = denoiser.look(anatomy.first_modulated).unflatten(1, grid)
+        return sea_filter(volume, step.sigma, self.config.power_exp) if filtered else volume
+
+
+def sea_filter(volume: torch.Tensor, sigma: float, power_exp: float = 3.0) -> torch.Tensor:
+    """Features (B, T, H, W, channels) with each frequency weighted by how much of it is signal at noise level `sigma`.
+
+    One Wiener gain an axis, a / (a² + b² f^p) for x = a·clean + b·noise with clean power f^-p, their product divided by
+    its mean (equations 5-7).
+    """
+    tiny = 1e-16
+    b = min(max(sigma, 1e-6), 1 - 1e-6)
+    a = 1 - b
+    gain = torch.ones(1, device=volume.device)
+    for size in volume.shape[1:4]:
+        frequency = torch.fft.fftfreq(size, device=volume.device).abs()
+        gain = gain[..., None] * (a / (a * a + (b * b + tiny) * (frequency**power_exp + tiny)))
+    gain = (gain / gain.mean())[..., None]
+    spectrum = torch.fft.fftn(volume.float(), dim=(1, 2, 3)) * gain
+    return torch.fft.ifftn(spectrum, dim=(1, 2, 3)).real.to(volume.dtype)
+
+
+class _LinearStackResidual(StackResidual):
+    """The block stack's residual on a line through the last two computed ones (diffusers' residual_order=1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computed: dict[str, list[tuple[int, torch.Tensor]]] = {}  # by branch: the last two steps and residuals
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        name, index = denoiser.branch.name, denoiser.index
+        if denoiser.reused:
+            *before, (latest_index, latest) = self.computed[name]
+            for earlier_index, earlier in before:
+                ahead = (index - latest_index) / (latest_index - earlier_index)
+                self.memory[name] = latest + (latest - earlier) * ahead
+            return super().visit(denoiser, call)
+        output = super().visit(denoiser, call)
+        if call.path == denoiser.blocks[-1].path:
+            self.computed[name] = [*self.computed.get(name, [])[-1:], (index, self.memory[name])]
+        return output

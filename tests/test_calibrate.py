@@ -1,0 +1,159 @@
+"""The calibration against measurements by plain hooks, and its command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from methods import apply
+from methods import calibration as calibrations
+from methods.anatomy import anatomy_of
+from methods.teacache import TeaCacheConfig
+from pcbench import calibrate
+
+from .conftest import STEPS, call, pipeline_of, random_transformer
+from .families import FAMILIES
+
+ROOT = Path(__file__).parents[1]
+
+
+def watched(pipe, run):
+    """Timestep embeddings, stack inputs and outputs of every transformer call, by hooks of torch's own."""
+    e, inputs, outputs = [], [], []
+    transformer = pipe.transformer
+    hooks = [
+        transformer.condition_embedder.time_embedder.register_forward_hook(lambda m, a, out: e.append(out)),
+        transformer.blocks[0].register_forward_pre_hook(lambda m, a: inputs.append(a[0])),
+        transformer.blocks[-1].register_forward_hook(lambda m, a, out: outputs.append(out)),
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return e, inputs, outputs
+
+
+def rel(a, b):
+    return float((a - b).abs().mean() / b.abs().mean())
+
+
+def test_the_polynomial_is_the_least_squares_fit_over_all_videos_and_branches(pipe):
+    data = calibrate.measure(pipe, "teacache", [lambda: call(pipe), lambda: call(pipe, 1, 5)])
+    xs, ys = [], []
+    for prompt, seed in ((0, 0), (1, 5)):
+        e, _, outputs = watched(pipe, lambda p=prompt, s=seed: call(pipe, p, s))
+        for i in range(2, 2 * STEPS):  # calls alternate: two back is the same branch at the step before
+            xs.append(rel(e[i], e[i - 2]))
+            ys.append(rel(outputs[i], outputs[i - 2]))
+    expected = np.polyfit(xs, ys, 4)
+    assert data["coefficients"] == pytest.approx(expected, rel=1e-2)
+    assert data["samples"] == len(xs) == 4 * (STEPS - 1)
+    assert data["range"] == pytest.approx([min(xs), max(xs)], rel=1e-4)
+    left = np.array(ys) - np.polyval(expected, xs)
+    assert data["r2"] == pytest.approx(1 - left.var() / np.var(ys), rel=1e-3)
+    assert (data["method"], data["signature"], data["feature"], data["steps"]) == ("teacache", "wan-2x24", "e", STEPS)
+
+
+def test_retention_leaves_out_the_steps_that_are_always_computed(pipe):
+    data = calibrate.measure(pipe, "teacache_retention", [lambda: call(pipe)])
+    assert data["feature"] == "e0"
+    assert data["samples"] == 2 * (STEPS - 5)
+
+
+def test_the_ratios_are_of_each_branch_alone(pipe):
+    data = calibrate.measure(pipe, "magcache", [lambda: call(pipe), lambda: call(pipe, 1, 5)])
+    seen = []
+    for prompt, seed in ((0, 0), (1, 5)):
+        _, inputs, outputs = watched(pipe, lambda p=prompt, s=seed: call(pipe, p, s))
+        norms = [(out - before).norm(dim=-1) for before, out in zip(inputs, outputs, strict=True)]
+        seen.append([float((norms[i] / norms[i - 2]).mean()) for i in range(2, 2 * STEPS)])
+    for first, name in enumerate(("cond", "uncond")):
+        both = np.array([row[first::2] for row in seen])
+        assert data["ratios"][name] == pytest.approx([1.0, *both.mean(axis=0)], abs=2e-5)
+        assert data["video_std"][name] == pytest.approx([0.0, *both.std(axis=0)], abs=2e-5)
+    assert data["ratios"]["cond"] != data["ratios"]["uncond"]
+    assert len(data["ratios"]["cond"]) == data["steps"] == STEPS
+
+
+@pytest.mark.parametrize("name", ["hunyuan", "cogvideox_2b", "cogvideox_5b"])
+def test_families_of_one_call_have_one_list(name):
+    family = FAMILIES[name]
+    pipe = family.pipeline()
+    before = family.call(pipe)
+    ratios = calibrate.measure(pipe, "magcache", [lambda: family.call(pipe)])["ratios"]
+    assert list(ratios) == ["all"]
+    assert len(ratios["all"]) == STEPS
+    assert calibrate.measure(pipe, "teacache", [lambda: family.call(pipe)])["samples"] == STEPS - 1
+    assert torch.equal(family.call(pipe), before)
+
+
+def test_with_true_cfg_hunyuanvideo_has_two_branches():
+    family = FAMILIES["hunyuan_true_cfg"]
+    pipe = family.pipeline()
+    assert set(calibrate.measure(pipe, "magcache", [lambda: family.call(pipe)])["ratios"]) == {"cond", "uncond"}
+
+
+def test_what_cannot_be_measured_is_refused(pipe):
+    with pytest.raises(ValueError, match="ask for more steps"):
+        calibrate.measure(pipe, "teacache", [lambda: call(pipe, steps=5)])
+    two = pipeline_of(random_transformer(), random_transformer(1), boundary_ratio=0.8)
+    with pytest.raises(ValueError, match="two transformers"):
+        calibrate.measure(two, "magcache", [])
+    hunyuan = FAMILIES["hunyuan"].pipeline()
+    with pytest.raises(ValueError, match="none of hunyuanvideo's"):
+        calibrate.measure(hunyuan, "teacache_retention", [])
+
+
+def test_the_command_writes_what_the_method_reads(pipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path / "calibrations")
+    monkeypatch.setattr(calibrate.backbones, "load", lambda recipe, device: pipe)
+    monkeypatch.setattr(calibrate, "denoise", lambda pipe, recipe, seed, prompt: call(pipe, len(prompt), seed))
+    for method in calibrate.MEASURES:
+        words = [f"method={method}", "prompts.limit=2", "prompts.seeds=[0,3]", f"results={tmp_path}"]
+        assert calibrate.main(words) == 0
+    out = capsys.readouterr().out
+    assert "R²" in out
+    assert "cond: 1.0000" in out
+    data = json.loads((tmp_path / "calibrations" / "teacache-wan-2x24.json").read_text())
+    assert data["seeds"] == [0, 3]
+    assert len(data["prompts"]) == 2
+    assert (
+        data["packages"]["torch"] == torch.__version__.split("+")[0] or data["packages"]["torch"] == torch.__version__
+    )
+    assert not any("date" in key or "time" in key for key in data)
+    config = TeaCacheConfig(threshold=0.5)
+    assert config.for_backbone(anatomy_of(pipe.transformer)).coefficients == data["coefficients"]
+    with apply(pipe, config) as handle:
+        call(pipe)
+    assert 0 < handle.trace.reused < STEPS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say what to calibrate: method= one of teacache"),
+        (["method=pab"], "say what to calibrate"),
+        (["method=teacache", "method.threshold=1"], "'method.threshold=1' is no option here"),
+        (["method=teacache", "-m"], "'-m' is no option here"),
+        (["method=teacache", "model=nothing"], "unknown model 'nothing'"),
+        (["method=teacache", "prompts.limit=0"], "prompts.limit must be at least 1"),
+        (["method=teacache", "prompts.limits=1"], "did you mean 'limit'?"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
+    assert calibrate.main(words) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_module_runs_and_helps():
+    done = subprocess.run(
+        [sys.executable, "-m", "pcbench.calibrate", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "teacache_retention" in done.stdout

@@ -1,0 +1,171 @@
+"""DBCache through cache-dit: what cache-dit alone computes, truthfully traced, and gone without a trace."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from methods import apply
+from methods.anatomy import anatomy_of
+from methods.dbcache import DBCacheConfig
+from pcbench.macs import trace_macs
+
+from .conftest import STEPS, call, pipeline_of, random_transformer
+from .families import FAMILIES
+
+EAGER = {"fn_blocks": 1, "residual_diff_threshold": 0.25, "protect_first": 4}
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
+        sdpa_flop_count(q, k, v)
+    )
+}
+
+
+@pytest.fixture
+def cache_dit():
+    return pytest.importorskip("cache_dit", reason='optional extra: pip install "pcbench[dbcache]"')
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_cache_dit_alone(cache_dit, family):
+    kind = FAMILIES[family]
+    pipe = kind.pipeline()
+    uncached = kind.call(pipe, steps=20)
+    with apply(pipe, DBCacheConfig(**EAGER), **kind.options) as handle:
+        ours = kind.call(pipe, steps=20)
+        assert torch.equal(kind.call(pipe, steps=20), ours)
+    assert torch.equal(kind.call(pipe, steps=20), uncached)
+    official = cache_dit.DBCacheConfig(
+        Fn_compute_blocks=1,
+        residual_diff_threshold=0.25,
+        max_warmup_steps=4,
+        enable_separate_cfg=kind.branches == 2,
+    )
+    cache_dit.enable_cache(pipe, cache_config=official)
+    try:
+        alone = kind.call(pipe, steps=20)
+        lists = [
+            getattr(pipe.transformer, n, None) for n in ("blocks", "transformer_blocks", "single_transformer_blocks")
+        ]
+        cached = set().union(*(each._cached_steps + each._cfg_cached_steps for each in lists if each is not None))
+    finally:
+        cache_dit.disable_cache(pipe)
+    assert torch.equal(ours, alone)
+    assert not torch.equal(ours, uncached)
+    assert {row.index for row in handle.trace.steps if row.action == "partial"} == cached
+    assert 3 < len(cached) <= 16
+    for row in (row for row in handle.trace.steps if row.index in cached):
+        assert min(diff for lists in row.details["residual_diffs"].values() for diff in lists.values()) < 0.25
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_trace_prices_what_ran(cache_dit, family):
+    kind = FAMILIES[family]
+    pipe = kind.pipeline()
+    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
+    with apply(pipe, DBCacheConfig(**EAGER), **kind.options) as handle, counter:
+        kind.call(pipe)
+    transformer = pipe.transformer
+    priced = trace_macs(type(transformer), transformer.config, handle.trace)
+    assert priced == pytest.approx(counter.get_total_flops() // 2, rel=1e-3)
+    assert handle.trace.partial > 0
+
+
+def state_of(transformer) -> list:
+    return [(name, sorted(set(vars(m)) - {"_diffusers_hook"})) for name, m in transformer.named_modules()]
+
+
+def test_nothing_is_left_behind_an_exception_included(cache_dit, pipe):
+    uncached, before = call(pipe), state_of(pipe.transformer)
+    with apply(pipe, DBCacheConfig(**EAGER)):
+        expected = call(pipe)
+        calls = []
+
+        def fail(module, args):
+            calls.append(1)
+            if len(calls) == 13:
+                raise RuntimeError("interrupted")
+
+        broken = pipe.transformer.blocks[0].register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            call(pipe)
+        broken.remove()
+        assert torch.equal(call(pipe), expected)
+    assert state_of(pipe.transformer) == before
+    assert torch.equal(call(pipe), uncached)
+    with apply(pipe, DBCacheConfig(**EAGER)):  # and it can be attached again
+        assert torch.equal(call(pipe), expected)
+
+
+def test_a_forward_of_the_users_own_survives(cache_dit, pipe):
+    original = pipe.transformer.forward
+
+    def mine(*args, **kwargs):
+        return original(*args, **kwargs)
+
+    mine.__wrapped__ = original
+    pipe.transformer.forward = mine
+    with apply(pipe, DBCacheConfig(**EAGER)) as handle:
+        call(pipe)
+    assert handle.trace.partial > 0
+    assert pipe.transformer.forward is mine
+
+
+def test_two_transformers(cache_dit):
+    pipe = pipeline_of(random_transformer(0), random_transformer(1), boundary_ratio=0.8)
+    uncached = call(pipe, steps=20)
+    config = DBCacheConfig(fn_blocks=1, residual_diff_threshold=0.5, protect_first=3)
+    with apply(pipe, config) as handle:
+        first, second = call(pipe, steps=20), call(pipe, steps=20)
+    assert torch.equal(first, second)
+    full = [row.index for row in handle.trace.steps if row.action == "full"]
+    assert full[:3] == [0, 1, 2]
+    assert len(full) >= 6  # each of the two warms up
+    assert torch.equal(call(pipe, steps=20), uncached)
+
+
+def test_protection_and_no_guidance(cache_dit, pipe):
+    with apply(pipe, DBCacheConfig(**{**EAGER, "protect_first": 0.25, "protect_last": 2})) as handle:
+        call(pipe, guidance_scale=1.0)
+    actions = "".join(row.action[0] for row in handle.trace.steps)
+    assert len(actions) == STEPS
+    assert actions[:3] == "fff"
+    assert actions[-2:] == "ff"
+    assert "p" in actions
+
+
+def test_what_does_not_fit_is_refused(cache_dit, pipe):
+    with pytest.raises(ValueError, match=r"leave none of the 2 blocks"):
+        apply(pipe, DBCacheConfig())
+    with (
+        apply(pipe, DBCacheConfig(**EAGER, separate_cfg=False)),
+        pytest.raises(ValueError, match="separate_cfg=true"),
+    ):
+        call(pipe)
+    with (
+        apply(pipe, DBCacheConfig(**EAGER, separate_cfg=True)),
+        pytest.raises(ValueError, match="separate_cfg=false"),
+    ):
+        call(pipe, guidance_scale=1.0)
+
+
+def test_inert_is_bitwise_uncached(cache_dit, pipe):
+    uncached = call(pipe)
+    config = DBCacheConfig(**{**EAGER, "residual_diff_threshold": 0.0})
+    with apply(pipe, config), pytest.warns(UserWarning, match="never hit"):
+        assert torch.equal(call(pipe), uncached)
+
+
+def test_without_the_package_the_extra_is_named(pipe, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pcbench\[dbcache\]"):
+        DBCacheConfig().for_backbone(anatomy_of(pipe.transformer))
+
+
+@pytest.mark.parametrize("options", [{"fn_blocks": 0}, {"bn_blocks": -1}, {"residual_diff_threshold": 1.0}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DBCacheConfig(**options)
