@@ -182,7 +182,7 @@ class DualBlock(Rule):
 def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
     """Undoes cache-dit's changes of a transformer, to the order in which it names its modules."""
     order, forward = list(transformer._modules), ours.original_forward
-    own = getattr(forward, "__self__", None) is transformer and forward.__func__ is type(transformer).forward
+    own = getattr(forward, "__func__", None) is type(transformer).forward
 
     def restore() -> None:
         import cache_dit

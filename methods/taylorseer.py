@@ -33,7 +33,7 @@ class TaylorSeerConfig(Cache):
     attention and MLP together). Guidance branches share the schedule and keep their own memory: `max_order` + 1 tensors
     for each module and branch, so a 14B model does not fit 80 GB.
 
-    Deviations: a branch without memory of a module runs it; steps 0 are always fresh, even with protect_first=0; the
+    Deviations: a branch without memory of a module runs it; step 0 is always fresh, even with protect_first=0; the
     official code has no protect_last (0 here). CogVideoX has no official code; its blocks are taken like the others'.
     """
 

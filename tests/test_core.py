@@ -1,112 +1,20 @@
-"""The contract every method gets for free: reversible, one decision a step, nothing survives a call."""
+"""Steps, branches and handles: what the frame does beneath every method. The methods' contract is test_contract.py."""
 
 from __future__ import annotations
-
-import copy
 
 import pytest
 import torch
 
-from methods import FewerStepsConfig, NoCacheConfig, PreciseCacheConfig, UniformConfig, apply
+from methods import NoCacheConfig, PreciseCacheConfig, UniformConfig, apply
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
+from .families import FAMILIES
 
 METHODS = {
     "none": NoCacheConfig(),
-    "fewer_steps": FewerStepsConfig(steps=6),
     "uniform": UniformConfig(steps=6),
     "previous_trial": PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2)),
-    "cached_output": PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2), reference="cached_output"),
-    "anchor_trial": PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 4, 4), reference="anchor_trial"),
-    "cond": PreciseCacheConfig(alpha=5.0, downsample_factor=(1, 4, 4), guidance="cond"),
 }
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-
-
-def state_of(pipe) -> tuple:
-    """All that apply() could have left behind: attributes of the modules, weights, the scheduler's own."""
-    modules = {
-        name: sorted(k for k in vars(m) if k != "_diffusers_hook") for name, m in pipe.transformer.named_modules()
-    }
-    hooks = getattr(pipe.transformer, "_diffusers_hook", None)
-    return modules, list(hooks.hooks) if hooks else [], sorted(vars(pipe.scheduler)), pipe.transformer.is_cache_enabled
-
-
-@each_method
-def test_removed_handle_leaves_the_pipeline_bitwise_as_it_was(pipe, method):
-    before = call(pipe)
-    weights = copy.deepcopy(pipe.transformer.state_dict())
-    state = state_of(pipe)
-    with apply(pipe, method):
-        call(pipe)
-    assert state_of(pipe) == state
-    assert all(torch.equal(a, b) for a, b in zip(weights.values(), pipe.transformer.state_dict().values(), strict=True))
-    assert torch.equal(call(pipe), before)
-
-
-@each_method
-@pytest.mark.parametrize("at_call", [0, 1, 9])
-def test_an_exception_in_mid_call_leaves_nothing_behind(pipe, method, at_call):
-    clean = call(pipe)
-    state = state_of(pipe)
-    with apply(pipe, method) as handle:
-        expected = call(pipe)
-        rows = [step.action for step in handle.trace.steps]
-        broken = {"left": at_call}
-
-        def fail(module, args, kwargs):
-            broken["left"] -= 1
-            if broken["left"] < 0:
-                raise RuntimeError("interrupted")
-
-        hook = pipe.transformer.blocks[1].register_forward_pre_hook(fail, with_kwargs=True)
-        with pytest.raises(RuntimeError, match="interrupted"):
-            call(pipe)
-        hook.remove()
-        assert torch.equal(call(pipe), expected)
-        assert [step.action for step in handle.trace.steps] == rows
-    assert state_of(pipe) == state
-    assert torch.equal(call(pipe), clean)
-
-
-@each_method
-def test_calls_in_a_row_equal_fresh_ones(pipe, method):
-    with apply(pipe, method) as handle:
-        in_a_row = [call(pipe, prompt, seed) for prompt, seed in ((0, 0), (1, 5), (0, 0))]
-    assert len(handle.traces) == 3
-    for (prompt, seed), latents in zip(((0, 0), (1, 5), (0, 0)), in_a_row, strict=True):
-        fresh = pipeline_of(random_transformer())
-        with apply(fresh, method):
-            assert torch.equal(call(fresh, prompt, seed), latents)
-
-
-@each_method
-def test_one_row_a_step_and_every_call_counted(pipe, method):
-    calls = {"full": 0, "small": 0}
-    original = pipe.transformer.forward
-
-    def counting(hidden_states, **kwargs):
-        calls["full" if hidden_states.shape[-1] == 16 else "small"] += 1
-        return original(hidden_states=hidden_states, **kwargs)
-
-    counting.__wrapped__ = original
-    pipe.transformer.forward = counting
-    with apply(pipe, method) as handle:
-        call(pipe)
-    rows = handle.trace.steps
-    assert [row.index for row in rows] == list(range(6 if method.NAME == "fewer_steps" else STEPS))
-    assert calls == {"full": sum(r.forwards for r in rows), "small": sum(r.trials for r in rows)}
-    assert all(r.forwards == (2 if r.action == "full" else 0) for r in rows)
-
-
-@each_method
-def test_an_aggressive_setting_hits(pipe, method):
-    with apply(pipe, method) as handle:
-        latents = call(pipe)
-    if method.EXPECTS_REUSE:
-        assert 0 < handle.trace.reused < STEPS
-    if method.NAME != "none":
-        assert not torch.equal(latents, call(pipe))
 
 
 @pytest.mark.parametrize("name", ["none", "previous_trial", "uniform"])
@@ -210,3 +118,15 @@ def test_without_a_cache_context_every_call_is_a_step(pipe):
         for timestep in (900, 600, 300, 950, 500):
             pipe.transformer(latents, torch.tensor([timestep]), text)
     assert [len(trace.steps) for trace in handle.traces] == [3, 2]
+
+
+def test_a_guidance_scale_nobody_publishes_is_asked_for():
+    """HunyuanVideo's true CFG: the scale is an argument of the call and kept nowhere."""
+    family = FAMILIES["hunyuan_true_cfg"]
+    pipe = family.pipeline()
+    guided = PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2))
+    with apply(pipe, guided), pytest.raises(ValueError, match=r"guidance_scale=…"):
+        family.call(pipe)
+    with apply(pipe, PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2), guidance="cond")) as handle:
+        family.call(pipe)
+    assert handle.trace.reused
