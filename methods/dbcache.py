@@ -67,17 +67,16 @@ class DBCacheConfig(Cache):
             raise ValueError(f"dbcache: no adapter for {anatomy.family}; supported: {', '.join(FAMILIES)}")
         if importlib.util.find_spec("cache_dit") is None:
             raise ValueError('dbcache needs the cache-dit package: pip install "pcbench[dbcache]"')
+        lists = [anatomy.config[name] for name in ("num_layers", "num_single_layers") if name in anatomy.config]
+        if self.fn_blocks + self.bn_blocks >= min(lists):
+            raise ValueError(
+                f"dbcache: fn_blocks {self.fn_blocks} and bn_blocks {self.bn_blocks} leave none of the {min(lists)}"
+                " blocks to cache; set them lower"
+            )
         return self
 
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
-        blocks = anatomy.blocks(transformer)
-        for name, count in Counter(block.path.partition(".")[0] for block in blocks).items():
-            if self.fn_blocks + self.bn_blocks >= count:
-                raise ValueError(
-                    f"dbcache: fn_blocks {self.fn_blocks} and bn_blocks {self.bn_blocks} leave none of the {count}"
-                    f" {name} to cache; set them lower"
-                )
-        return [block.path for block in blocks]
+        return [block.path for block in anatomy.blocks(transformer)]
 
     def patch(self, pipe: Any) -> Callable[[], None]:
         import cache_dit

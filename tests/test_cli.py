@@ -82,6 +82,14 @@ BAD = {
     "prompts.limit=0": "limit must be at least 1",
     "prompts.seeds=[]": "seeds is empty",
     "results={file}/below": "cannot be written",
+    "method=teacache model=wan model.backbone.transformer.num_layers=7": "measure them: python -m pcbench.calibrate",
+    "method=magcache model=wan model.backbone.transformer.num_layers=7": "measure them: python -m pcbench.calibrate",
+    "method=pab_246": "wan has no temporal attention to broadcast",
+    "method=fastercache_as_published": "use branch=fixed",
+    "method=replay": "actions must be letters F (compute) and r (reuse)",
+    "method=replay method.actions=FFrr": "4 actions for 50 steps",
+    "method=dbcache": "leave none of the 6 blocks to cache; set them lower",
+    "method=uniform method.reuse=magic": "reuse must be one of prediction, residual, taylorseer, extrapolate, stack",
     "stages=[generate,paint]": "unknown stage 'paint'",
     "latency.repeats=0": "latency.repeats at least 1",
     "method=none,uniform": "is a sweep: add -m",
@@ -124,11 +132,16 @@ def test_a_read_only_results_folder(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "method", ["none", "fewer_steps", "uniform", "precisecache", "precisecache_base", "precisecache_turbo"]
-)
+PRESETS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+# On Wan's transformers, which have no temporal attention and two calls a step; replay asks for a schedule.
+NOT_ON_WAN = {"pab_246", "pab_357", "pab_579", "fastercache_as_published", "replay"}
+
+
+@pytest.mark.parametrize("method", sorted(set(PRESETS) - NOT_ON_WAN))
 @pytest.mark.parametrize("model", ["tiny_wan", "wan", "wan_1_3b"])
 def test_every_preset_composes_with_every_model(method, model):
+    if (method, model) == ("dbcache", "tiny_wan"):
+        pytest.skip("its eight first blocks are more than the tiny Wan has; refused, see BAD")
     composed = cli.run_from([f"method={method}", f"model={model}"])
     assert composed.label == method
     assert composed.recipe.backbone.name == model
@@ -277,6 +290,14 @@ def test_latency_is_measured_side_by_side(prompts, tmp_path):
     assert latency["macs_speedup_of_this_sample"] == pytest.approx(2.0)
     assert 0.5 < latency["speedup_over_macs_speedup"]["median"] < 2
     assert f"{latency['denoise_seconds']['median']:.2f}" in out
+
+
+def test_an_experiment_may_hold_several_sweeps(tmp_path, capsys):
+    assert cli.main(["+experiment=cross", "plan=true", f"results={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    for label in ("uniform steps=17 reuse=residual", "teacache threshold=0.15 reuse=extrapolate damping=0.75"):
+        assert f"tiny_wan {label} " in out
+    assert "73 recipes" in out  # the reference, and four decisions at three settings with six ways to reuse
 
 
 def test_an_experiment_can_be_narrowed(tmp_path, capsys):

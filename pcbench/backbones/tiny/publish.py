@@ -2,8 +2,9 @@
 
 `python -m pcbench.backbones.tiny.publish --vae runs/vae --wan runs/wan`
 
-Copies the pipeline, the loss curves and the training configs, and writes the weights' fingerprint into the model's
-YAML: it is part of every recipe, so samples of other weights are never taken for samples of these.
+Copies the pipeline, the loss curves and the training configs (without `--vae` the VAE's stay as they are), and writes
+the weights' fingerprint into the model's YAML: it is part of every recipe, so samples of other weights are never taken
+for samples of these.
 """
 
 from __future__ import annotations
@@ -32,17 +33,21 @@ def fingerprint(folder: Path) -> str:
 def main() -> None:
     """Copy, check the size, write the fingerprint."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, help="a new VAE's training folder")
     parser.add_argument("--wan", type=Path, required=True)
     args = parser.parse_args()
     target = WEIGHTS / "tiny_wan"
+    training = target / "training"
+    kept = {} if args.vae else {path.name: path.read_bytes() for path in training.glob("vae-*")}
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(args.wan / "pipeline", target)
+    training.mkdir()
+    for name, content in kept.items():
+        (training / name).write_bytes(content)
     for name, folder in (("vae", args.vae), ("transformer", args.wan)):
-        (target / "training").mkdir(exist_ok=True)
         for file in TRAINING_FILES:
-            if (folder / file).exists():
-                shutil.copy(folder / file, target / "training" / f"{name}-{file}")
+            if folder and (folder / file).exists():
+                shutil.copy(folder / file, training / f"{name}-{file}")
     vae_config = target / "vae" / "config.json"  # diffusers notes there which folder the VAE was loaded from
     vae_config.write_text(re.sub(r'\n\s*"_name_or_path": "[^"]*",', "", vae_config.read_text()))
     for path in target.rglob("*"):
