@@ -21,7 +21,7 @@ from .tables import markdown
 
 TARGETS = (1.5, 2.0, 2.5)
 BASELINE = "uniform prediction"
-METRICS = {"psnr@1": "PSNR dB", "ssim@1": "SSIM"}
+METRICS = {"psnr@1": "PSNR dB", "ssim@2": "SSIM"}
 CURVE_FIELDS = ("reuse", "damping", "block_cache_rate", "reference")  # what makes another curve of one method
 
 

@@ -76,7 +76,7 @@ def _fidelity_cells(run: Run, samples: list[dict[str, Any]]) -> list[str]:
     if run.recipe.method.NAME == "none":
         return ["reference", "reference"]
     cells = []
-    for metric, digits in (("psnr@1", 2), ("ssim@1", 4)):
+    for metric, digits in (("psnr@1", 2), ("ssim@2", 4)):
         values = [s["fidelity"][metric] for s in samples if metric in s["fidelity"]]
         cells.append(f"{statistics.fmean(values):.{digits}f}" if values else "-")
     return cells

@@ -185,7 +185,7 @@ def test_a_sweep_ends_in_a_table_whose_numbers_are_in_the_records(finished):
         if method != "none":
             assert record["fidelity"]["psnr@1"]["n"] == 2
             assert f"{record['fidelity']['psnr@1']['mean']:.2f}" in out
-            assert f"{record['fidelity']['ssim@1']['mean']:.4f}" in out
+            assert f"{record['fidelity']['ssim@2']['mean']:.4f}" in out
         assert f"{record['macs']['peta_per_video']:.3g}" in out
     videos = list((results / "samples").rglob("*.mp4"))
     assert len(videos) == 6
@@ -252,7 +252,7 @@ def test_alpha_zero_equals_the_reference_and_says_so(prompts, tmp_path):
     cached, plain = (load_file(place(r).sample(key).latent)["latents"] for r in (composed, composed.reference))
     assert torch.equal(cached, plain)
     record = json.loads(place(composed).record.read_text())
-    assert record["samples"][0]["fidelity"] == {"psnr@1": 100.0, "ssim@1": pytest.approx(1.0)}
+    assert record["samples"][0]["fidelity"] == {"psnr@1": 100.0, "ssim@2": pytest.approx(1.0)}
     assert "never hit" in record["samples"][0]["notes"][0]
 
 

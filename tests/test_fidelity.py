@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pcbench.fidelity import PSNR_CAP, psnr, ssim
 
@@ -34,6 +36,12 @@ def test_ssim_is_the_gaussian_windowed_one(pair):
         )  # fmt: skip
         expected.append(full[5:-5, 5:-5].mean())  # the valid region of an 11x11 window
     assert ssim(video, reference) == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_ssim_is_torchmetrics(pair):
+    video, reference = (torch.from_numpy(frames).permute(0, 3, 1, 2).double() / 255 for frames in pair)
+    _, image = structural_similarity_index_measure(video, reference, sigma=1.5, data_range=1.0, return_full_image=True)
+    assert ssim(*pair) == pytest.approx(float(image[..., 5:-5, 5:-5].mean()), abs=1e-9)
 
 
 def test_identical_videos(pair):
