@@ -8,9 +8,12 @@ ratio over all prompts. Intervals are 95 %, over prompts.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ from .load import load_records, load_samples
 from .stats import at_speedup, bootstrap
 from .tables import markdown
 
+Measure = Callable[[np.ndarray], float]  # of the prompts with these indices
 TARGETS = (1.5, 2.0, 2.5)
 BASELINE = "uniform prediction"
 METRICS = {"psnr@1": "PSNR dB", "ssim@2": "SSIM"}
@@ -93,29 +97,34 @@ def standings(found: dict[str, Curve], prompts: int, metric: str, latency: bool)
     baseline = found.get(BASELINE)
     rows = []
     for curve in found.values():
-        row = {"method": curve.name}
+        row: dict[str, Any] = {"method": curve.name}
         for target in TARGETS:
-            row[f"{target:g}×"] = _cell(lambda p, c=curve, t=target: c.at(metric, t, latency, p), prompts, metric)
+            there = functools.partial(curve.at, metric, target, latency)
+            row[f"{target:g}×"] = _cell(there, prompts, metric)
             if baseline is not None and curve is not baseline:
-                row[f"− uniform at {target:g}×"] = _cell(
-                    lambda p, c=curve, t=target: c.at(metric, t, latency, p) - baseline.at(metric, t, latency, p),
-                    prompts,
-                    metric,
-                    signed=True,
-                )
+                uniform = functools.partial(baseline.at, metric, target, latency)
+                row[f"− uniform at {target:g}×"] = _cell(_minus(there, uniform), prompts, metric, signed=True)
         row["order"] = curve.at(metric, 2.0, latency, np.arange(prompts))
         rows.append(row)
     table = pd.DataFrame(rows).sort_values("order", ascending=False, na_position="last").drop(columns="order")
     return table.fillna("–")
 
 
-def _cell(measure, prompts: int, metric: str, signed: bool = False) -> str:
+def _minus(a: Measure, b: Measure) -> Measure:
+    return lambda prompts: a(prompts) - b(prompts)
+
+
+def _cell(measure: Measure, prompts: int, metric: str, signed: bool = False) -> str:
     value, low, high = bootstrap(measure, prompts, resamples=1000)
     if np.isnan(value):
         return "–"
     digits, sign = (2, "+") if metric.startswith("psnr") else (4, "+")
     text = f"{value:{sign if signed else ''}.{digits}f}"
     return text if np.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _mean_interval(scores: np.ndarray, prompts: int) -> tuple[float, float, float]:
+    return bootstrap(lambda chosen: float(scores[chosen].mean()), prompts, resamples=500)
 
 
 def draw(found: dict[str, Curve], prompts: int, path: Path) -> None:
@@ -125,13 +134,13 @@ def draw(found: dict[str, Curve], prompts: int, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    colours = plt.get_cmap("tab20").colors
+    colours = [plt.get_cmap("tab20")(number) for number in range(20)]
     figure, axes = plt.subplots(2, 2, figsize=(13, 9), sharey="row")
     everything = np.arange(prompts)
     for number, curve in enumerate(found.values()):
         for row, (metric, title) in enumerate(METRICS.items()):
             values = curve.scores[metric]
-            intervals = [bootstrap(lambda p, v=v: float(v[p].mean()), prompts, resamples=500) for v in values]
+            intervals = [_mean_interval(each, prompts) for each in values]
             mean, low, high = np.array(intervals).T
             for column, latency in enumerate((False, True)):
                 x = curve.speedups(everything, latency)

@@ -82,8 +82,8 @@ BAD = {
     "prompts.limit=0": "limit must be at least 1",
     "prompts.seeds=[]": "seeds is empty",
     "results={file}/below": "cannot be written",
-    "method=teacache model=wan model.backbone.transformer.num_layers=7": "measure them: python -m pcbench.calibrate",
-    "method=magcache model=wan model.backbone.transformer.num_layers=7": "measure them: python -m pcbench.calibrate",
+    "method=teacache model=wan +model.backbone.transformer.num_layers=7": "measure them: python -m pcbench.calibrate",
+    "method=magcache model=wan +model.backbone.transformer.num_layers=7": "measure them: python -m pcbench.calibrate",
     "method=pab_246": "wan has no temporal attention to broadcast",
     "method=fastercache_as_published": "use branch=fixed",
     "method=replay": "actions must be letters F (compute) and r (reuse)",
@@ -158,7 +158,7 @@ def test_plan_prices_without_weights_and_writes_nothing(tmp_path, capsys):
 def test_plan_knows_what_an_experiment_sweeps(tmp_path, capsys):
     assert cli.main(["+experiment=demo", "plan=true", f"results={tmp_path}"]) == 0
     out = capsys.readouterr().out
-    for label in ("none", "fewer_steps_17", "precisecache_base", "precisecache_turbo"):
+    for label in ("none", "fewer_steps_16", "precisecache_base", "precisecache_turbo"):
         assert f"tiny_wan {label} " in out
 
 

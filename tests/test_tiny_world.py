@@ -65,8 +65,9 @@ def test_held_out_scenes_are_never_drawn():
     assert not any(random_scene(generator)[0].held_out for _ in range(200))
 
 
-def test_demo_prompts_are_held_out():
-    prompts = [line for line in (CONF.parent / "prompts" / "demo.txt").read_text().splitlines() if line[0] != "#"]
+@pytest.mark.parametrize("name", ["demo", "held_out"])
+def test_shipped_prompts_are_held_out(name):
+    prompts = [line for line in (CONF.parent / "prompts" / f"{name}.txt").read_text().splitlines() if line[0] != "#"]
     held_out = {scene.prompt() for scene in all_scenes() if scene.held_out}
     assert set(prompts) <= held_out
 
@@ -104,9 +105,8 @@ def test_training_left_its_curves_and_its_report():
     obeyed = json.loads((TINY_WAN / "training" / "obedience.json").read_text())
     assert obeyed["videos"] >= 64
     assert set(obeyed["right"]) == set(MEASURED)
-    # Shape and direction are at chance in these weights, and the README says so; what is learned must stay learned.
-    for name in ("colour", "background", "size"):
-        assert obeyed["right"][name] > 0.9
+    aims = {"colour": 0.95, "direction": 0.95, "shape": 0.85, "size": 0.9, "speed": 0.9, "background": 0.95}
+    assert all(obeyed["right"][name] >= least for name, least in aims.items())
 
 
 @pytest.mark.parametrize("frames", [29, 13])
