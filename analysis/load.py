@@ -35,6 +35,20 @@ def load_records(results: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def one_machine(results: Path, model: str, machine: str | None = None) -> pd.DataFrame:
+    """The records of one model. Raises ValueError if there are none, or of two machines and none is named."""
+    frame = load_records(results)
+    if len(frame):
+        frame = frame[(frame["model"] == model) & ((frame["machine"] == machine) | (machine is None))]
+    if not len(frame):
+        raise ValueError(f"no records of {model} under {results}")
+    if frame["machine"].nunique() > 1:
+        raise ValueError(
+            f"records of several machines: {', '.join(frame['machine'].unique())}; latency cannot be mixed"
+        )
+    return frame
+
+
 def load_samples(results: Path) -> pd.DataFrame:
     """One row a sample: who it is, its prompt and seed, steps, computed steps, MACs, and each fidelity score."""
     rows = []

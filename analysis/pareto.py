@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .load import load_records, load_samples
+from .load import load_samples, one_machine
 from .stats import at_speedup, bootstrap
 from .tables import markdown
 
@@ -26,7 +26,14 @@ Measure = Callable[[np.ndarray], float]  # of the prompts with these indices
 TARGETS = (1.5, 2.0, 2.5)
 BASELINE = "uniform prediction"
 METRICS = {"psnr@1": "PSNR dB", "ssim@2": "SSIM"}
-CURVE_FIELDS = ("reuse", "damping", "block_cache_rate", "reference")  # what makes another curve of one method
+# What makes another curve of one method, and its usual value, which is not named.
+CURVE_FIELDS = {
+    "damping": 1.0,
+    "block_cache_rate": 0.0,
+    "reference": "previous_trial",
+    "retention_steps": False,
+    "variant": "official",
+}
 
 
 @dataclass
@@ -54,13 +61,7 @@ def curves(results: Path, model: str) -> tuple[dict[str, Curve], int]:
 
     Raises ValueError if there are no records, records of several machines, or no common prompt.
     """
-    records, samples = load_records(results), load_samples(results)
-    if len(records):
-        records = records[records["model"] == model]
-    if not len(records):
-        raise ValueError(f"no records of {model} under {results}")
-    if records["machine"].nunique() > 1:
-        raise ValueError(f"records of several machines: {', '.join(records['machine'].unique())}")
+    records, samples = one_machine(results, model), load_samples(results)
     samples = samples[samples["id"].isin(records["id"])].assign(key=lambda s: s["prompt"] + "|" + s["seed"].astype(str))
     keys = sorted(set.intersection(*(set(group["key"]) for _, group in samples.groupby("id"))))
     if not keys:
@@ -81,15 +82,10 @@ def curves(results: Path, model: str) -> tuple[dict[str, Curve], int]:
 
 def _curve_name(record: pd.Series) -> str:
     """The method, and those of its fields that say what it does rather than how much."""
-    words = [record["method"]]
-    for name in CURVE_FIELDS:
-        value = record["fields"].get(name)
-        usual = {"block_cache_rate": 0.0, "reference": "previous_trial", "damping": 1.0}.get(name)
-        if name == "reuse":
-            words += [value] if value else []
-        elif value is not None and value != usual:
-            words.append(f"{name.replace('_', ' ')} {value}")
-    return " ".join(words)
+    fields = record["fields"]
+    words = [record["method"], *([fields["reuse"]] if "reuse" in fields else [])]
+    told = [name for name, usual in CURVE_FIELDS.items() if fields.get(name, usual) != usual]
+    return " ".join([*words, *(f"{name.replace('_', ' ')} {fields[name]}" for name in told)])
 
 
 def standings(found: dict[str, Curve], prompts: int, metric: str, latency: bool) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .load import load_records, load_samples
+from .load import load_samples, one_machine
 
 COLUMNS = ("method", "steps computed", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM", "n")
 
@@ -26,15 +26,7 @@ def labels(frame: pd.DataFrame) -> pd.Series:
 
 def method_table(results: Path, model: str, machine: str | None = None) -> pd.DataFrame:
     """One row a method, the reference first, then by MACs. Raises ValueError for records of two machines."""
-    frame, samples = load_records(results), load_samples(results)
-    if len(frame):
-        frame = frame[(frame["model"] == model) & ((frame["machine"] == machine) | (machine is None))]
-    if not len(frame):
-        raise ValueError(f"no records of {model} under {results}")
-    if frame["machine"].nunique() > 1:
-        raise ValueError(
-            f"records of several machines: {', '.join(frame['machine'].unique())}; latency cannot be mixed"
-        )
+    frame, samples = one_machine(results, model, machine), load_samples(results)
     frame = frame.assign(label=labels(frame), none=frame["method"] != "none")
     frame = frame.sort_values(["none", "macs_peta_per_video"], ascending=[True, False])
     rows = [_row(row, samples[samples["id"] == row["id"]]) for _, row in frame.iterrows()]

@@ -186,7 +186,7 @@ class AdaptiveCaching(StepwiseRule):
             timestep = call.kwargs.get("temb", call.args[2] if len(call.args) > 2 else None)
             assert timestep is not None
             self.gate = (self.block.module.scale_shift_table + timestep.float())[..., place, :]
-        output = super().visit(denoiser, call) if _is_block(denoiser, call) else call.run()
+        output = super().visit(denoiser, call) if denoiser.block_of(call) else call.run()
         if gate and call.path == f"{self.block.path}.{gate}":
             self.gate = output[place]
         elif call.path == f"{self.block.path}.{attention}":
@@ -241,10 +241,6 @@ def probe_of(block: Block) -> tuple[str, str, int]:
     if kind not in PROBES:
         raise ValueError(f"adacache: where to measure the attention of a {kind} is not known")
     return PROBES[kind]
-
-
-def _is_block(denoiser: Denoiser, call: ModuleCall) -> bool:
-    return any(block.path == call.path for block in denoiser.blocks)
 
 
 def _l1(tensor: torch.Tensor) -> float:

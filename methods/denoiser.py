@@ -54,6 +54,10 @@ class Denoiser:
         """(T, H, W) of the full-size latent."""
         return self.anatomy.latent_size(next(iter(self.branches.values())).inputs)
 
+    def block_of(self, call: ModuleCall) -> Block | None:
+        """The block that a module's call is the call of; None for a part of one."""
+        return next((block for block in self.blocks if block.path == call.path), None)
+
     def run(self, inputs: dict[str, Any] | None = None) -> torch.Tensor:
         """The prediction for the current branch (or for changed `inputs`), its modules visited and counted."""
         inputs = self.branch.inputs if inputs is None else inputs
@@ -85,7 +89,7 @@ class Denoiser:
             inputs = branch.last_inputs if previous else branch.inputs
             if inputs is None:
                 continue
-            if guidance == "cond" and self._batched:
+            if guidance == "cond" and self.batched:
                 inputs = self.anatomy.part_of_batch(inputs, first=self.anatomy.BATCHED == "cond_first")
             trial = self.anatomy.trial_inputs(inputs, size, mode)
             predictions[name] = _sample(self.forward(**trial))
@@ -99,18 +103,18 @@ class Denoiser:
             for name, branch in self.branches.items()
             if branch.prediction is not None and (guidance == "guided" or not self.anatomy.is_unconditional(name))
         }
-        if guidance == "cond" and self._batched:
+        if guidance == "cond" and self.batched:
             half = 0 if self.anatomy.BATCHED == "cond_first" else 1
             predictions = {name: prediction.chunk(2)[half] for name, prediction in predictions.items()}
         return self._guide(predictions, guidance)
 
     @property
-    def _batched(self) -> bool:
+    def batched(self) -> bool:
         """Whether a call holds both guidance branches."""
         return self.anatomy.BATCHED is not None and self.guidance_scale() > 1
 
     def _guide(self, predictions: dict[str, torch.Tensor], guidance: str) -> torch.Tensor:
-        if guidance == "cond" or (len(predictions) == 1 and not self._batched):
+        if guidance == "cond" or (len(predictions) == 1 and not self.batched):
             (prediction,) = predictions.values()
         else:
             prediction = self.anatomy.guided(predictions, self.guidance_scale())

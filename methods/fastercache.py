@@ -117,7 +117,6 @@ class _FasterCache(Rule):
         self.config = config
         self._step: Step | None = None
         self._time = 0.0  # the step's number on the schedule's own scale
-        self._batched: bool | None = None  # both guidance branches come in one call
         self._lead_only = False  # the other branch is made up at this step
         self._lead: torch.Tensor | None = None  # this step's prediction of the leading branch
         self._low: torch.Tensor | None = None  # other minus lead: low frequencies,
@@ -130,7 +129,7 @@ class _FasterCache(Rule):
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self._step is not denoiser.step:
             self._begin(denoiser)
-        if self._batched:
+        if denoiser.batched:
             return self._predict_both(denoiser)
         if not denoiser.anatomy.is_unconditional(denoiser.branch.name):
             self._lead = self._run(denoiser, (LEAD,))
@@ -145,8 +144,6 @@ class _FasterCache(Rule):
     def _begin(self, denoiser: Denoiser) -> None:
         """Decide on this step."""
         config, number = self.config, denoiser.step.index + 1
-        if self._batched is None:
-            self._batched = denoiser.anatomy.BATCHED is not None and denoiser.guidance_scale() > 1
         stretch = config.steps / denoiser.num_steps if config.scale_to_steps and denoiser.num_steps else 1
         self._step, self._lead, self._time = denoiser.step, None, number * stretch
         may = not denoiser.must_compute

@@ -68,7 +68,8 @@ class FirstBlockCache(Rule):
         self.memory: dict[str, Memory] = {}
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        block = next(each for each in denoiser.blocks if each.path == call.path)
+        block = denoiser.block_of(call)
+        assert block is not None
         if block is denoiser.blocks[0]:
             return self._first(denoiser, block, call)
         if denoiser.reused:

@@ -265,7 +265,8 @@ class BlockCache:
         denoiser.step.details["blocks"] = self.phase
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        block = next(each for each in denoiser.blocks if each.path == call.path)
+        block = denoiser.block_of(call)
+        assert block is not None
         kept = self.kept.setdefault(denoiser.branch.name, {})
         if self.phase == "cached" and block.path in kept:
             _, video, text = kept[block.path]

@@ -124,7 +124,8 @@ class StackResidual(_PerBranch):
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         first, last = denoiser.blocks[0], denoiser.blocks[-1]
-        block = next(b for b in denoiser.blocks if b.path == call.path)
+        block = denoiser.block_of(call)
+        assert block is not None
         hidden = hidden_of(block, call)
         if denoiser.reused:
             residual = self.memory[denoiser.branch.name] if call.path == first.path else None

@@ -17,8 +17,6 @@ from diffusers import (
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
 
-LATENT = (5, 16, 16)  # (T, H, W) of every family's videos here
-
 
 @dataclass(frozen=True)
 class Family:

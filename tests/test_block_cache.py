@@ -12,7 +12,6 @@ from .families import FAMILIES
 
 RATE, L = 0.5, 2
 FLASH = {"alpha": 0.0, "downsample_factor": (2, 2, 2), "block_cache_rate": RATE, "block_cache_steps": L}
-BOTH_STREAMS = ["hunyuan", "hunyuan_true_cfg", "cogvideox_2b", "cogvideox_5b"]
 
 
 def recorded(family: str, **fields):

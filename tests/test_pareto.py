@@ -62,12 +62,18 @@ def write(results: Path, name: str, settings: dict[float, float], **fields: obje
 def test_standings_and_figure_from_records(tmp_path, capsys, monkeypatch):
     write(tmp_path, "uniform", {1.4: 40.0, 3.0: 30.0}, reuse="prediction")
     write(tmp_path, "uniform", {1.4: 45.0, 3.0: 35.0}, reuse="extrapolate", damping=0.5)
-    write(tmp_path, "teacache", {1.9: 39.0, 2.1: 37.0}, reuse="stack", threshold=0.1)
+    write(tmp_path, "teacache", {1.9: 39.0, 2.1: 37.0}, reuse="stack", threshold=0.1, retention_steps=False)
+    write(tmp_path, "teacache", {1.8: 33.0, 2.2: 31.0}, reuse="stack", threshold=0.1, retention_steps=True)
     monkeypatch.setattr("sys.argv", ["pareto", str(tmp_path), "tiny", "--figure", str(tmp_path / "f" / "x.png")])
     assert pareto.main() == 0
     printed = capsys.readouterr().out
     rows = {line.split(" | ")[0].strip("| "): line for line in printed.splitlines() if line.startswith("| ")}
-    assert set(rows) >= {"uniform prediction", "uniform extrapolate damping 0.5", "teacache stack"}
+    assert set(rows) >= {
+        "uniform prediction",
+        "uniform extrapolate damping 0.5",
+        "teacache stack",
+        "teacache stack retention steps True",
+    }
     assert (tmp_path / "f" / "x.png").stat().st_size > 10_000
     found, prompts = pareto.curves(tmp_path, "tiny")
     table = pareto.standings(found, prompts, "psnr@1", latency=False).set_index("method")
