@@ -31,8 +31,9 @@ from omegaconf.errors import OmegaConfBaseException
 import methods
 from methods.anatomy import anatomy_for
 
-from . import backbones, plan, provenance, stages, table
+from . import backbones, implied, plan, provenance, stages, table
 from . import config as config_module
+from .backbones import weights
 from .config import STAGES, ConfigError, Latency, Model, Prompts, Recipe, Run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -49,7 +50,9 @@ class RunSchema:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     latency: Latency = field(default_factory=Latency)
     device: str = "auto"
-    plan: bool = False
+    plan: Any = False  # or true, json, table1
+    plan_gpu: str = "H200"
+    plan_utilisation: float = 0.45
     sweeps: list[str] = field(default_factory=list)  # of an experiment: lines of overrides, each a sweep of its own
 
 
@@ -73,12 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = [job for words in launches for job in compose_all(words)]
         runs = [to_run(job) for job in jobs]
         check_writable(runs[0].results)
+        style = plan.style_of(jobs[0].plan)
+        device = plan.Device(jobs[0].plan_gpu, jobs[0].plan_utilisation)
+        if style == "table1":
+            known = [name for name in implied.MODELS if (CONF / "model" / f"{name}.yaml").exists()]
+            implied.show(known, lambda model, method: run_from([f"model={model}", f"method={method}"]))
+        elif style:
+            plan.show(runs, style, device)
+        if style:
+            return 0
     except (HydraException, OmegaConfBaseException, ConfigError, ValueError, TypeError) as error:
         print(f"pcbench: {in_one_line(error)}", file=sys.stderr)
         return 2
-    if jobs[0].plan:
-        plan.show(runs)
-        return 0
+    try:
+        for run in {run.recipe.backbone.source: run for run in runs}.values():
+            weights.require(run.recipe.backbone, run.download)
+    except ConfigError as error:
+        print(f"pcbench: {in_one_line(error)}", file=sys.stderr)
+        return 2
     try:
         code = max([launch(words, sweep=len(runs) > 1) for words in launches])
     except KeyboardInterrupt:
@@ -181,7 +196,7 @@ def to_run(config: DictConfig) -> Run:
     ]
     run = Run(
         label=" ".join([described.runtime.choices["method"], *changed]),
-        recipe=Recipe(backbone=model.backbone, sampling=model.sampling, method=method, numerics=model.numerics),
+        recipe=Recipe(backbone=model.chosen_backbone, sampling=model.sampling, method=method, numerics=model.numerics),
         prompts=prompts.read(CONF / "prompts"),
         seeds=list(prompts.seeds),
         results=Path(config.results),
@@ -189,6 +204,8 @@ def to_run(config: DictConfig) -> Run:
         stages=tuple(config.stages),
         latency=OmegaConf.to_object(config.latency),
         device=config.device,
+        offload=model.offload,
+        download=model.download,
     )
     check(run)
     return run
@@ -198,7 +215,7 @@ def check(run: Run) -> None:
     """Everything about a run that can be known wrong before a model is loaded."""
     if wrong := [name for name in run.stages if name not in STAGES]:
         raise ConfigError(f"unknown stage {wrong[0]!r}; stages are {', '.join(STAGES)}")
-    backbones.resolve_device(run.device)
+    backbones.check(run)
     family = backbones.family(run.recipe.backbone)
     family.check(run.recipe.sampling)
     sampling = run.recipe.sampling

@@ -10,6 +10,9 @@ from methods import Method, NoCacheConfig
 
 STAGES = ("generate", "latency", "score")
 DTYPES = ("float32", "bfloat16", "float16")
+WEIGHTS = ("pretrained", "random")
+RANDOM = "random"  # a backbone's source when its weights are random
+OFFLOADS = ("none", "model", "group")
 
 
 class ConfigError(ValueError):
@@ -20,7 +23,8 @@ class ConfigError(ValueError):
 class Backbone:
     """A diffusers pipeline and where its weights are.
 
-    source: a folder of weights bundled with pcbench ("bundled:tiny_wan"), a local folder, or a hub repository.
+    source: a folder of weights bundled with pcbench ("bundled:tiny_wan"), a local folder, a hub repository, or
+        "random" (set by `model.weights=random`).
     revision: commit of a hub repository; for bundled weights their fingerprint, so that new weights are a new recipe.
     call: further arguments of the pipeline call.
     transformer: the transformer's config where it differs from the class defaults; lets a plan be priced without
@@ -55,9 +59,15 @@ class Sampling:
 
 @dataclass(kw_only=True, slots=True)
 class Numerics:
-    """How the numbers are held."""
+    """How the numbers are held and computed.
+
+    attention: one of diffusers' attention backends ("native", "flash", "_native_cudnn", …); None leaves the default.
+    vae_tiling: decode in overlapping tiles, for less memory at slightly different pixels.
+    """
 
     dtype: str = "float32"
+    attention: str | None = None
+    vae_tiling: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -65,16 +75,43 @@ class Numerics:
 
 
 @dataclass(kw_only=True, slots=True)
+class Download:
+    """What a user without the weights should know: their size, how to make a local copy if a plain download is not
+    enough, and the bundled twin."""
+
+    gigabytes: float | None = None
+    obtain: str | None = None
+    twin: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class Model:
     """A backbone with the sampling and numerics it is usually run with; what `model=` selects.
 
+    weights: "pretrained", or "random": the full architecture without a checkpoint, for latency and memory.
+    offload: where weights wait: "none" on the device, "model" on the CPU a component at a time, "group" on the CPU a
+        block at a time.
     fps: frames per second of the mp4 files; no pixel depends on it.
     """
 
     backbone: Backbone
     sampling: Sampling
     numerics: Numerics = field(default_factory=Numerics)
+    weights: str = "pretrained"
+    offload: str = "none"
     fps: int = 16
+    download: Download = field(default_factory=Download)
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise ConfigError(f"model.weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+        if self.offload not in OFFLOADS:
+            raise ConfigError(f"model.offload must be one of {', '.join(OFFLOADS)}, not {self.offload!r}")
+
+    @property
+    def chosen_backbone(self) -> Backbone:
+        """The backbone with the weights asked for."""
+        return replace(self.backbone, source=RANDOM, revision=None) if self.weights == RANDOM else self.backbone
 
 
 @dataclass(kw_only=True, slots=True)
@@ -146,6 +183,8 @@ class Run:
     stages: tuple[str, ...] = STAGES
     latency: Latency = field(default_factory=Latency)
     device: str = "auto"
+    offload: str = "none"
+    download: Download = field(default_factory=Download)
 
     @property
     def samples(self) -> list[tuple[str, int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from methods import apply
+from methods import Handle, apply
 
 from . import backbones, provenance
 from .config import Recipe, Run
@@ -38,9 +39,31 @@ def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor
     """Final latents for one prompt (or its embeddings). The noise comes from a CPU generator of this seed alone."""
     arguments = backbones.family(recipe.backbone).call_arguments(recipe)
     if "prompt_embeds" in prompt:
-        del arguments["negative_prompt"]
+        arguments.pop("negative_prompt", None)
     generator = torch.Generator("cpu").manual_seed(seed)
     return pipe(**arguments, **prompt, generator=generator, output_type="latent").frames
+
+
+@contextmanager
+def cached(pipe: Any, run: Run, recipe: Recipe) -> Iterator[Handle]:
+    """The pipeline with the recipe's method attached and its weights placed for a call, in that order: model offload
+    would otherwise drop the method's hook."""
+    guidance = backbones.family(recipe.backbone).guidance_scale(recipe)
+    with apply(pipe, recipe.method, guidance_scale=guidance) as handle, backbones.placed(pipe, run.offload, run.device):
+        yield handle
+
+
+def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
+    """Final latents to frames (frames, height, width, 3) in uint8."""
+    with backbones.placed(pipe, run.offload, run.device):
+        return backbones.family(run.recipe.backbone).decode(pipe, latents)
+
+
+def _words(pipe: Any, prompt: str, recipe: Recipe) -> dict[str, Any]:
+    """The prompt as the pipeline takes it; a pipeline of random weights has no text encoder and takes embeddings."""
+    if pipe.text_encoder is not None:
+        return {"prompt": prompt}
+    return backbones.family(recipe.backbone).embed(pipe, prompt, recipe)
 
 
 def generate(run: Run, say: Callable[[str], None]) -> None:
@@ -49,7 +72,7 @@ def generate(run: Run, say: Callable[[str], None]) -> None:
     if not todo:
         return
     device = backbones.resolve_device(run.device)
-    pipe = backbones.load(run.recipe, device)
+    pipe = backbones.load(run.recipe, device, run.offload)
     for number, (prompt, seed) in enumerate(todo, 1):
         files = place(run).sample(sample_key(prompt, seed))
         summary = _generate_one(pipe, run, prompt, seed, files)
@@ -60,8 +83,8 @@ def _generate_one(pipe: Any, run: Run, prompt: str, seed: int, files: SampleFile
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with apply(pipe, run.recipe.method) as handle:
-            latents = denoise(pipe, run.recipe, seed, prompt=prompt)
+        with cached(pipe, run, run.recipe) as handle:
+            latents = denoise(pipe, run.recipe, seed, **_words(pipe, prompt, run.recipe))
     notes = []
     for warning in caught:
         if str(warning.message).startswith(f"{run.recipe.method.NAME}:"):
@@ -73,7 +96,7 @@ def _generate_one(pipe: Any, run: Run, prompt: str, seed: int, files: SampleFile
     seconds = time.perf_counter() - began
     latents = latents.cpu().contiguous()
     write_whole(files.latent, lambda path: safetensors.torch.save_file({"latents": latents}, path))
-    frames = backbones.family(run.recipe.backbone).decode(pipe, latents)
+    frames = decode(pipe, run, latents)
     _remember(files.latent, frames)
     write_whole(files.video, lambda path: write_video(path, frames, run.fps))
     about = {
@@ -109,7 +132,7 @@ def _remember(latent: Path, frames: np.ndarray) -> None:
 def frames_of(run: Run, files: SampleFiles) -> np.ndarray:
     """A sample's frames, decoded from its lossless latent unless still held from its making."""
     if files.latent not in _frames:
-        pipe = backbones.load(run.recipe, backbones.resolve_device(run.device))
+        pipe = backbones.load(run.recipe, backbones.resolve_device(run.device), run.offload)
         latents = safetensors.torch.load_file(files.latent)["latents"]
-        _remember(files.latent, backbones.family(run.recipe.backbone).decode(pipe, latents))
+        _remember(files.latent, decode(pipe, run, latents))
     return _frames[files.latent]

@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry  # the only place that knows it
 
-from methods import apply
-
 from . import backbones, provenance
 from .config import Recipe, Run
-from .generate import denoise, place
+from .generate import cached, decode, denoise, place
 from .store import read_json, write_json
 
 
@@ -47,12 +45,13 @@ def profile(run: Run, say: Callable[[str], None]) -> None:
     if done is not None and done["repeats"] >= run.latency.repeats:
         return
     family = backbones.family(run.recipe.backbone)
-    pipe = backbones.load(run.recipe, backbones.resolve_device(run.device))
+    pipe = backbones.load(run.recipe, backbones.resolve_device(run.device), run.offload)
     prompt, seed = run.samples[0]
-    text_seconds, embeds = _timed(lambda: family.embed(pipe, prompt, run.recipe))
+    with backbones.placed(pipe, run.offload, run.device):
+        text_seconds, embeds = _timed(lambda: family.embed(pipe, prompt, run.recipe))
 
     def once(recipe: Recipe) -> tuple[float, Any]:
-        with apply(pipe, recipe.method) as handle:
+        with cached(pipe, run, recipe) as handle:
             seconds, latents = _timed(lambda: denoise(pipe, recipe, seed, **embeds))
         return seconds, (handle.trace, latents)
 
@@ -73,7 +72,7 @@ def profile(run: Run, say: Callable[[str], None]) -> None:
             seconds[name].append(spent)
             if name == "method":
                 trace = trace_of_call
-                decode_seconds.append(_timed(functools.partial(family.decode, pipe, latents))[0])
+                decode_seconds.append(_timed(functools.partial(decode, pipe, run, latents))[0])
         say(f"{run.label}  timing {number + 1}/{run.latency.repeats}  {seconds['method'][-1]:.2f} s")
     assert trace is not None
     ratios = [r / m for r, m in zip(seconds.get("reference", seconds["method"]), seconds["method"], strict=True)]

@@ -87,7 +87,7 @@ def reference_macs(run: Run) -> int:
     backbone = run.recipe.backbone
     family, config = backbones.family(backbone), backbones.transformer_config(backbone)
     one = forward_macs(family.TRANSFORMER, config, family.arguments(run.recipe, config))
-    return one * family.branches(run.recipe.sampling) * run.recipe.sampling.steps
+    return one * family.branches(run.recipe) * run.recipe.sampling.steps
 
 
 def _macs(run: Run, samples: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ class Schedule:
         On the tiny Wan, 350 steps of Muon taught as much of the prompts as several thousand of AdamW.
         """
         named = dict(model.named_parameters())
-        matrices = [p for name, p in named.items() if p.ndim == 2 and ".blocks." in name and self.muon_learning_rate]
+        matrices = [p for name, p in named.items() if p.ndim == 2 and "blocks." in name and self.muon_learning_rate]
         others = [p for p in named.values() if not any(p is matrix for matrix in matrices)]
         adamw = torch.optim.AdamW(others, self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay)
         if not matrices:

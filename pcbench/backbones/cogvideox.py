@@ -1,0 +1,114 @@
+"""CogVideoX (1.0, 2B and 5B): loading, sizes, decoding. One transformer call a step holds both guidance branches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+
+from methods.anatomy import anatomy_for
+
+from ..config import ConfigError, Recipe, Sampling
+from . import shared, weights
+
+TRANSFORMER = CogVideoXTransformer3DModel
+ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": 2, "patch_size_t": None})
+SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
+FRAMES = 8  # the VAE decodes latent frames in pairs after the first: 8 N + 1 frames
+TEXT_TOKENS = 226  # CogVideoXPipeline's default max_sequence_length
+
+
+def load(source: str, recipe: Recipe) -> CogVideoXPipeline:
+    """The pipeline at the recipe's dtype, with the scheduler of the repository."""
+    if recipe.sampling.flow_shift is not None:
+        raise ConfigError("CogVideoX does not sample a flow: leave model.sampling.flow_shift out")
+    dtype, revision = getattr(torch, recipe.numerics.dtype), weights.revision(recipe.backbone)
+    return CogVideoXPipeline.from_pretrained(source, revision=revision, dtype=dtype)
+
+
+def build(recipe: Recipe, device: str) -> CogVideoXPipeline:
+    """The same architecture with random weights and no text encoder."""
+    with weights.at(device, getattr(torch, recipe.numerics.dtype)):
+        transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
+        vae = weights.built(AutoencoderKLCogVideoX, {})
+    scheduler = CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    return CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler)
+
+
+def check(sampling: Sampling) -> None:
+    """Raise ConfigError for a size the pipeline refuses or silently changes."""
+    shared.check_size(sampling, SPATIAL * PATCH, FRAMES)
+
+
+def latent_size(sampling: Sampling) -> tuple[int, int, int]:
+    """(T, H, W) of the latent."""
+    return shared.latent_size(sampling, SPATIAL, TEMPORAL)
+
+
+def branches(recipe: Recipe) -> int:
+    """Transformer calls a step makes; its one call holds both guidance branches."""
+    return 1
+
+
+def guidance_scale(recipe: Recipe) -> float | None:
+    """The scale of classifier-free guidance where the pipeline does not tell it; CogVideoX's does."""
+    return None
+
+
+def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, Any]:
+    """Shapes of the tensor arguments of one transformer call; those of the rotary table are two."""
+    batch = 2 if recipe.sampling.guidance_scale > 1 else 1
+    frames, height, width = latent_size(recipe.sampling)
+    shapes: dict[str, Any] = {
+        "hidden_states": [batch, frames, transformer.get("in_channels", 16), height, width],
+        "encoder_hidden_states": [batch, _text_tokens(recipe), transformer.get("text_embed_dim", 4096)],
+        "timestep": [batch],
+    }
+    if transformer.get("use_rotary_positional_embeddings", False):
+        tokens = frames * (height // PATCH) * (width // PATCH)
+        shapes["image_rotary_emb"] = [[tokens, transformer.get("attention_head_dim", 64)]] * 2
+    return shapes
+
+
+def _text_tokens(recipe: Recipe) -> int:
+    return recipe.backbone.call.get("max_sequence_length", TEXT_TOKENS)
+
+
+def call_arguments(recipe: Recipe) -> dict[str, Any]:
+    """The pipeline call's arguments, prompt and noise apart."""
+    sampling = recipe.sampling
+    return {
+        "negative_prompt": sampling.negative_prompt,
+        "height": sampling.height,
+        "width": sampling.width,
+        "num_frames": sampling.frames,
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        **recipe.backbone.call,
+    }
+
+
+@torch.no_grad()
+def embed(pipe: CogVideoXPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Prompt embeddings as pipeline arguments, for timing the denoising loop alone."""
+    if pipe.text_encoder is None:
+        shape = (1, _text_tokens(recipe), pipe.transformer.config.text_embed_dim)
+        like = next(pipe.transformer.parameters())
+        positive, negative = (weights.random_embeddings(text, shape, like) for text in (prompt, ""))
+    else:
+        positive, negative = pipe.encode_prompt(
+            prompt,
+            recipe.sampling.negative_prompt,
+            do_classifier_free_guidance=recipe.sampling.guidance_scale > 1,
+            max_sequence_length=_text_tokens(recipe),
+        )
+    return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+
+
+@torch.no_grad()
+def decode(pipe: CogVideoXPipeline, latents: torch.Tensor) -> np.ndarray:
+    """Final latents (1, T, C, H, W) to frames (frames, height, width, 3) in uint8, as the pipeline itself decodes."""
+    latents = latents.to(pipe._execution_device, pipe.vae.dtype)
+    return shared.frames_of(pipe, pipe.decode_latents(latents))

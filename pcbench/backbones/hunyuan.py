@@ -1,0 +1,133 @@
+"""HunyuanVideo: loading, sizes, decoding. Guidance is an input of the transformer, so a step is one call; with
+`backbone.call.true_cfg_scale` above 1 there is a second one for the negative prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+
+from methods.anatomy import anatomy_for
+
+from ..config import Recipe, Sampling
+from . import shared, weights
+
+TRANSFORMER = HunyuanVideoTransformer3DModel
+ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": 2, "patch_size_t": 1})
+SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
+TEXT_TOKENS = 256  # HunyuanVideoPipeline's default max_sequence_length
+SHIFT = 7.0  # of the released pipeline's scheduler
+
+
+def load(source: str, recipe: Recipe) -> HunyuanVideoPipeline:
+    """The pipeline as its model card loads it: the rest in float16 where the transformer is in bfloat16."""
+    dtype, revision = getattr(torch, recipe.numerics.dtype), weights.revision(recipe.backbone)
+    transformer = TRANSFORMER.from_pretrained(source, subfolder="transformer", revision=revision, dtype=dtype)
+    rest = torch.float16 if dtype == torch.bfloat16 else dtype
+    pipe = HunyuanVideoPipeline.from_pretrained(source, transformer=transformer, revision=revision, dtype=rest)
+    shared.shift_flow(pipe, recipe.sampling.flow_shift)
+    return pipe
+
+
+def build(recipe: Recipe, device: str) -> HunyuanVideoPipeline:
+    """The same architecture with random weights and no text encoders."""
+    with weights.at(device, getattr(torch, recipe.numerics.dtype)):
+        transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
+        vae = weights.built(AutoencoderKLHunyuanVideo, {})
+    return HunyuanVideoPipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=recipe.sampling.flow_shift or SHIFT),
+        text_encoder_2=None,
+        tokenizer_2=None,
+    )
+
+
+def check(sampling: Sampling) -> None:
+    """Raise ConfigError for a size the pipeline refuses or silently changes."""
+    shared.check_size(sampling, SPATIAL * PATCH, TEMPORAL)
+
+
+def latent_size(sampling: Sampling) -> tuple[int, int, int]:
+    """(T, H, W) of the latent."""
+    return shared.latent_size(sampling, SPATIAL, TEMPORAL)
+
+
+def guidance_scale(recipe: Recipe) -> float | None:
+    """The scale of true classifier-free guidance, which the pipeline does not tell; 1 is none."""
+    return recipe.backbone.call.get("true_cfg_scale", 1.0)
+
+
+def branches(recipe: Recipe) -> int:
+    """Transformer calls a step makes."""
+    return 2 if recipe.backbone.call.get("true_cfg_scale", 1.0) > 1 else 1
+
+
+def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int]]:
+    """Shapes of the tensor arguments of one transformer call."""
+    tokens, channels = _text_tokens(recipe), transformer.get("in_channels", 16)
+    shapes = {
+        "hidden_states": [1, channels, *latent_size(recipe.sampling)],
+        "timestep": [1],
+        "encoder_hidden_states": [1, tokens, transformer.get("text_embed_dim", 4096)],
+        "encoder_attention_mask": [1, tokens],
+        "pooled_projections": [1, transformer.get("pooled_projection_dim", 768)],
+    }
+    return {**shapes, "guidance": [1]} if transformer.get("guidance_embeds", True) else shapes
+
+
+def _text_tokens(recipe: Recipe) -> int:
+    return recipe.backbone.call.get("max_sequence_length", TEXT_TOKENS)
+
+
+def call_arguments(recipe: Recipe) -> dict[str, Any]:
+    """The pipeline call's arguments, prompt and noise apart."""
+    sampling = recipe.sampling
+    return {
+        "negative_prompt": sampling.negative_prompt,
+        "height": sampling.height,
+        "width": sampling.width,
+        "num_frames": sampling.frames,
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        **recipe.backbone.call,
+    }
+
+
+@torch.no_grad()
+def embed(pipe: HunyuanVideoPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Prompt embeddings as pipeline arguments, for timing the denoising loop alone."""
+    found = _embeddings(pipe, prompt, recipe)
+    if branches(recipe) == 2:
+        negative = _embeddings(pipe, recipe.sampling.negative_prompt, recipe)
+        found |= {f"negative_{name}": value for name, value in negative.items()}
+    return found
+
+
+def _embeddings(pipe: HunyuanVideoPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:
+    names = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
+    tokens = _text_tokens(recipe)
+    if pipe.text_encoder is None:
+        config, like = pipe.transformer.config, next(pipe.transformer.parameters())
+        embeds = weights.random_embeddings(prompt, (1, tokens, config.text_embed_dim), like)
+        pooled = weights.random_embeddings(prompt, (1, config.pooled_projection_dim), like)
+        return dict(zip(names, (embeds, pooled, torch.ones(1, tokens).to(like)), strict=True))
+    template = {name: recipe.backbone.call[name] for name in ("prompt_template",) if name in recipe.backbone.call}
+    return dict(zip(names, pipe.encode_prompt(prompt, max_sequence_length=tokens, **template), strict=True))
+
+
+@torch.no_grad()
+def decode(pipe: HunyuanVideoPipeline, latents: torch.Tensor) -> np.ndarray:
+    """Final latents (1, C, T, H, W) to frames (frames, height, width, 3) in uint8, as the pipeline itself decodes."""
+    vae = pipe.vae
+    latents = latents.to(pipe._execution_device, vae.dtype) / vae.config.scaling_factor
+    return shared.frames_of(pipe, vae.decode(latents, return_dict=False)[0])

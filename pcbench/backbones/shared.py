@@ -1,0 +1,40 @@
+"""What several families of backbones have in common: sizes, schedulers, frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import ConfigError, Sampling
+
+
+def check_size(sampling: Sampling, side: int, temporal: int) -> None:
+    """Raise ConfigError for a size that a pipeline would refuse, or silently change.
+
+    side: pixels per token along height and width. temporal: frames must be a multiple of it plus one.
+    """
+    if sampling.height % side or sampling.width % side:
+        raise ConfigError(f"height and width must be multiples of {side}, not {sampling.height}x{sampling.width}")
+    if sampling.frames % temporal != 1:
+        raise ConfigError(f"frames must be a multiple of {temporal} plus one, not {sampling.frames}")
+
+
+def latent_size(sampling: Sampling, spatial: int, temporal: int) -> tuple[int, int, int]:
+    """(T, H, W) of the latent of a causal VAE, which keeps the first frame apart."""
+    return (sampling.frames - 1) // temporal + 1, sampling.height // spatial, sampling.width // spatial
+
+
+def shift_flow(pipe: Any, shift: float | None) -> None:
+    """Give the pipeline's flow-matching scheduler this timestep shift; None keeps its own."""
+    if shift is None:
+        return
+    name = "flow_shift" if "flow_shift" in pipe.scheduler.config else "shift"
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **{name: shift})
+
+
+def frames_of(pipe: Any, video: torch.Tensor) -> np.ndarray:
+    """A decoded video (1, 3, frames, height, width) in [-1, 1] as frames (frames, height, width, 3) in uint8."""
+    frames = pipe.video_processor.postprocess_video(video, output_type="np")[0]
+    return (frames * 255).round().astype(np.uint8)

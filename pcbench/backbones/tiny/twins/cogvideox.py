@@ -1,0 +1,83 @@
+"""Tiny CogVideoX, 2B style: width 192, six blocks, sin-cos positions, v-prediction."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+
+from .base import LATENT_CHANNELS, MAX_PROMPT_TOKENS, TEXT_WIDTH, Batch, Twin, t5_encoder
+
+SIDE = 16  # latent cells of a full clip's side
+
+
+class CogVideoXTwin(Twin):
+    """diffusers' CogVideoXPipeline; one call a step with both guidance branches in its batch."""
+
+    NAME: ClassVar = "cogvideox"
+    FRAMES: ClassVar = 25  # the VAE keeps 8 N + 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = t5_encoder(len(self.words))
+        self.transformer = CogVideoXTransformer3DModel(
+            num_attention_heads=6,
+            attention_head_dim=32,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            time_embed_dim=128,
+            text_embed_dim=TEXT_WIDTH,
+            num_layers=6,
+            sample_width=SIDE,
+            sample_height=SIDE,
+            sample_frames=self.FRAMES,
+            max_text_seq_length=MAX_PROMPT_TOKENS,
+            spatial_interpolation_scale=1.0,
+        )
+        self.scheduler = CogVideoXDDIMScheduler(
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            snr_shift_scale=3.0,
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
+
+    @staticmethod
+    def new_vae() -> AutoencoderKLCogVideoX:
+        return AutoencoderKLCogVideoX(
+            latent_channels=LATENT_CHANNELS,
+            block_out_channels=(16, 32, 32, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            sample_height=128,
+            sample_width=128,
+            scaling_factor=1.0,
+        )
+
+    def embed(self, prompts: list[str]) -> Batch:
+        """Embeddings (B, MAX_PROMPT_TOKENS, width); like the pipeline, without an attention mask."""
+        ids, _ = self.tokens(prompts)
+        return {"encoder_hidden_states": self.text_encoder(ids).last_hidden_state}
+
+    def noisy(
+        self, latents: torch.Tensor, noise: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Variance-preserving noise at a uniform timestep; the target is the velocity of v-prediction."""
+        steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+        kept = self.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1, 1).float()
+        noised = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+        return noised, steps.float(), kept.sqrt() * noise - (1 - kept).sqrt() * latents
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        inputs = {"hidden_states": noisy.transpose(1, 2), "timestep": timestep, **self.embed(prompts)}
+        return self.transformer(**inputs, return_dict=False)[0].transpose(1, 2)
+
+    def pipeline(self, vae: Any) -> CogVideoXPipeline:
+        return CogVideoXPipeline(
+            tokenizer=self.words,
+            text_encoder=self.text_encoder.half(),
+            vae=vae.half(),
+            scheduler=self.scheduler,
+            transformer=self.transformer.half(),
+        )

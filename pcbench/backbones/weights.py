@@ -1,0 +1,80 @@
+"""Where a backbone's weights come from: bundled with pcbench, a local folder, a hub repository, or random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+
+from ..config import RANDOM, Backbone, ConfigError, Download
+
+BUNDLED = Path(__file__).parent / "tiny" / "weights"
+INDEX = "model_index.json"  # every diffusers pipeline folder has one
+HUB_TIMEOUT = 5  # seconds to find out whether the hub answers
+
+
+def source(backbone: Backbone) -> str:
+    """The folder or hub repository of the weights. Raises ConfigError for bundled weights that are not there."""
+    kind, _, name = backbone.source.partition(":")
+    if kind != "bundled":
+        return backbone.source
+    if not (BUNDLED / name / INDEX).exists():
+        raise ConfigError(f"no bundled weights named {name!r} in {BUNDLED}")
+    return str(BUNDLED / name)
+
+
+def revision(backbone: Backbone) -> str | None:
+    """The hub commit to load; bundled weights and local folders have none."""
+    return None if backbone.source.startswith("bundled:") or Path(backbone.source).is_dir() else backbone.revision
+
+
+def require(backbone: Backbone, download: Download) -> None:
+    """Raise ConfigError, in one line that says what to do, if the weights are neither here nor to be had."""
+    place = Path(source(backbone))
+    if backbone.source == RANDOM or (place / INDEX).exists():
+        return
+    if place.is_dir():
+        raise ConfigError(f"{place} is no diffusers pipeline folder: it has no {INDEX}")
+    if backbone.source.count("/") != 1 or place.is_absolute():
+        raise ConfigError(f"model.backbone.source={backbone.source}: no such folder")
+    if isinstance(try_to_load_from_cache(backbone.source, INDEX, revision=backbone.revision), str):
+        return
+    try:
+        HfApi().model_info(backbone.source, revision=backbone.revision, timeout=HUB_TIMEOUT)
+    except Exception as error:  # the hub's client raises its transport's errors, whichever that is
+        size = f" ({download.gigabytes:g} GB)" if download.gigabytes else ""
+        twin = f", or the trained miniature that comes with pcbench (model={download.twin})" if download.twin else ""
+        raise ConfigError(
+            f"no weights for {backbone.name}: {backbone.source}{size} is not in the hub's local cache and the hub"
+            f" cannot be reached ({type(error).__name__}). {download.obtain or 'Give a local copy'} with"
+            " model.backbone.source=FOLDER; or run the architecture with random weights, for latency alone"
+            f" (model.weights=random){twin}"
+        ) from error
+
+
+@contextmanager
+def at(device: str, dtype: torch.dtype, seed: int = 0) -> Iterator[None]:
+    """Modules made inside have seeded random weights of this dtype on this device, at once and nowhere else."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng(), torch.device(device), torch.no_grad():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def random_embeddings(prompt: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Noise in place of a prompt's embeddings where there is no text encoder; the same for a prompt every time."""
+    generator = torch.Generator().manual_seed(sum(ord(letter) << (index % 24) for index, letter in enumerate(prompt)))
+    return torch.randn(shape, generator=generator).to(like)
+
+
+def built(kind: Any, config: dict[str, Any]) -> Any:
+    """A random model of a diffusers class, for inference."""
+    return kind.from_config(config).eval().requires_grad_(False)

@@ -1,0 +1,197 @@
+"""Every family's real loading code, on a random pipeline of toy width saved as its released one is; and what a user
+without the weights, or with a wrong option, is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pcbench import backbones, cli, generate
+from pcbench.backbones import weights
+from pcbench.backbones.tiny.twins import TWINS
+from pcbench.config import ConfigError
+from pcbench.latency import profile
+from pcbench.record import build, reference_macs
+
+MODELS = {"wan": "wan", "hunyuan": "hunyuan", "cogvideox": "cogvideox"}
+SMALL = ["model.sampling.height=32", "model.sampling.width=48", "model.sampling.frames=17", "model.sampling.steps=4"]
+SMALL += ["model.numerics.dtype=float32", "prompts.limit=1", "latency.warmup=0", "latency.repeats=1"]
+TEXT = {"wan": ["+model.backbone.call.max_sequence_length=16"], "cogvideox": []}
+TEXT["cogvideox"] = TEXT["wan"]
+TEXT["hunyuan"] = [*TEXT["wan"], "+model.backbone.call.prompt_template={template:'{}',crop_start:0}"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """A folder of random weights in diffusers' format for each family."""
+    root = tmp_path_factory.mktemp("weights")
+    for name, twin in TWINS.items():
+        torch.manual_seed(0)
+        twin().pipeline(twin.new_vae()).save_pretrained(root / name)
+    return {name: str(root / name) for name in TWINS}
+
+
+@pytest.fixture(params=sorted(MODELS))
+def family(request) -> str:
+    return request.param
+
+
+def run_of(family: str, folder: str, results, *words: str):
+    source = [f"model={MODELS[family]}", f"model.backbone.source={folder}", f"results={results}", *TEXT[family]]
+    return cli.run_from(
+        [*source, *SMALL, "model.numerics.vae_tiling=false", "method=uniform", "method.steps=2", *words]
+    )
+
+
+def test_loads_generates_times_and_prices(family, folders, tmp_path):
+    run = run_of(family, folders[family], tmp_path)
+    said: list[str] = []
+    generate.generate(run, said.append)
+    profile(run, said.append)
+    record = build(run)
+    assert record["status"] == "ok"
+    assert record["samples"][0]["trace"]["actions"].count("F") == 2
+    assert record["macs"]["speedup"] == pytest.approx(2.0)
+    assert record["latency"]["speedup"]["median"] > 0
+    pipe = backbones.load(run.recipe, "cpu")
+    assert next(pipe.transformer.parameters()).dtype == torch.float32
+    frames = generate.frames_of(run, generate.place(run).sample(record_key(run)))
+    assert frames.shape == (17, 32, 48, 3)
+    assert frames.dtype == np.uint8
+
+
+def record_key(run) -> str:
+    from pcbench.identity import sample_key
+
+    return sample_key(*run.samples[0])
+
+
+def test_decodes_as_the_pipeline_does_and_embeds_as_it_does(family, folders, tmp_path):
+    run = run_of(family, folders[family], tmp_path)
+    pipe = backbones.load(run.recipe, "cpu")
+    module = backbones.family(run.recipe.backbone)
+    latents = generate.denoise(pipe, run.recipe, 0, prompt=run.prompts[0])
+    assert torch.equal(latents, generate.denoise(pipe, run.recipe, 0, **module.embed(pipe, run.prompts[0], run.recipe)))
+    assert module.latent_size(run.recipe.sampling) == module.ANATOMY.latent_size({"hidden_states": latents})
+    arguments = module.call_arguments(run.recipe)
+    whole = pipe(
+        **arguments, prompt=run.prompts[0], generator=torch.Generator().manual_seed(0), output_type="np"
+    ).frames[0]
+    assert np.array_equal(module.decode(pipe, latents), (whole * 255).round().astype(np.uint8))
+
+
+def test_the_shapes_used_for_pricing_are_those_of_the_call(family, folders, tmp_path):
+    run = run_of(family, folders[family], tmp_path)
+    generate.generate(run, lambda _: None)
+    trace = next(iter(generate.place(run).traces()))[1]
+    module, config = backbones.family(run.recipe.backbone), backbones.transformer_config(run.recipe.backbone)
+    told = module.arguments(run.recipe, config)
+    assert {name: list(shape) for name, shape in trace["arguments"].items()} == told
+    full = [call for step in trace["steps"] for call in step["calls"]]
+    assert len(full) == 2 * module.branches(run.recipe)
+    assert reference_macs(run) > 0
+
+
+def test_group_offload_gives_the_same_video(family, folders, tmp_path):
+    whole = run_of(family, folders[family], tmp_path)
+    offloaded = replace(whole, offload="group")
+    latents = []
+    for run in (whole, offloaded):
+        pipe = backbones.load(run.recipe, "cpu", run.offload)
+        with generate.cached(pipe, run, run.recipe):
+            latents.append(generate.denoise(pipe, run.recipe, 0, prompt=run.prompts[0]))
+    assert torch.equal(*latents)
+
+
+def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path):
+    toy = TWINS[family]().transformer.config
+    names = {
+        "wan": ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers", "text_dim"),
+        "hunyuan": (
+            *("num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers"),
+            *("text_embed_dim", "pooled_projection_dim", "rope_axes_dim"),
+        ),
+        "cogvideox": ("num_attention_heads", "attention_head_dim", "num_layers", "text_embed_dim", "time_embed_dim"),
+    }
+    small = [f"+model.backbone.transformer.{name}={value(toy[name])}" for name in names[family]]
+    words = [f"model={MODELS[family]}", "model.weights=random", f"results={tmp_path}", *SMALL, *small]
+    run = cli.run_from([*words, "method=replay", "method.actions=FrFr"])
+    weights.require(run.recipe.backbone, run.download)
+    latents = []
+    for _ in range(2):
+        pipe = backbones.family(run.recipe.backbone).build(run.recipe, "cpu")
+        embeds = backbones.family(run.recipe.backbone).embed(pipe, "a prompt", run.recipe)
+        with generate.cached(pipe, run, run.recipe) as handle:
+            latents.append(generate.denoise(pipe, run.recipe, 0, **embeds))
+        assert handle.trace.computed == 2
+    assert torch.isfinite(latents[0]).all()
+    assert torch.equal(*latents)
+
+
+def value(held: object) -> str:
+    return str(list(held)).replace(" ", "") if isinstance(held, list | tuple) else str(held)
+
+
+def test_a_second_transformer_takes_over_below_the_boundary():
+    """Wan2.2: random weights build both transformers; a step uses one of them."""
+    small = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2, "text_dim": 16}
+    words = [f"+model.backbone.transformer.{name}={held}" for name, held in small.items()]
+    run = cli.run_from(["model=wan2_2_a14b", "model.weights=random", "method=none", *SMALL, *words])
+    module = backbones.family(run.recipe.backbone)
+    pipe = module.build(run.recipe, "cpu")
+    calls = {"transformer": 0, "transformer_2": 0}
+    for name in calls:
+        getattr(pipe, name).register_forward_pre_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    generate.denoise(pipe, run.recipe, 0, **module.embed(pipe, "a prompt", run.recipe))
+    assert min(calls.values()) > 0
+    assert sum(calls.values()) == 2 * run.recipe.sampling.steps
+
+
+BAD = {
+    "model.offload=disk": "model.offload must be one of none, model, group",
+    "model.weights=trained": "model.weights must be one of pretrained, random",
+    "model.numerics.attention=fast": "model.numerics.attention must be one of",
+    "model.sampling.frames=48": "multiple of 4 plus one",
+    "model=cogvideox model.sampling.frames=45": "multiple of 8 plus one",
+    "model.sampling.height=100": "multiples of 16",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_a_wrong_option_is_one_line(words):
+    with pytest.raises((ConfigError, ValueError), match=BAD[words]):
+        cli.run_from(["model=hunyuan", *words.split()])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to offload from")
+def test_model_offload_without_a_gpu_is_refused():
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        cli.run_from(["model=hunyuan", "model.offload=model"])
+
+
+@pytest.mark.parametrize("model", ["wan", "wan_1_3b", "wan2_2_a14b", "hunyuan", "cogvideox", "cogvideox_5b"])
+def test_missing_weights_are_one_line_that_says_what_to_do(model, monkeypatch, tmp_path):
+    def unreachable(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(weights.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_, **__: None)
+    run = cli.run_from([f"model={model}", f"results={tmp_path}"])
+    with pytest.raises(ConfigError) as caught:
+        weights.require(run.recipe.backbone, run.download)
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in (run.recipe.backbone.source, " GB)", "model.backbone.source=", "model.weights=random", "model=tiny_"):
+        assert part in line
+
+
+def test_a_folder_that_is_no_pipeline_is_named(tmp_path):
+    run = cli.run_from(["model=wan", f"model.backbone.source={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"no diffusers pipeline folder: it has no model_index\.json"):
+        weights.require(run.recipe.backbone, run.download)
+    gone = cli.run_from(["model=wan", "model.backbone.source=/no/such/folder"])
+    with pytest.raises(ConfigError, match="no such folder"):
+        weights.require(gone.recipe.backbone, gone.download)
