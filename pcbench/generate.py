@@ -56,7 +56,7 @@ def cached(pipe: Any, run: Run, recipe: Recipe) -> Iterator[Handle]:
 def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
     """Final latents to frames (frames, height, width, 3) in uint8."""
     with backbones.placed(pipe, run.offload, run.device):
-        return backbones.family(run.recipe.backbone).decode(pipe, latents)
+        return backbones.family(run.recipe.backbone).decode(pipe, latents, run.recipe)
 
 
 def _words(pipe: Any, prompt: str, recipe: Recipe) -> dict[str, Any]:

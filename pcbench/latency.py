@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry  # the only place that knows it
 
 from . import backbones, provenance
 from .config import Recipe, Run
@@ -89,7 +88,7 @@ def profile(run: Run, say: Callable[[str], None]) -> None:
             "decode_seconds": _spread(decode_seconds),
             "speedup": _spread(ratios),
             "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-            "attention": _AttentionBackendRegistry.get_active_backend()[0].value,
+            "attention": backbones.attention_backend(),
             "trace": trace.to_dict(),
             "revision": provenance.revision(),
         },

@@ -16,11 +16,16 @@ from pcbench.config import ConfigError
 from pcbench.latency import profile
 from pcbench.record import build, reference_macs
 
-MODELS = {"wan": "wan", "hunyuan": "hunyuan", "cogvideox": "cogvideox"}
+MODELS = {"wan": "wan", "hunyuan": "hunyuan", "cogvideox": "cogvideox", "opensora": "opensora"}
 SMALL = ["model.sampling.height=32", "model.sampling.width=48", "model.sampling.frames=17", "model.sampling.steps=4"]
 SMALL += ["model.numerics.dtype=float32", "prompts.limit=1", "latency.warmup=0", "latency.repeats=1"]
-TEXT = {"wan": ["+model.backbone.call.max_sequence_length=16"], "cogvideox": []}
+TEXT = {"wan": ["+model.backbone.call.max_sequence_length=16"]}
 TEXT["cogvideox"] = TEXT["wan"]
+TEXT["opensora"] = [
+    *TEXT["wan"],
+    "+model.backbone.call.clean_caption=false",
+    "+model.backbone.call.aesthetic_score=null",
+]
 TEXT["hunyuan"] = [*TEXT["wan"], "+model.backbone.call.prompt_template={template:'{}',crop_start:0}"]
 
 
@@ -80,7 +85,7 @@ def test_decodes_as_the_pipeline_does_and_embeds_as_it_does(family, folders, tmp
     whole = pipe(
         **arguments, prompt=run.prompts[0], generator=torch.Generator().manual_seed(0), output_type="np"
     ).frames[0]
-    assert np.array_equal(module.decode(pipe, latents), (whole * 255).round().astype(np.uint8))
+    assert np.array_equal(module.decode(pipe, latents, run.recipe), (whole * 255).round().astype(np.uint8))
 
 
 def test_the_shapes_used_for_pricing_are_those_of_the_call(family, folders, tmp_path):
@@ -115,6 +120,7 @@ def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path):
             *("text_embed_dim", "pooled_projection_dim", "rope_axes_dim"),
         ),
         "cogvideox": ("num_attention_heads", "attention_head_dim", "num_layers", "text_embed_dim", "time_embed_dim"),
+        "opensora": ("num_attention_heads", "attention_head_dim", "num_layers", "caption_channels"),
     }
     small = [f"+model.backbone.transformer.{name}={value(toy[name])}" for name in names[family]]
     words = [f"model={MODELS[family]}", "model.weights=random", f"results={tmp_path}", *SMALL, *small]
@@ -172,7 +178,9 @@ def test_model_offload_without_a_gpu_is_refused():
         cli.run_from(["model=hunyuan", "model.offload=model"])
 
 
-@pytest.mark.parametrize("model", ["wan", "wan_1_3b", "wan2_2_a14b", "hunyuan", "cogvideox", "cogvideox_5b"])
+@pytest.mark.parametrize(
+    "model", ["wan", "wan_1_3b", "wan2_2_a14b", "hunyuan", "cogvideox", "cogvideox_5b", "opensora"]
+)
 def test_missing_weights_are_one_line_that_says_what_to_do(model, monkeypatch, tmp_path):
     def unreachable(*_, **__):
         raise ConnectionError("no network")

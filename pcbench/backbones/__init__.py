@@ -17,9 +17,10 @@ from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
 from ..config import RANDOM, Backbone, ConfigError, Recipe, Run
 from . import cogvideox, hunyuan, wan
+from .opensora import family as opensora
 from .weights import source
 
-FAMILIES = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox}
+FAMILIES = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": opensora}
 
 _loaded: tuple[str, Any] | None = None
 
@@ -75,7 +76,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
     # diffusers remembers a backend for all models of the process, so it is set for each.
     backend = recipe.numerics.attention or DIFFUSERS_ATTN_BACKEND
     for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
-        if transformer is not None and backend != _AttentionBackendRegistry.get_active_backend()[0].value:
+        if transformer is not None and backend != attention_backend():
             transformer.set_attention_backend(backend)
 
 
@@ -90,6 +91,19 @@ def placed(pipe: Any, offload: str, device: str) -> Iterator[None]:
         yield
     finally:
         pipe.remove_all_hooks()
+
+
+def forget() -> None:
+    """Let go of the pipeline still held."""
+    global _loaded
+    _loaded = None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def attention_backend() -> str:
+    """The attention backend that diffusers uses now."""
+    return _AttentionBackendRegistry.get_active_backend()[0].value
 
 
 def transformer_config(backbone: Backbone) -> dict[str, Any]:

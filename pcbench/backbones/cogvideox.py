@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from transformers import T5EncoderModel
 
 from methods.anatomy import anatomy_for
 
@@ -18,6 +19,7 @@ ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": 2, "patch_size_t": None})
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
 FRAMES = 8  # the VAE decodes latent frames in pairs after the first: 8 N + 1 frames
 TEXT_TOKENS = 226  # CogVideoXPipeline's default max_sequence_length
+TEXT_ENCODERS = ((T5EncoderModel, shared.t5_xxl, TEXT_TOKENS),)  # class, config, tokens
 
 
 def load(source: str, recipe: Recipe) -> CogVideoXPipeline:
@@ -108,7 +110,7 @@ def embed(pipe: CogVideoXPipeline, prompt: str, recipe: Recipe) -> dict[str, tor
 
 
 @torch.no_grad()
-def decode(pipe: CogVideoXPipeline, latents: torch.Tensor) -> np.ndarray:
+def decode(pipe: CogVideoXPipeline, latents: torch.Tensor, recipe: Recipe) -> np.ndarray:
     """Final latents (1, T, C, H, W) to frames (frames, height, width, 3) in uint8, as the pipeline itself decodes."""
     latents = latents.to(pipe._execution_device, pipe.vae.dtype)
     return shared.frames_of(pipe, pipe.decode_latents(latents))

@@ -13,6 +13,7 @@ from diffusers import (
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
+from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 
 from methods.anatomy import anatomy_for
 
@@ -24,6 +25,27 @@ ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": 2, "patch_size_t": 1})
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
 TEXT_TOKENS = 256  # HunyuanVideoPipeline's default max_sequence_length
 SHIFT = 7.0  # of the released pipeline's scheduler
+TEXT_ENCODERS = (
+    (
+        LlamaModel,
+        lambda: LlamaConfig(
+            vocab_size=128320,
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+        ),
+        TEXT_TOKENS + 95,  # and the tokens of the pipeline's prompt template
+    ),
+    (
+        CLIPTextModel,
+        lambda: CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, projection_dim=768, num_hidden_layers=12, num_attention_heads=12
+        ),
+        77,
+    ),
+)  # the language model of llava-llama-3-8b, and CLIP-L; class, config, tokens
 
 
 def load(source: str, recipe: Recipe) -> HunyuanVideoPipeline:
@@ -126,7 +148,7 @@ def _embeddings(pipe: HunyuanVideoPipeline, prompt: str, recipe: Recipe) -> dict
 
 
 @torch.no_grad()
-def decode(pipe: HunyuanVideoPipeline, latents: torch.Tensor) -> np.ndarray:
+def decode(pipe: HunyuanVideoPipeline, latents: torch.Tensor, recipe: Recipe) -> np.ndarray:
     """Final latents (1, C, T, H, W) to frames (frames, height, width, 3) in uint8, as the pipeline itself decodes."""
     vae = pipe.vae
     latents = latents.to(pipe._execution_device, vae.dtype) / vae.config.scaling_factor

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import T5Config
 
 from ..config import ConfigError, Sampling
 
@@ -38,3 +39,17 @@ def frames_of(pipe: Any, video: torch.Tensor) -> np.ndarray:
     """A decoded video (1, 3, frames, height, width) in [-1, 1] as frames (frames, height, width, 3) in uint8."""
     frames = pipe.video_processor.postprocess_video(video, output_type="np")[0]
     return (frames * 255).round().astype(np.uint8)
+
+
+def t5_xxl() -> T5Config:
+    """The config of t5-v1_1-xxl's encoder."""
+    return T5Config(
+        vocab_size=32128,
+        d_model=4096,
+        d_ff=10240,
+        d_kv=64,
+        num_heads=64,
+        num_layers=24,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+    )

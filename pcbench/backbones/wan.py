@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from transformers import UMT5Config, UMT5EncoderModel
 
 from methods.anatomy import anatomy_for
 
@@ -18,6 +19,15 @@ ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": (1, 2, 2)})
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
 TEXT_TOKENS = 512  # WanPipeline's default max_sequence_length
 BOUNDARY = 0.875  # share of the noise above which Wan2.2's first transformer works (its wan_t2v_A14B.py)
+TEXT_ENCODERS = (
+    (
+        UMT5EncoderModel,
+        lambda: UMT5Config(
+            vocab_size=256384, d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, dropout_rate=0.0
+        ),
+        TEXT_TOKENS,
+    ),
+)  # umt5-xxl; class, config, tokens
 
 
 def load(source: str, recipe: Recipe) -> WanPipeline:
@@ -118,7 +128,7 @@ def embed(pipe: WanPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Ten
 
 
 @torch.no_grad()
-def decode(pipe: WanPipeline, latents: torch.Tensor) -> np.ndarray:
+def decode(pipe: WanPipeline, latents: torch.Tensor, recipe: Recipe) -> np.ndarray:
     """Final latents (1, C, T, H, W) to frames (frames, height, width, 3) in uint8, as the pipeline itself decodes."""
     vae = pipe.vae
     latents = latents.to(pipe._execution_device, vae.dtype)

@@ -41,19 +41,25 @@ def require(backbone: Backbone, download: Download) -> None:
         raise ConfigError(f"{place} is no diffusers pipeline folder: it has no {INDEX}")
     if backbone.source.count("/") != 1 or place.is_absolute():
         raise ConfigError(f"model.backbone.source={backbone.source}: no such folder")
+    if download.obtain is not None:
+        raise ConfigError(_what_to_do(backbone, download, "no folder that can be loaded"))
     if isinstance(try_to_load_from_cache(backbone.source, INDEX, revision=backbone.revision), str):
         return
     try:
         HfApi().model_info(backbone.source, revision=backbone.revision, timeout=HUB_TIMEOUT)
     except Exception as error:  # the hub's client raises its transport's errors, whichever that is
-        size = f" ({download.gigabytes:g} GB)" if download.gigabytes else ""
-        twin = f", or the trained miniature that comes with pcbench (model={download.twin})" if download.twin else ""
-        raise ConfigError(
-            f"no weights for {backbone.name}: {backbone.source}{size} is not in the hub's local cache and the hub"
-            f" cannot be reached ({type(error).__name__}). {download.obtain or 'Give a local copy'} with"
-            " model.backbone.source=FOLDER; or run the architecture with random weights, for latency alone"
-            f" (model.weights=random){twin}"
-        ) from error
+        why = f"not in the hub's local cache, and the hub cannot be reached ({type(error).__name__})"
+        raise ConfigError(_what_to_do(backbone, download, why)) from error
+
+
+def _what_to_do(backbone: Backbone, download: Download, why: str) -> str:
+    size = f" ({download.gigabytes:g} GB)" if download.gigabytes else ""
+    twin = f", or the trained miniature that comes with pcbench (model={download.twin})" if download.twin else ""
+    return (
+        f"no weights for {backbone.name}: {backbone.source}{size} is {why}."
+        f" {download.obtain or 'Give a local copy'} with model.backbone.source=FOLDER; or run the architecture with"
+        f" random weights, for latency alone (model.weights=random){twin}"
+    )
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def encode_pool(twin: type[Twin], vae: Any, name: str, scale: float) -> dict[str
         drawn = [random_scene(generator) for _ in range(per_call)]
         clips = torch.stack([render(scene, origin, frames, side, side) for scene, origin in drawn]).to(vae.device)
         with torch.autocast(vae.device.type, torch.bfloat16):
-            mode = vae.encode(clips).latent_dist.mode().float()
+            mode = twin.encode(vae, clips).mode().float()
         latents.append(twin.normalise(vae, mode).half().cpu())
         scenes += [index_of[scene] for scene, _ in drawn]
         if start // per_call % 100 == 0:

@@ -41,9 +41,9 @@ def vae_loss(twin: type[Twin], vae: Any, step: int, generator: torch.Generator) 
     device = vae.device
     clips = torch.stack([draw(frames, size, crop, generator) for _ in range(batch)]).to(device)
     with torch.autocast(device.type, torch.bfloat16):
-        posterior = vae.encode(clips).latent_dist
+        posterior = twin.encode(vae, clips)
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-        video = twin.decode(vae, posterior.mean + LATENT_NOISE * noise).float()
+        video = twin.decode(vae, posterior.mean + LATENT_NOISE * noise, frames).float()
     saturation = clips.amax(1, keepdim=True) - clips.amin(1, keepdim=True)
     error = (video - clips).abs() * (1 + 2 * saturation)
     prior = posterior.mean.float().pow(2).mean() + (posterior.logvar.float() - LOG_VARIANCE).pow(2).mean()
@@ -59,8 +59,8 @@ def measure_latents(
     latents, error = [], 0.0
     for _ in range(count):
         clip = random_clip(twin.FRAMES, 128, 128, generator)[None].to(vae.device)
-        latents.append(vae.encode(clip).latent_dist.mode())
-        error += float(F.mse_loss(vae.decode(latents[-1]).sample.clamp(-1, 1), clip)) / count
+        latents.append(twin.encode(vae, clip).mode())
+        error += float(F.mse_loss(twin.decode(vae, latents[-1], twin.FRAMES).clamp(-1, 1), clip)) / count
     flat = torch.cat(latents).transpose(0, 1).flatten(1)
     return flat.mean(1), flat.std(1), 10 * math.log10(4.0 / error)
 

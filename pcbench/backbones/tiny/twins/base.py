@@ -43,8 +43,13 @@ class Twin(nn.Module):
         raise NotImplementedError
 
     @staticmethod
-    def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """Raw latents to video (B, 3, F, H, W), differentiable everywhere."""
+    def encode(vae: Any, clips: torch.Tensor) -> Any:
+        """The posterior of the raw latents of clips (B, 3, F, H, W) in [-1, 1]."""
+        return vae.encode(clips).latent_dist
+
+    @staticmethod
+    def decode(vae: Any, latents: torch.Tensor, frames: int) -> torch.Tensor:
+        """Raw latents to video (B, 3, frames, H, W), differentiable everywhere."""
         return vae.decode(latents, return_dict=False)[0]
 
     @staticmethod

@@ -65,16 +65,16 @@ class WanTwin(Twin):
         )
 
     @staticmethod
-    def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    def decode(vae: AutoencoderKLWan, latents: torch.Tensor, frames: int) -> torch.Tensor:
         """`vae.decode` without its final clamp: where that saturates no gradient returns."""
         vae.clear_cache()
-        hidden, frames = vae.post_quant_conv(latents), []
+        hidden, pieces = vae.post_quant_conv(latents), []
         for index in range(hidden.shape[2]):
             vae._conv_idx = [0]
             frame = hidden[:, :, index : index + 1]
-            frames.append(vae.decoder(frame, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=index == 0))
+            pieces.append(vae.decoder(frame, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=index == 0))
         vae.clear_cache()
-        return unpatchify(torch.cat(frames, 2), vae.config.patch_size)
+        return unpatchify(torch.cat(pieces, 2), vae.config.patch_size)
 
     @staticmethod
     def note_statistics(vae: AutoencoderKLWan, mean: torch.Tensor, std: torch.Tensor) -> None:

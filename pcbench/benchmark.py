@@ -1,0 +1,201 @@
+"""What one denoising step of each kind costs here: `python -m pcbench.benchmark model=wan model.weights=random`.
+
+Times a full step, PreciseCache's trial, a reused step, BlockCache's refreshing and cached steps, the text encoders and
+the VAE, in turn and several times, on whatever device there is; prints a table, and writes a record under
+results/benchmarks/. No checkpoint is needed: random weights cost what trained ones do.
+
+Options: the command line's for a model, and rounds=N (default 3). Ratios are of this machine and this process only.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig, apply
+
+from . import backbones, cli, provenance
+from .backbones import weights
+from .config import ConfigError, Run
+from .generate import decode, denoise
+from .store import write_json
+
+NEVER, ALWAYS = 0.0, 1e9  # α of a cache that never reuses, and of one that always does
+WARM = 3  # full steps before PreciseCache decides
+L = 3  # cached steps after a refreshing one
+FULL, TRIAL, REUSED = "full step", "trial", "reused step"
+REFRESH, CACHED = "BlockCache, refreshing step", "BlockCache, cached step"
+Times = dict[str, list[float]]
+
+
+def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, dict[str, int | None]]:
+    """Seconds of each kind of step (every guidance branch) and part, and peak bytes of each kind of generation."""
+    device = backbones.resolve_device(run.device)
+    pipe = backbones.load(run.recipe, device, run.offload)
+    family, steps = backbones.family(run.recipe.backbone), 2 * WARM + L - 1
+    prompt, seed = run.samples[0]
+    embeds = family.embed(pipe, prompt, run.recipe)
+    times: Times = {}
+    peaks: dict[str, int | None] = {}
+
+    def note(name: str, seconds: float) -> None:
+        times.setdefault(name, []).append(seconds)
+
+    def generation(config: Any, steps: int) -> tuple[list[tuple[str, float, str]], torch.Tensor]:
+        recipe = replace(run.recipe, sampling=replace(run.recipe.sampling, steps=steps))
+        with apply(pipe, config.for_backbone(family.ANATOMY)) as handle:
+            latents = denoise(pipe, recipe, seed, **embeds)
+        rows = handle.trace.steps
+        return [(row.action, row.milliseconds / 1000, row.details.get("blocks", "")) for row in rows], latents
+
+    generation(NoCacheConfig(), 1)  # kernels are chosen and compiled here
+    trial_size = {"downsample_factor": _trial_factor(family, run)}
+    for number in range(rounds):
+        _reset_peak()
+        rows, latents = generation(ReplayConfig(actions="FFr"), 3)
+        peaks["no cache"] = _peak()
+        for action, seconds, _ in rows:
+            note(FULL if action == "full" else REUSED, seconds)
+        _reset_peak()
+        rows, _ = generation(PreciseCacheConfig(alpha=ALWAYS, protect_last=0, **trial_size), 2 * WARM)
+        peaks["LFCache"] = _peak()
+        for _, seconds, _ in rows[WARM:]:
+            note(TRIAL, seconds - times[REUSED][-1])
+        _reset_peak()
+        blocks = {"block_cache_rate": 0.4, "block_cache_steps": L}
+        rows, _ = generation(PreciseCacheConfig(alpha=NEVER, protect_last=0, **blocks, **trial_size), steps)
+        peaks["LFCache and BlockCache"] = _peak()
+        for _, seconds, phase in rows[WARM:]:
+            if phase in ("refresh", "cached"):
+                note(REFRESH if phase == "refresh" else CACHED, seconds - times[TRIAL][-1])
+        _reset_peak()
+        note("VAE decoding", _timed(partial(decode, pipe, run, latents)))
+        peaks["VAE decoding"] = _peak()
+        say(f"round {number + 1} of {rounds}: full step {times[FULL][-1]:.3f} s")
+    if pipe.text_encoder is not None:
+        for _ in range(rounds):
+            note("text encoders", _timed(lambda: family.embed(pipe, prompt, run.recipe)))
+    return times, peaks
+
+
+def _trial_factor(family: Any, run: Run) -> tuple[int, int, int]:
+    """PreciseCache's (2, 4, 4), or less for a latent too small for that."""
+    size, patch = family.latent_size(run.recipe.sampling), family.ANATOMY.patch
+    frames, height, width = (min(by, n // p) for by, n, p in zip((2, 4, 4), size, patch, strict=True))
+    return frames, height, width
+
+
+def time_text_encoders(run: Run, rounds: int) -> list[float]:
+    """Seconds to encode one prompt by the family's text encoders with random weights, at full size."""
+    device, family = backbones.resolve_device(run.device), backbones.family(run.recipe.backbone)
+    seconds = [0.0] * (rounds + 1)
+    for kind, config, tokens in family.TEXT_ENCODERS:
+        with weights.at(device, getattr(torch, run.recipe.numerics.dtype)):
+            encoder = kind(config()).eval()
+        ids = torch.randint(3, 1000, (1, tokens), device=device)
+        for number in range(rounds + 1):  # the first one warms up
+            seconds[number] += _timed(partial(encoder, ids))
+        del encoder
+    return seconds[1:]
+
+
+@torch.no_grad()
+def _timed(work: Callable[[], Any]) -> float:
+    _synchronize()
+    began = time.perf_counter()
+    work()
+    _synchronize()
+    return time.perf_counter() - began
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak() -> int | None:
+    """Peak bytes on the GPU since the last reset; None on a CPU, which does not tell."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def table(times: Times) -> list[str]:
+    """Median, spread and share of a full step, one line each."""
+    full = statistics.median(times[FULL])
+    lines = ["| part | median s | min to max s | of a full step | n |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, values in times.items():
+        middle = statistics.median(values)
+        lines.append(
+            f"| {name} | {middle:.4g} | {min(values):.4g} to {max(values):.4g} | {middle / full:.4f} | {len(values)} |"
+        )
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code, as the main command line does."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"}.intersection(words):
+        print(__doc__)
+        return 0
+    try:
+        rounds, run = parse(words)
+        weights.require(run.recipe.backbone, run.download)
+    except (cli.HydraException, cli.OmegaConfBaseException, ConfigError, ValueError, TypeError) as error:
+        print(f"pcbench.benchmark: {cli.in_one_line(error)}", file=sys.stderr)
+        return 2
+    times, peaks = measure(run, rounds, lambda line: print(line, flush=True))
+    if "text encoders" not in times:
+        backbones.forget()
+        times["text encoders"] = time_text_encoders(run, rounds)
+    recipe, machine = run.recipe, provenance.machine()
+    data = {
+        "model": recipe.backbone.name,
+        "weights": recipe.backbone.source,
+        "sampling": [recipe.sampling.height, recipe.sampling.width, recipe.sampling.frames],
+        "numerics": {"dtype": recipe.numerics.dtype, "attention": backbones.attention_backend()},
+        "offload": run.offload,
+        "rounds": rounds,
+        "seconds": times,
+        "peak_gpu_bytes": peaks,
+        "peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "machine": machine,
+        "revision": provenance.revision(),
+    }
+    path = run.results / "benchmarks" / machine["name"] / f"{recipe.backbone.name}.json"
+    write_json(path, data)
+    print("\n".join([*table(times), *_memory_lines(data), f"written to {path}"]))
+    return 0
+
+
+def _memory_lines(data: dict[str, Any]) -> list[str]:
+    peaks = {name: each for name, each in data["peak_gpu_bytes"].items() if each is not None}
+    if not peaks:
+        return [f"peak memory of the process: {data['peak_process_bytes'] / 2**30:.2f} GiB"]
+    return [f"peak GPU memory, {name}: {each / 2**30:.2f} GiB" for name, each in peaks.items()]
+
+
+def parse(words: list[str]) -> tuple[int, Run]:
+    """How many rounds, and the uncached run whose parts to time."""
+    if options := [word for word in words if word.startswith(("-", "method"))]:
+        raise ConfigError(f"{options[0]!r} is no option here: the benchmark chooses the methods itself")
+    told = [word.partition("=")[2] for word in words if word.startswith("rounds=")]
+    if told and not (told[-1].isdigit() and int(told[-1]) > 0):
+        raise ConfigError(f"rounds must be a whole number of at least 1, not {told[-1]!r}")
+    rest = [word for word in words if not word.startswith("rounds=")]
+    return int(told[-1]) if told else 3, cli.run_from([*rest, "method=none"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
