@@ -40,18 +40,19 @@ PROBES = {
     "HunyuanVideoTransformerBlock": ("attn", "norm1", 1),
     "HunyuanVideoSingleTransformerBlock": ("proj_out", "norm", 1),
     "CogVideoXBlock": ("attn1", "norm1", 2),
+    "STDiT3Block": ("attn1", "", 2),
 }
 
 
 @dataclass(kw_only=True)
 class AdaCacheConfig(StepwiseCache):
-    """AdaCache; only its Open-Sora settings are official, and none for the families here.
+    """AdaCache; only its Open-Sora settings are official.
 
     codebook: "slow", "fast", or your own {upper bound of the measure: steps to the next computed one}; beyond the last
         bound but one the last entry holds, as in the official code. Of a name's codebooks the one made for the number
         of steps nearest to this run's is used (50 steps: 30's), as it stands.
     metric_block: index of the block that is measured, over all block lists; None is the official place, block 13 of 28,
-        scaled to this model's depth.
+        scaled to this model's depth, and a block over time where there are such (official cache_res "t-attn").
     moreg: motion regularisation, off by default as in configs/sample_adacache.py.
     moreg_steps: its first and last step, counted from 1; None is the official window, scaled to this run's steps.
     moreg_strides, moreg_scale, moreg_power, moreg_divisor, mograd: official moreg_strides [1], moreg_hyp (.385, 8, 1)
@@ -106,6 +107,8 @@ class AdaCacheConfig(StepwiseCache):
 
     def measured(self, blocks: list[Block]) -> Block:
         """The block whose attention is measured."""
+        if self.metric_block is None:
+            blocks = [block for block in blocks if "temporal" in block.parts] or blocks
         index = round(13 / 28 * len(blocks)) if self.metric_block is None else self.metric_block
         if index >= len(blocks):
             raise ValueError(f"metric_block {index} is beyond the last of {len(blocks)} blocks")

@@ -21,11 +21,15 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block, where it sits, and the paths of its parts by kind: "self", "cross", "mlp"."""
+    """One transformer block, where it sits, and the paths of its parts by kind: "self", "temporal", "cross", "mlp".
+
+    gates: of a part whose output passes through a module of its own before it is added, that module's path.
+    """
 
     path: str
     module: nn.Module
     parts: dict[str, tuple[str, ...]]
+    gates: dict[str, str] = field(default_factory=dict)
 
     @property
     def metadata(self) -> TransformerBlockMetadata:
@@ -52,6 +56,8 @@ class Anatomy:
     BATCHED: ClassVar[str | None] = None  # None, "uncond_first" or "cond_first"
     # ModuleLists of blocks, in order of execution, and the parts of a block of each, by kind.
     BLOCKS: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}  # read only
+    # Where a block's gate is a module: by the name of the part that it gates.
+    GATES: ClassVar[Mapping[str, str]] = {}
 
     def bind(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A forward call's arguments by name, however they were passed."""
@@ -66,6 +72,18 @@ class Anatomy:
     def as_video(self, latent: torch.Tensor) -> torch.Tensor:
         """A latent or a prediction in this family's layout as (B, C, T, H, W)."""
         return latent
+
+    def used(self, prediction: torch.Tensor) -> torch.Tensor:
+        """The part of a prediction that the pipeline samples with."""
+        return prediction
+
+    def as_prediction(self, latent: torch.Tensor) -> torch.Tensor:
+        """A latent in the shape of a prediction."""
+        return latent
+
+    def timestep(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> int:
+        """A call's timestep as schedules by timestep look at it; of one per token the largest."""
+        return int(inputs["timestep"].max())
 
     def resize(self, latent: torch.Tensor, size: Size, mode: str) -> torch.Tensor:
         """A latent or a prediction, in this family's layout, at another (T, H, W)."""
@@ -132,7 +150,8 @@ class Anatomy:
             for index, module in enumerate(getattr(transformer, name)):
                 path = f"{name}.{index}"
                 inside = {kind: tuple(f"{path}.{each}" for each in names) for kind, names in parts.items()}
-                found.append(Block(path, module, inside))
+                gates = {f"{path}.{part}": f"{path}.{gate}" for part, gate in self.GATES.items()}
+                found.append(Block(path, module, inside, gates))
         return found
 
     def timestep_embedding(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
@@ -258,10 +277,68 @@ class CogVideoXAnatomy(Anatomy):
         return embedding, paths
 
 
-FAMILIES: dict[str, type[Anatomy]] = {
-    "WanTransformer3DModel": WanAnatomy,
-    "HunyuanVideoTransformer3DModel": HunyuanVideoAnatomy,
-    "CogVideoXTransformer3DModel": CogVideoXAnatomy,
+class OpenSoraAnatomy(Anatomy):
+    """Open-Sora 1.2: one call, both branches in its batch; blocks over space and time take turns; sizes are arguments.
+
+    Half of its prediction's channels are a variance that no sampler uses.
+    """
+
+    BATCHED: ClassVar = "cond_first"
+    BLOCKS: ClassVar = {
+        "transformer_blocks": {"self": ("attn1",), "cross": ("attn2",), "mlp": ("ff",)},
+        "temporal_transformer_blocks": {"temporal": ("attn1",), "cross": ("attn2",), "mlp": ("ff",)},
+    }
+    GATES: ClassVar = {"attn1": "gate1", "ff": "gate2"}
+
+    def used(self, prediction: torch.Tensor) -> torch.Tensor:
+        return prediction[:, : self.config["in_channels"]]
+
+    def as_video(self, latent: torch.Tensor) -> torch.Tensor:
+        return self.used(latent)
+
+    def as_prediction(self, latent: torch.Tensor) -> torch.Tensor:
+        unused = self.config["out_channels"] - self.config["in_channels"]
+        return F.pad(latent, (0, 0, 0, 0, 0, 0, 0, unused))
+
+    def timestep(self, transformer: Any, inputs: Mapping[str, Any]) -> int:
+        """In the weights' precision, as in the official code: bfloat16 rounds 675.3 to 676."""
+        return int(inputs["timestep"].to(transformer.dtype).max())
+
+    def token_grid(self, size: Size) -> Size:
+        """The transformer fills up to whole patches."""
+        frames, height, width = (-(-n // p) for n, p in zip(size, self.patch, strict=True))
+        return frames, height, width
+
+    def trial_inputs(self, inputs: Mapping[str, Any], size: Size, mode: str) -> dict[str, Any]:
+        """Height and width in pixels set the scale of the positions, and shrink with the latent."""
+        trial = super().trial_inputs(inputs, size, mode)
+        for name, full, small in zip(("height", "width"), self.latent_size(inputs)[1:], size[1:], strict=True):
+            trial[name] = inputs[name].float() * (small / full)
+        return trial
+
+    def blocks(self, transformer: nn.Module) -> list[Block]:
+        blocks = super().blocks(transformer)
+        half = len(blocks) // 2
+        return [each for pair in zip(blocks[:half], blocks[half:], strict=True) for each in pair]
+
+    def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+        return transformer.embed_timestep(inputs["timestep"], inputs["fps"]), ["time_embedder", "fps_embedder"]
+
+    def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+        embedding, paths = self.timestep_embedding(transformer, inputs)
+        latent = inputs["hidden_states"].to(transformer.dtype)
+        tokens = transformer.embed_latent(latent, inputs["height"], inputs["width"]).flatten(1, 2)
+        block = transformer.transformer_blocks[0]
+        modulation = block.scale_shift_table + transformer.modulation(embedding).unflatten(1, (6, -1))
+        shift, scale = modulation.chunk(6, dim=1)[:2]
+        return block.norm1(tokens) * (1 + scale) + shift, [*paths, "modulation", "patch_embed"]
+
+
+FAMILIES: dict[str, tuple[str, type[Anatomy]]] = {
+    "WanTransformer3DModel": ("wan", WanAnatomy),
+    "HunyuanVideoTransformer3DModel": ("hunyuanvideo", HunyuanVideoAnatomy),
+    "CogVideoXTransformer3DModel": ("cogvideox", CogVideoXAnatomy),
+    "STDiT3Transformer3DModel": ("opensora", OpenSoraAnatomy),
 }
 
 
@@ -276,7 +353,8 @@ def anatomy_for(kind: type, config: Mapping[str, Any]) -> Anatomy:
     if isinstance(patch, int):
         patch = (config.get("patch_size_t") or 1, patch, patch)
     frames, height, width = patch
-    return FAMILIES[name](name.removesuffix("Transformer3DModel").lower(), (frames, height, width), config)
+    family, anatomy = FAMILIES[name]
+    return anatomy(family, (frames, height, width), config)
 
 
 def anatomy_of(transformer: Any) -> Anatomy:

@@ -103,7 +103,7 @@ class EasyCache(StepwiseRule):
     def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
         if denoiser.branch.name != self.leader:
             return
-        latent = denoiser.branch.inputs["hidden_states"]
+        latent, prediction = denoiser.branch.inputs["hidden_states"], denoiser.anatomy.used(prediction)
         if self.computed is not None:
             latent_before, prediction_before = self.computed
             self.rate = float(_difference(prediction, prediction_before) / _difference(latent, latent_before))

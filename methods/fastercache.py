@@ -42,8 +42,8 @@ class FasterCacheConfig(Cache):
     high_weight, high_from: factor of the high frequencies at each skipped step from this one.
     radius_ratio: of the low-pass disk to min(H, W), rounded down to whole bins.
     branch: "fixed" runs the conditional branch, as the paper says. "as_published" runs the first of a batch, which on
-        CogVideoX is the unconditional one: a defect of the official script (its issue 13). Families that call their
-        branches apart have nothing like it.
+        CogVideoX is the unconditional one: a defect of the official script (its issue 13). Families with another
+        order, or that call their branches apart, have nothing like it.
 
     Without classifier-free guidance (HunyuanVideo's is embedded, unless true CFG is asked for) there is no CFG-Cache
     and only attention is extrapolated.
@@ -87,10 +87,10 @@ class FasterCacheConfig(Cache):
             raise ValueError(f"branch must be fixed or as_published, not {self.branch!r}")
 
     def for_backbone(self, anatomy: Anatomy) -> FasterCacheConfig:
-        if self.branch == "as_published" and anatomy.BATCHED is None:
+        if self.branch == "as_published" and anatomy.BATCHED != "uncond_first":
             raise ValueError(
-                f"fastercache: branch=as_published reproduces a defect of batched guidance; {anatomy.family} calls its"
-                " branches apart, use branch=fixed"
+                "fastercache: branch=as_published reproduces a defect where the unconditional branch comes first in the"
+                f" batch; it does not on {anatomy.family}, use branch=fixed"
             )
         return self
 

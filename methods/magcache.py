@@ -20,10 +20,13 @@ from .denoiser import Denoiser
 from .method import StepwiseCache, StepwiseRule
 from .trace import Step
 
-# Family: threshold, K.
-PUBLISHED = {
-    "wan": (0.12, 2),  # MagCache4Wan2.1/magcache_generate.py, defaults of --magcache_thresh and --magcache_K
-    "hunyuanvideo": (0.24, 6),  # MagCache4HunyuanVideo/magcache_sample_video.py, "add magcache config here"
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # MagCache4Wan2.1/magcache_generate.py, defaults of --magcache_thresh and --magcache_K
+    "wan": {"threshold": 0.12, "max_skip": 2},
+    # MagCache4HunyuanVideo/magcache_sample_video.py, "add magcache config here"
+    "hunyuanvideo": {"threshold": 0.24, "max_skip": 6},
+    # eval/magcache/experiments/opensora.py, eval_ours
+    "opensora": {"threshold": 0.12, "max_skip": 3, "ratio_power": 0.5, "signed": True},
 }
 
 
@@ -32,14 +35,16 @@ class MagCacheConfig(StepwiseCache):
     """MagCache with its official settings; there is none for CogVideoX, which gets Wan's and needs a calibration.
 
     threshold: bound on the error summed since the last computed step; None is the official value of the backbone (Wan
-        0.12, HunyuanVideo 0.24).
-    max_skip: K, steps reused in a row at most; None is the official value of the backbone (Wan 2, HunyuanVideo 6).
+        and Open-Sora 0.12, HunyuanVideo 0.24).
+    max_skip: K, steps reused in a row at most; None is the official value of the backbone (Wan 2, Open-Sora 3,
+        HunyuanVideo 6).
     ratios: for each guidance branch, "cond" and "uncond", or for "all", each step's mean residual norm over that of the
         step before, with 1.0 for the first step; for another number of steps the nearest are taken, as in the official
         code. None is the official set of the backbone (of two resolutions 720p's), or else its measured calibration.
     ratio_set: an official set by name (calibrations/magcache-official.json), on whatever backbone.
-    ratio_power: exponent of the ratios; the paper and the official evaluations take 0.5, the generation scripts 1.
-    signed: sum 1 - r with its sign, as the official Open-Sora evaluation does, instead of |1 - r|.
+    ratio_power: exponent of the ratios; the paper and the official evaluations take 0.5, the generation scripts 1. None
+        is 0.5 on Open-Sora, for which there is an evaluation alone, and 1 elsewhere.
+    signed: sum 1 - r with its sign instead of |1 - r|; None is what the official code does: on Open-Sora alone.
 
     Each guidance branch decides for itself. Wan2.2's A14B cannot be told from Wan2.1's 14B and gets its ratios; its own
     official ones are not among the sets.
@@ -53,8 +58,8 @@ class MagCacheConfig(StepwiseCache):
     max_skip: int | None = None
     ratios: dict[str, list[float]] | None = None
     ratio_set: str | None = None
-    ratio_power: float = 1.0
-    signed: bool = False
+    ratio_power: float | None = None
+    signed: bool | None = None
     protect_first: float = 0.2
     reuse: str = "stack"
 
@@ -81,13 +86,9 @@ class MagCacheConfig(StepwiseCache):
             raise ValueError(f"give either ratios or ratio_set; the ratios given are not those of {self.ratio_set}")
 
     def for_backbone(self, anatomy: Anatomy) -> MagCacheConfig:
-        threshold, max_skip = PUBLISHED.get(anatomy.family, PUBLISHED["wan"])
-        return replace(
-            self,
-            threshold=threshold if self.threshold is None else self.threshold,
-            max_skip=max_skip if self.max_skip is None else self.max_skip,
-            ratios=self._ratios(anatomy) if self.ratios is None else self.ratios,
-        )
+        published = PUBLISHED.get(anatomy.family, PUBLISHED["wan"])
+        missing = {name: value for name, value in published.items() if getattr(self, name) is None}
+        return replace(self, **missing, ratios=self._ratios(anatomy) if self.ratios is None else self.ratios)
 
     def _ratios(self, anatomy: Anatomy) -> dict[str, list[float]]:
         if self.ratio_set is not None:
@@ -152,7 +153,8 @@ class MagCache(StepwiseRule):
         assert total is not None
         branch = "uncond" if denoiser.anatomy.is_unconditional(denoiser.branch.name) else "cond"
         row = ratios.get("all") or ratios[branch]
-        return nearest(row, denoiser.step.index, total) ** self.config.ratio_power
+        power = 1.0 if self.config.ratio_power is None else self.config.ratio_power
+        return nearest(row, denoiser.step.index, total) ** power
 
 
 def nearest(row: list[float], index: int, total: int) -> float:

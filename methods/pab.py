@@ -46,9 +46,11 @@ class PABConfig(Cache):
         `mlp_skip_count` steps, whatever the window. Open-Sora's are bf16-rounded timesteps of one setting (480p, 9:16,
         51 frames, 30 steps); a timestep that does not occur does nothing.
 
-    Deviations from the official code: counter and memory are kept for each guidance branch, which changes nothing
-    where the branches share a call as they do there; on Open-Sora the official memory holds the gated output of
-    self-attention and MLP, here it is the module's own and each step's gate is applied to it.
+    What is kept of Open-Sora's self-attention and MLP is gated already, as in the official code; elsewhere it is the
+    module's own output, and each step's gate is applied to it.
+
+    Deviation from the official code: counter and memory are kept for each guidance branch, which changes nothing where
+    the branches share a call as they do there.
     """
 
     spatial_range: int | None = None
@@ -98,13 +100,13 @@ class PABConfig(Cache):
         return {kind: every for kind, every in given.items() if every > 1}
 
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
-        return [
-            path
-            for block in anatomy.blocks(transformer)
-            for kind, paths in block.parts.items()
-            for path in paths
-            if kind in self.ranges or (kind == "mlp" and self.mlp_timesteps and _number(block.path) in self.mlp_blocks)
-        ]
+        found = []
+        for block in anatomy.blocks(transformer):
+            for kind, paths in block.parts.items():
+                of_mlp = kind == "mlp" and self.mlp_timesteps and _number(block.path) in self.mlp_blocks
+                if kind in self.ranges or of_mlp:
+                    found += [*paths, *(block.gates[path] for path in paths if path in block.gates)]
+        return found
 
     def rule(self) -> Rule:
         return _Broadcast(self)
@@ -118,15 +120,18 @@ class _Broadcast(Rule):
         self._now: set[str] = set()  # kinds answered from memory in the call that runs
         self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> its latest output, a tuple if it gave one
         self._kinds: dict[str, str] = {}  # module -> kind
+        self._gates: dict[str, str] = {}  # module -> its gate, which answers in its place
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if not self._kinds:
-            parts = [part for block in denoiser.blocks for part in block.parts.items()]
-            self._kinds = {path: kind for kind, paths in parts for path in paths}
+            for block in denoiser.blocks:
+                kinds = {path: kind for kind, paths in block.parts.items() for path in paths}
+                self._kinds |= kinds | {gate: kinds[path] for path, gate in block.gates.items()}
+                self._gates |= block.gates
         branch = denoiser.branch.name
         count = self._counts.get(branch, 0)
         self._counts[branch] = count + 1
-        timestep = int(denoiser.branch.inputs["timestep"].max())  # one per token on Wan2.2-TI2V, 0 where it is clean
+        timestep = denoiser.anatomy.timestep(denoiser.transformer, denoiser.branch.inputs)
         low, high = self.config.window or ELSEWHERE["window"]
         self._now = {kind for kind, every in self.config.ranges.items() if count % every and low < timestep < high}
         if timestep in (self.config.mlp_timesteps or ()):
@@ -139,8 +144,12 @@ class _Broadcast(Rule):
         return denoiser.run()
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        key = denoiser.branch.name, call.path
-        if self._kinds[call.path] not in self._now or key not in self._memory:
+        branch, gate = denoiser.branch.name, self._gates.get(call.path)
+        key = branch, gate or call.path
+        fresh = self._kinds[call.path] not in self._now or key not in self._memory
+        if gate:  # keeps the output itself; to be answered from memory it only has to be called
+            return call.run() if fresh else call.args[0]
+        if fresh:
             self._memory[key] = call.run()
         return self._memory[key]
 

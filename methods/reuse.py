@@ -55,7 +55,7 @@ class Residual(_PerBranch):
     """F_i = Z_i + (F_a - Z_a): the residual R = F - Z is kept (Table 4; EasyCache's own)."""
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        latent = denoiser.branch.inputs["hidden_states"]
+        latent = denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"])
         if latent.shape != prediction.shape:
             raise ValueError(
                 f"reuse=residual needs a prediction of the latent's shape, not {tuple(prediction.shape)} for"
@@ -64,7 +64,8 @@ class Residual(_PerBranch):
         self.memory[denoiser.branch.name] = prediction - latent
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
-        return denoiser.branch.inputs["hidden_states"] + self.memory[denoiser.branch.name]
+        latent = denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"])
+        return latent + self.memory[denoiser.branch.name]
 
 
 @dataclass

@@ -5,7 +5,8 @@ for each backbone, estimates the change of its output. While the accumulated est
 block stack added at the last computed step is added again (sections 3.2-3.3, equations 4-6).
 
 Follows https://github.com/ali-vilab/TeaCache at 7c10efc: TeaCache4Wan2.1/teacache_generate.py:519-568,
-TeaCache4HunyuanVideo/teacache_sample_video.py:84-160, eval/teacache/experiments/cogvideox.py:68-126.
+TeaCache4HunyuanVideo/teacache_sample_video.py:84-160, and in eval/teacache/experiments cogvideox.py:68-126 and
+opensora.py:64-139.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .teacache_official import RETENTION_SETS, SETS, Official, set_of
 from .trace import Step
 
 SPEEDS = {"slow": 0.1, "fast": 0.2}  # thresholds of the paper (section 4.1), for backbones it has none of
-FEATURES = {"wan": "e", "hunyuanvideo": "modulated", "cogvideox": "embedding"}
+FEATURES = {"wan": "e", "hunyuanvideo": "modulated", "cogvideox": "embedding", "opensora": "modulated"}
 
 
 @dataclass(kw_only=True)
@@ -43,13 +44,13 @@ class TeaCacheConfig(StepwiseCache):
     protect_first, protect_last: None is 1 and 1, or 5 and 0 with retention steps.
 
     The feature (`FEATURES`) is Wan's and CogVideoX's timestep embedding, which knows nothing of the prompt, and
-    HunyuanVideo's modulated input of the first block. Deviations from the official code:
+    HunyuanVideo's and Open-Sora's modulated input of the first block. Deviations from the official code:
 
     - One decision a step. Wan's code decides for each guidance branch apart, but always alike: both see one timestep.
       HunyuanVideo's is written for one call a step; with true CFG the first call decides.
-    - Distances are taken in float32, where HunyuanVideo's and CogVideoX's code takes them in the model's precision.
+    - Distances are taken in float32, where all official code but Wan's takes them in the model's precision.
     - The text stream's residual, which CogVideoX's code adds too, is not kept: no prediction depends on it.
-    - CogVideoX's code knows the last step by its timestep, here it is known by its number.
+    - CogVideoX's and Open-Sora's code knows the last step by its timestep, here it is known by its number.
     """
 
     threshold: float | None = None

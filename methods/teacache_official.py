@@ -97,6 +97,8 @@ def set_of(anatomy: Anatomy) -> str | None:
     Wan2.2's 14B looks like Wan2.1's and is taken for it. Raises ValueError where a choice is the user's.
     """
     config, known = anatomy.config, signature(anatomy)
+    if known == "opensora-28x1152":  # which predicts a variance too, in channels of its own
+        return "opensora-1.2"
     of_images = config.get("in_channels") != (config.get("out_channels") or config.get("in_channels"))
     if known == "wan-40x5120" and of_images:
         raise ValueError(

@@ -15,6 +15,10 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
 )
 
+from pcbench.backbones.opensora.pipeline import OpenSoraPipeline
+from pcbench.backbones.opensora.scheduler import rectified_flow_scheduler
+from pcbench.backbones.opensora.transformer import STDiT3Transformer3DModel
+
 from .conftest import STEPS, call, pipeline_of, random_transformer
 
 
@@ -134,12 +138,44 @@ def _call_cogvideox(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tens
     ).frames
 
 
+def _opensora(seed: int) -> OpenSoraPipeline:
+    torch.manual_seed(seed)
+    transformer = STDiT3Transformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        caption_channels=16,
+        max_sequence_length=8,
+        freq_dim=32,
+    ).eval()
+    pipe = OpenSoraPipeline(transformer, rectified_flow_scheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _call_opensora(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tensor:
+    """Five latent frames of 15x13, which are not whole patches."""
+    text = torch.Generator().manual_seed(1000 + prompt)
+    return pipe(
+        prompt_embeds=torch.randn(1, 8, 16, generator=text),
+        prompt_attention_mask=(torch.arange(8) < 5)[None],
+        height=120,
+        width=104,
+        num_frames=17,
+        num_inference_steps=steps,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+    ).frames
+
+
 MAKERS = {
     "wan": lambda seed: pipeline_of(random_transformer(seed)),
     "hunyuan": _hunyuan,
     "hunyuan_true_cfg": _hunyuan,
     "cogvideox_2b": _cogvideox(rotary=False),
     "cogvideox_5b": _cogvideox(rotary=True),
+    "opensora": _opensora,
 }
 CALLS = {
     "wan": call,
@@ -147,6 +183,7 @@ CALLS = {
     "hunyuan_true_cfg": _call_hunyuan(6.0),
     "cogvideox_2b": _call_cogvideox,
     "cogvideox_5b": _call_cogvideox,
+    "opensora": _call_opensora,
 }
 FAMILIES = {
     "wan": Family("wan", branches=2),
@@ -154,4 +191,5 @@ FAMILIES = {
     "hunyuan_true_cfg": Family("hunyuan_true_cfg", branches=2, options={"guidance_scale": 6.0}),
     "cogvideox_2b": Family("cogvideox_2b"),
     "cogvideox_5b": Family("cogvideox_5b"),
+    "opensora": Family("opensora"),
 }

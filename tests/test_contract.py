@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import math
 import warnings
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import methods
 from methods import Cache, Method, StepwiseCache, apply
+from methods.anatomy import anatomy_of
 from methods.reuse import STRATEGIES
 from pcbench.macs import trace_macs
 
@@ -53,6 +55,19 @@ def presets() -> dict[str, Method]:
 PRESETS = presets()
 # Made eager, some presets of a method are one: each is run once.
 DISTINCT = {repr(method): name for name, method in reversed(PRESETS.items())}.values()
+EVERY, COGVIDEOX = set(FAMILIES), {"cogvideox_2b", "cogvideox_5b"}
+# Presets that families refuse. A refusal that is not expected here fails, and so does a family that works after all.
+REFUSED: dict[str, set[str]] = {
+    "dbcache": {"opensora"},
+    "fastercache_as_published": EVERY - COGVIDEOX,
+    "pab_246": EVERY - {"opensora"},
+    "pab_357": EVERY - {"opensora"},
+    "pab_579": EVERY - {"opensora"},
+    "seacache": {*COGVIDEOX, "opensora"},
+    "seacache_diffusers": EVERY - {"wan"},
+    "seacache_fast": {*COGVIDEOX, "opensora"},
+    "teacache_retention": EVERY - {"wan"},
+}
 STEPWISE = {name: PRESETS[name] for name in DISTINCT if isinstance(PRESETS[name], StepwiseCache)}
 
 
@@ -123,6 +138,9 @@ def test_works_or_is_refused_with_a_reason(preset, family):
     result = outcome(preset, family)
     refused = isinstance(result, str)
     MATRIX.setdefault(preset, {})[family] = f"refused: {result}" if refused else "works"
+    if preset == "dbcache" and importlib.util.find_spec("cache_dit") is None:
+        pytest.skip("refused: cache-dit is not installed")
+    assert refused == (family in REFUSED.get(preset, set())), result if refused else "works, but REFUSED says otherwise"
     if refused:
         assert len(result) > 20
         assert "\n" not in result
@@ -291,13 +309,12 @@ def test_every_reuse_strategy_works_with_every_decision(preset, reuse, family):
     assert not torch.equal(latents, before)
 
 
-@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b"])
+@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b", "opensora"])
 def test_compiled_blocks_behave(ran):
     """Decisions and pixels are the same with compiled blocks, whichever came first."""
     pipe = ran.family.pipeline()
-    for name in ("blocks", "transformer_blocks", "single_transformer_blocks"):
-        for block in getattr(pipe.transformer, name, []):
-            block.compile(backend="eager")
+    for block in anatomy_of(pipe.transformer).blocks(pipe.transformer):
+        block.module.compile(backend="eager")
     with apply(pipe, ran.method, **ran.family.options) as handle:
         latents = ran.family.call(pipe)
     torch._dynamo.reset()

@@ -16,7 +16,14 @@ from methods.first_block_cache import FirstBlockCache, FirstBlockCacheConfig
 from .conftest import STEPS
 from .families import FAMILIES
 
-THRESHOLDS = {"wan": 0.06, "hunyuan": 0.2, "hunyuan_true_cfg": 0.2, "cogvideox_2b": 0.1, "cogvideox_5b": 0.1}
+THRESHOLDS = {
+    "wan": 0.06,
+    "hunyuan": 0.2,
+    "hunyuan_true_cfg": 0.2,
+    "cogvideox_2b": 0.1,
+    "cogvideox_5b": 0.1,
+    "opensora": 0.1,
+}
 
 
 def blocks_of(pipe) -> list:
@@ -57,7 +64,7 @@ def test_parity_with_diffusers(name):
     ]
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "cogvideox_5b"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "cogvideox_5b", "opensora"])
 def test_a_reused_step_runs_the_first_block_alone_and_is_priced_so(name):
     family = FAMILIES[name]
     pipe = family.pipeline()

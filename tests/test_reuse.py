@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from methods import ReplayConfig, UniformConfig, apply
+from methods.anatomy import Anatomy, OpenSoraAnatomy, anatomy_of
 from methods.reuse import strategy
 
 from .conftest import STEPS, call
@@ -14,6 +15,8 @@ from .families import FAMILIES
 
 class Moment:
     """As much of a denoiser as a strategy looks at."""
+
+    anatomy = Anatomy("any", (1, 2, 2))
 
     def __init__(self, index: int, sigma: float, latent: torch.Tensor | None = None) -> None:
         self.index = index
@@ -41,6 +44,16 @@ def test_residual_follows_the_latent():
 def test_residual_needs_a_prediction_of_the_latents_shape():
     with pytest.raises(ValueError, match="latent's shape"):
         taught("residual", {0: torch.zeros(1, 8)}, latent=torch.zeros(1, 4))
+
+
+def test_residual_leaves_a_predicted_variance_as_it_was(monkeypatch):
+    """Open-Sora's prediction has channels that are no velocity; the latent has none to go with them."""
+    monkeypatch.setattr(
+        Moment, "anatomy", OpenSoraAnatomy("opensora", (1, 2, 2), {"in_channels": 1, "out_channels": 2})
+    )
+    latent, shape = torch.full((1, 1, 1, 1, 1), 2.0), (1, 2, 1, 1, 1)
+    memory = taught("residual", {0: torch.tensor([5.0, 9.0]).view(shape)}, latent=latent)
+    assert memory.predict(Moment(1, 0.9, latent + 5)).flatten().tolist() == [10.0, 9.0]
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -78,8 +91,7 @@ def test_stack_runs_embeddings_and_head_on_the_residual(family):
     """At a reused step: head(embed(latent) + (stack_out - stack_in) of the last computed step), by hand."""
     kind = FAMILIES[family]
     pipe = kind.pipeline()
-    first = next(n for n in ("blocks", "transformer_blocks") if hasattr(pipe.transformer, n))
-    last = "single_transformer_blocks" if hasattr(pipe.transformer, "single_transformer_blocks") else first
+    first, *_, last = (block.module for block in anatomy_of(pipe.transformer).blocks(pipe.transformer))
     ins, outs = [], []
 
     def tokens(values, kwargs, output):
@@ -94,8 +106,8 @@ def test_stack_runs_embeddings_and_head_on_the_residual(family):
         outs.append(tokens(args, kwargs, output)[1])
 
     with apply(pipe, ReplayConfig(actions="FFr" + "F" * (STEPS - 3), reuse="stack"), **kind.options) as handle:
-        a = getattr(pipe.transformer, first)[0].register_forward_hook(note_in, with_kwargs=True)
-        b = getattr(pipe.transformer, last)[-1].register_forward_hook(note_out, with_kwargs=True)
+        a = first.register_forward_hook(note_in, with_kwargs=True)
+        b = last.register_forward_hook(note_out, with_kwargs=True)
         kind.call(pipe)
         a.remove()
         b.remove()

@@ -1,4 +1,6 @@
-"""Does a generated video show what its prompt says? `python -m pcbench.backbones.tiny.obedience --count 64`.
+"""Does a generated video show what its prompt says?
+
+`python -m pcbench.backbones.tiny.obedience --model tiny_wan --count 64`
 
 Backgrounds of the world are grey and shapes are not, so the shape is where colour is saturated. Its colour is the
 nearest of the world's, its direction that of a line through its centres, its shape the one whose silhouette overlaps
@@ -117,24 +119,24 @@ def report(pairs: list[tuple[Scene, Seen]]) -> dict[str, Any]:
 def main() -> None:
     """Generate videos of held-out prompts with the bundled weights, measure them, write the report."""
     from pcbench import cli, generate
-    from pcbench.backbones import load, wan
+    from pcbench.backbones import family, load
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny_wan")
     parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    recipe = cli.run_from([f"model={args.model}", "method=none", f"model.sampling.steps={args.steps}"]).recipe
+    recipe = cli.run_from([f"model={args.model}", "method=none"]).recipe
     pipe = load(recipe, "cuda" if torch.cuda.is_available() else "cpu")
     scenes = [scene for scene in all_scenes() if scene.held_out]
     random.Random(0).shuffle(scenes)
     pairs = []
     for seed, scene in enumerate(scenes[: args.count]):
-        frames = wan.decode(pipe, generate.denoise(pipe, recipe, seed, prompt=scene.prompt()))
-        pairs.append((scene, look(frames)))
+        latents = generate.denoise(pipe, recipe, seed, prompt=scene.prompt())
+        pairs.append((scene, look(family(recipe.backbone).decode(pipe, latents, recipe))))
         print(f"{seed + 1}/{args.count}  {scene.prompt()}  ->  {pairs[-1][1]}", flush=True)
-    data = report(pairs) | {"sampling_steps": args.steps, "guidance_scale": recipe.sampling.guidance_scale}
+    sampling = recipe.sampling
+    data = report(pairs) | {"sampling_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     print(json.dumps(data["right"], indent=1))
     if args.out:
         args.out.write_text(json.dumps(data, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Put trained weights where the project ships them.
 
-`python -m pcbench.backbones.tiny.publish --vae runs/vae --wan runs/wan`
+`python -m pcbench.backbones.tiny.publish --family wan --vae runs/wan-vae --transformer runs/wan`
 
 Copies the pipeline, the loss curves and the training configs (without `--vae` the VAE's stay as they are), and writes
 the weights' fingerprint into the model's YAML: it is part of every recipe, so samples of other weights are never taken
@@ -14,6 +14,8 @@ import hashlib
 import re
 import shutil
 from pathlib import Path
+
+from .twins import TWINS
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONF = Path(__file__).resolve().parents[3] / "conf" / "model"
@@ -34,20 +36,22 @@ def main() -> None:
     """Copy, check the size, write the fingerprint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, help="a new VAE's training folder")
-    parser.add_argument("--wan", type=Path, required=True)
+    parser.add_argument("--family", choices=TWINS, required=True)
+    parser.add_argument("--transformer", type=Path, required=True, help="its training folder")
     args = parser.parse_args()
-    target = WEIGHTS / "tiny_wan"
+    name = f"tiny_{args.family}"
+    target = WEIGHTS / name
     training = target / "training"
     kept = {} if args.vae else {path.name: path.read_bytes() for path in training.glob("vae-*")}
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(args.wan / "pipeline", target)
+    shutil.copytree(args.transformer / "pipeline", target)
     training.mkdir()
-    for name, content in kept.items():
-        (training / name).write_bytes(content)
-    for name, folder in (("vae", args.vae), ("transformer", args.wan)):
+    for file, content in kept.items():
+        (training / file).write_bytes(content)
+    for part, folder in (("vae", args.vae), ("transformer", args.transformer)):
         for file in TRAINING_FILES:
             if folder and (folder / file).exists():
-                shutil.copy(folder / file, training / f"{name}-{file}")
+                shutil.copy(folder / file, training / f"{part}-{file}")
     vae_config = target / "vae" / "config.json"  # diffusers notes there which folder the VAE was loaded from
     vae_config.write_text(re.sub(r'\n\s*"_name_or_path": "[^"]*",', "", vae_config.read_text()))
     for path in target.rglob("*"):
@@ -55,7 +59,7 @@ def main() -> None:
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     if size > LIMIT:
         raise SystemExit(f"{target} holds {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
-    config = CONF / "tiny_wan.yaml"
+    config = CONF / f"{name}.yaml"
     named = rf'\g<1>"{fingerprint(target)}"'
     config.write_text(re.sub(r"(?m)^(\s*revision: )\S+", named, config.read_text()))
     print(f"{target}: {size / 1e6:.1f} MB, fingerprint {fingerprint(target)}")
