@@ -14,14 +14,25 @@ COLUMNS = ("method", "steps computed", "PMACs", "MACs ÷", "latency s", "speedup
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:
-    """A method's name, with the fields in which records of that method differ."""
+    """A method's name, with the fields in which records of that method differ; tables of numbers are left out."""
 
     def label(row: pd.Series) -> str:
         peers = frame[frame["method"] == row["method"]]["fields"]
-        varied = [name for name in row["fields"] if any(peer[name] != row["fields"][name] for peer in peers)]
-        return " ".join([row["method"], *(f"{name}={row['fields'][name]}" for name in varied)])
+        told = {name: value for name, value in row["fields"].items() if not _is_table(value)}
+        varied = [name for name, value in told.items() if any(peer.get(name) != value for peer in peers)]
+        return " ".join([row["method"], *(f"{name}={told[name]}" for name in varied)])
 
     return frame.apply(label, axis=1)
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a field holds calibrated numbers: a polynomial, or ratios for every step."""
+    longest = max(map(_length, value.values()), default=0) if isinstance(value, dict) else _length(value)
+    return longest > 3
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 1
 
 
 def method_table(results: Path, model: str, machine: str | None = None) -> pd.DataFrame:

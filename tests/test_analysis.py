@@ -43,6 +43,19 @@ def test_a_table_names_only_what_differs(tmp_path):
     assert markdown(table).splitlines()[1] == "| --- |" + " ---: |" * (len(COLUMNS) - 1)
 
 
+def test_calibrated_numbers_are_no_label(tmp_path):
+    write(tmp_path, "teacache", 0.1)
+    write(tmp_path, "teacache", 0.2)
+    for number, path in enumerate(sorted(tmp_path.rglob("*.json"))):
+        record = json.loads(path.read_text())
+        record["recipe"]["method"] |= {
+            "coefficients": [1.0, 2.0, 3.0, float(number)],
+            "ratios": {"cond": [number] * 50},
+        }
+        path.write_text(json.dumps(record))
+    assert set(method_table(tmp_path, "tiny")["method"]) == {"teacache alpha=0.1", "teacache alpha=0.2"}
+
+
 def test_machines_are_not_mixed(tmp_path):
     write(tmp_path, "none", machine="a")
     write(tmp_path, "none", machine="b")
