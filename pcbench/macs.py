@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,14 +19,37 @@ from methods import Trace
 from methods.anatomy import Size, anatomy_for
 
 PETA = 1e15
+# What scaled dot-product attention becomes on the meta device. Linear layers are mm or addmm.
+ATTENTION = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """MACs, those of attention's two products (queries by keys, weights by values) apart from everything else."""
+
+    linear: int = 0
+    attention: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.attention
+
+    def __add__(self, other: Macs) -> Macs:
+        return Macs(self.linear + other.linear, self.attention + other.attention)
+
+    def __sub__(self, other: Macs) -> Macs:
+        return self + -1 * other
+
+    def __rmul__(self, count: float) -> Macs:
+        return Macs(round(count * self.linear), round(count * self.attention))
 
 
 @functools.cache
-def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch: int) -> dict[str, int]:
+def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch: int) -> dict[str, Macs]:
     """MACs of one call, by module path; "" is the whole. Modules without any are left out."""
     with torch.device("meta"):
         model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
-        inputs = {name: _empty(name, shape) for name, shape in json.loads(shapes).items()}
+        inputs = empty_inputs(json.loads(shapes))
         anatomy = anatomy_for(transformer, model.config)
         if anatomy.latent_size(inputs) != size:
             inputs = anatomy.trial_inputs(inputs, size, "nearest-exact")
@@ -34,8 +58,18 @@ def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch:
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             model(**inputs, return_dict=False)
-    counts = {name.partition(".")[2]: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    return {**counts, "": counter.get_total_flops() // 2}
+    counts = {name.partition(".")[2]: _split(flops) for name, flops in counter.get_flop_counts().items()}
+    return {**counts, "": _split(counter.get_flop_counts()["Global"])}
+
+
+def _split(flops: Mapping[Any, int]) -> Macs:
+    attention = sum(count for operator, count in flops.items() if operator in ATTENTION)
+    return Macs((sum(flops.values()) - attention) // 2, attention // 2)
+
+
+def empty_inputs(shapes: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Uninitialised tensors of these shapes on the current device: a transformer call's arguments."""
+    return {name: _empty(name, shape) for name, shape in shapes.items()}
 
 
 def _empty(name: str, shape: list[Any]) -> Any:
@@ -44,28 +78,41 @@ def _empty(name: str, shape: list[Any]) -> Any:
     return torch.empty(shape, dtype=torch.bool if name.endswith("mask") else None)
 
 
-def call_macs(
+def call_price(
     transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]], call: Mapping[str, Any]
-) -> int:
+) -> Macs:
     """MACs of one `methods.Call` (as plain data) of a transformer whose full-size calls have these `arguments`."""
     texts = json.dumps(dict(config), sort_keys=True), json.dumps(dict(arguments), sort_keys=True)
     frames, height, width = call["size"]
     macs = _module_macs(transformer, *texts, (frames, height, width), call["batch"])
 
-    def of(pattern: str) -> int:
-        return macs.get(pattern.replace("*", "0"), 0)
+    def of(modules: Mapping[str, int]) -> Macs:
+        return sum((count * macs.get(path.replace("*", "0"), Macs()) for path, count in modules.items()), Macs())
 
     if call["only"] is not None:
-        return sum(count * of(path) for path, count in call["only"].items())
-    return macs[""] - sum(count * of(pattern) for pattern, count in call["skipped"].items())
+        return of(call["only"])
+    return macs[""] - of(call["skipped"])
+
+
+def call_macs(
+    transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]], call: Mapping[str, Any]
+) -> int:
+    """The total of `call_price`."""
+    return call_price(transformer, config, arguments, call).total
+
+
+def forward_price(transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]]) -> Macs:
+    """MACs of one call with tensor arguments of these shapes, nothing skipped."""
+    with torch.device("meta"):
+        inputs = empty_inputs(arguments)
+    anatomy = anatomy_for(transformer, config)
+    call = {"size": anatomy.latent_size(inputs), "batch": anatomy.batch(inputs), "only": None, "skipped": {}}
+    return call_price(transformer, config, arguments, call)
 
 
 def forward_macs(transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]]) -> int:
-    """MACs of one call with tensor arguments of these shapes, nothing skipped."""
-    anatomy = anatomy_for(transformer, config)
-    inputs = {name: _empty(name, shape) for name, shape in arguments.items()}
-    call = {"size": anatomy.latent_size(inputs), "batch": anatomy.batch(inputs), "only": None, "skipped": {}}
-    return call_macs(transformer, config, arguments, call)
+    """The total of `forward_price`."""
+    return forward_price(transformer, config, arguments).total
 
 
 def trace_macs(transformer: type, config: Mapping[str, Any], trace: Trace | Mapping[str, Any]) -> int:
@@ -74,3 +121,9 @@ def trace_macs(transformer: type, config: Mapping[str, Any], trace: Trace | Mapp
     return sum(
         call_macs(transformer, config, data["arguments"], call) for step in data["steps"] for call in step["calls"]
     )
+
+
+def trace_price(transformer: type, config: Mapping[str, Any], trace: Mapping[str, Any], trials: bool = False) -> Macs:
+    """MACs of all transformer calls of one generation, or of its trials alone."""
+    calls = [call for step in trace["steps"] for call in step["calls"] if call["trial"] or not trials]
+    return sum((call_price(transformer, config, trace["arguments"], call) for call in calls), Macs())

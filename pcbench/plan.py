@@ -1,49 +1,232 @@
-"""What a run would cost, before anything is loaded: videos, PMACs, hours where known, disk."""
+"""What runs would cost, before anything is loaded: MACs, device hours, memory, disk, videos still to make.
+
+Nothing here needs weights or a GPU. How a number is known is said with it, and so is what is assumed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from . import backbones
-from .config import Run
+from .config import ConfigError, Run
 from .generate import missing, place
 from .macs import PETA
+from .memory import GIB, activations_bytes, block_cache_bytes, weights_bytes
+from .price import Price, price_of
 from .record import reference_macs
-from .store import read_json
+from .store import read_json, records
 
+# Peak of dense bfloat16 (= float16) matrix products in TFLOPS, and memory in GB, as in the vendors' data sheets.
+GPUS: dict[str, tuple[float, int]] = {
+    "A100": (312, 80),
+    "A800": (312, 80),
+    "H100": (989, 80),
+    "H800": (989, 80),
+    "H20": (148, 96),
+    "H200": (989, 141),
+    "B200": (2250, 180),
+    "L40S": (362, 48),
+    "RTX4090": (165, 24),
+    "MI300X": (1307, 192),
+}
+# The paper's Table 1 latencies on four A800 imply 21 (Open-Sora), 32 (HunyuanVideo), 46 (CogVideoX), 58 % (Wan).
+UTILISATION = 0.45
 BYTES_PER_PIXEL = 0.05  # of an mp4, roughly
+STYLES = ("true", "json", "table1")
+WIDTH = 400  # of the canvas: rich would shorten numbers to fit
 
 
-def show(runs: list[Run], say: Callable[[str], None] = print) -> None:
-    """Print what is missing and an upper bound of its cost (a cached video is priced as an uncached one)."""
+@dataclass(frozen=True)
+class Device:
+    """A named GPU, and the share of its peak that denoising reaches."""
+
+    name: str = "H200"
+    utilisation: float = UTILISATION
+
+    def __post_init__(self) -> None:
+        if self.name not in GPUS:
+            raise ConfigError(f"unknown plan_gpu {self.name!r}; known: {', '.join(GPUS)}")
+        if not 0 < self.utilisation <= 1:
+            raise ConfigError(f"plan_utilisation is a share above 0 and at most 1, not {self.utilisation}")
+
+    def seconds(self, macs: float) -> float:
+        return 2 * macs / (GPUS[self.name][0] * 1e12 * self.utilisation)
+
+    @property
+    def words(self) -> str:
+        peak, _ = GPUS[self.name]
+        return f"{self.name} at {self.utilisation:.0%} of its {peak:g} TFLOPS (dense bfloat16)"
+
+
+def style_of(plan: Any) -> str | None:
+    """How `plan=…` wants to be answered; None for not at all. Raises ConfigError for what is no style."""
+    style = str(plan).lower()
+    if style in ("false", "none"):
+        return None
+    if style not in STYLES:
+        raise ConfigError(f"plan must be false, {', '.join(STYLES)}, not {plan!r}")
+    return style
+
+
+def show(
+    runs: Sequence[Run], style: str = "true", device: Device | None = None, say: Callable[[str], None] = print
+) -> None:
+    """Print the plan of the runs and of the references they need, as a table or as one JSON document."""
+    device = device or Device()
+    rows = [row(run, price, device) for run, price in priced(runs)]
+    total = totals(rows)
+    if style == "json":
+        say(json.dumps({"runs": rows, "totals": total, "assumptions": device.words}, indent=1, allow_nan=False))
+    else:
+        for line in table(rows, total, device):
+            say(line)
+
+
+def priced(runs: Sequence[Run]) -> list[tuple[Run, Price]]:
+    """Every distinct recipe among the runs and their references, with the price of one video."""
     distinct: dict[tuple[str, str], Run] = {}
     for run in runs:
         for each in (run.reference, run):
             distinct.setdefault((each.recipe.backbone.name, place(each).id), each)
-    videos, macs, seconds, disk, unknown = 0, 0.0, 0.0, 0.0, 0
-    for run in distinct.values():
-        count = len(missing(run))
-        videos += count
-        macs += count * reference_macs(run)
-        disk += count * _bytes(run)
-        known = read_json(place(run).latency) or read_json(place(run.reference).latency)
-        if known is None:
-            unknown += count
-        else:
-            seconds += count * (known["denoise_seconds"]["median"] + known["decode_seconds"]["median"])
-        name = f"{run.recipe.backbone.name} {run.label}"
-        say(f"{name:40s} {count:5d} of {len(run.samples)} videos missing, {reference_macs(run) / PETA:.3g} PMACs each")
-    say(f"{len(distinct)} recipes, {videos} videos to make, at most {macs / PETA:.3g} PMACs, about {disk / 1e6:.1f} MB")
-    if videos > unknown:
-        say(f"about {seconds / 3600:.2f} device-hours for the {videos - unknown} videos of recipes timed here before")
-    if unknown:
-        say(f"{unknown} videos of recipes never timed on this machine: their hours are unknown")
+    known = {folder: list(records(folder)) for folder in {run.results for run in runs}}
+    return [(run, price_of(run, known[run.results])) for run in distinct.values()]
 
 
-def _bytes(run: Run) -> float:
+def row(run: Run, price: Price, device: Device) -> dict[str, Any]:
+    """One recipe's plan as plain data; everything that is not a total is per video."""
+    recipe, count = run.recipe, len(missing(run))
+    held = price.rehearsal.held * _itemsize(run)
+    parts = weights_bytes(recipe), activations_bytes(recipe), held
+    seconds = device.seconds(price.expected.total)
+    timed = read_json(place(run).latency)
+    return {
+        "model": recipe.backbone.name,
+        "method": run.label,
+        "id": place(run).id,
+        "size": [recipe.sampling.frames, recipe.sampling.height, recipe.sampling.width],
+        "steps": price.steps,
+        "computed_steps": price.computed,
+        "partial_steps": price.partial,
+        "basis": price.basis,
+        "assumed": price.assumed,
+        "pmacs": price.expected.total / PETA,
+        "pmacs_linear": price.expected.linear / PETA,
+        "pmacs_attention": price.expected.attention / PETA,
+        "pmacs_lower": price.lower.total / PETA,
+        "pmacs_upper": price.upper.total / PETA,
+        "pflops": 2 * price.expected.total / PETA,
+        "trial_pmacs": price.trial.total / PETA,
+        "trial_overhead": price.trial.total / reference_macs(run),
+        "block_cache_gib": block_cache_bytes(recipe) / GIB,
+        "weights_gib": parts[0] / GIB,
+        "activations_gib": parts[1] / GIB,
+        "cache_gib": held / GIB,
+        "peak_gib": sum(parts) / GIB,
+        "fits_gpu": sum(parts) < GPUS[device.name][1] * 1e9,
+        "gpu": device.name,
+        "utilisation": device.utilisation,
+        "gpu_seconds": seconds,
+        "measured_seconds": None if timed is None else timed["denoise_seconds"]["median"],
+        "videos": len(run.samples),
+        "videos_missing": count,
+        "gpu_hours_missing": count * seconds / 3600,
+        "disk_mb_missing": count * _disk_bytes(run) / 1e6,
+    }
+
+
+def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over the videos still to make; PMACs at most and at least beside what is expected."""
+
+    def total(name: str) -> float:
+        return math.fsum(row["videos_missing"] * row[name] for row in rows)
+
+    return {
+        "recipes": len(rows),
+        "videos": sum(row["videos"] for row in rows),
+        "videos_missing": sum(row["videos_missing"] for row in rows),
+        **{name: total(name) for name in ("pmacs", "pmacs_lower", "pmacs_upper", "pflops")},
+        "gpu_hours": math.fsum(row["gpu_hours_missing"] for row in rows),
+        "disk_mb": math.fsum(row["disk_mb_missing"] for row in rows),
+        "peak_gib": max((row["peak_gib"] for row in rows), default=0.0),
+    }
+
+
+def _itemsize(run: Run) -> int:
+    return {"float32": 4}.get(run.recipe.numerics.dtype, 2)
+
+
+def _disk_bytes(run: Run) -> float:
     sampling, backbone = run.recipe.sampling, run.recipe.backbone
     shapes = backbones.family(backbone).arguments(run.recipe, backbones.transformer_config(backbone))
-    latent = 4.0
-    for n in shapes["hidden_states"]:
-        latent *= n
+    latent = 4.0 * math.prod(shapes["hidden_states"])
     return latent + BYTES_PER_PIXEL * sampling.height * sampling.width * sampling.frames
+
+
+COLUMNS = (
+    "run", "steps", "PMACs", "linear", "attention", "PFLOPs", "least-most", "trials", "BlockCache GiB", "peak GiB",
+    "GPU s", "GPU h", "disk MB", "videos",
+)  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]], total: dict[str, Any], device: Device) -> list[str]:
+    """The plan as lines of text; notes say what was assumed."""
+    grid = Table()
+    for name in COLUMNS:
+        grid.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
+    notes: dict[str, int] = {}
+    for each in rows:
+        number = notes.setdefault(each["assumed"], len(notes) + 1)
+        grid.add_row(*_cells(each, number))
+    console = Console(highlight=False, width=WIDTH)
+    with console.capture() as captured:
+        console.print(grid)
+    lines = captured.get().rstrip().splitlines()
+    lines += [f"[{number}] {text}" for text, number in notes.items()]
+    lines.append("steps: computed, p in part, of all. PMACs, PFLOPs, GPU s: one video, denoising alone.")
+    lines.append(
+        "GPU h, disk: the videos missing. least-most: PMACs, whatever the data. trials: of the uncached PMACs."
+    )
+    lines.append("peak: transformer, activations, caches; without text encoder and VAE. * more than the GPU has.")
+    lines.append(f"GPU s, GPU h: {device.words}; the paper's latencies imply 21 to 58 % of an A800's.")
+    for each in rows:
+        if (seconds := each["measured_seconds"]) is not None:
+            lines.append(f"timed on this machine: {each['model']} {each['method']}, {seconds:.3g} s a video")
+    pmacs, least, most, hours = (_number(total[n]) for n in ("pmacs", "pmacs_lower", "pmacs_upper", "gpu_hours"))
+    lines.append(
+        f"{total['recipes']} recipes, {total['videos_missing']} videos to make: {pmacs} PMACs ({least} to {most}),"
+        f" {hours} GPU hours, {total['disk_mb']:.1f} MB, up to {total['peak_gib']:.1f} GiB"
+    )
+    return lines
+
+
+def _cells(each: dict[str, Any], note: int) -> list[str]:
+    open_ended = each["pmacs_lower"] < each["pmacs_upper"]
+    return [
+        f"{each['model']} {each['method']} ",
+        f"{_steps(each)}/{each['steps']} \\[{note}]",
+        *(_number(each[name]) for name in ("pmacs", "pmacs_linear", "pmacs_attention", "pflops")),
+        f"{_number(each['pmacs_lower'])}-{_number(each['pmacs_upper'])}" if open_ended else "",
+        f"{each['trial_overhead']:.1%}" if each["trial_pmacs"] else "",
+        f"{each['block_cache_gib']:.1f}" if each["block_cache_gib"] else "",
+        f"{each['peak_gib']:.1f}{' ' if each['fits_gpu'] else '*'}",
+        _number(each["gpu_seconds"]),
+        _number(each["gpu_hours_missing"]),
+        f"{each['disk_mb_missing']:.1f}",
+        f"{each['videos_missing']}/{each['videos']}",
+    ]
+
+
+def _steps(each: dict[str, Any]) -> str:
+    partial = each["partial_steps"]
+    return f"{each['computed_steps'] - partial:.3g}+{partial}p" if partial else f"{each['computed_steps']:.3g}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
