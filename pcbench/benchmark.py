@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig, apply
+from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig
 
 from . import backbones, cli, provenance
 from .backbones import weights
 from .config import ConfigError, Run
-from .generate import decode, denoise
+from .generate import cached, decode, denoise
 from .store import write_json
 
 NEVER, ALWAYS = 0.0, 1e9  # α of a cache that never reuses, and of one that always does
@@ -40,9 +40,10 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
     """Seconds of each kind of step (every guidance branch) and part, and peak bytes of each kind of generation."""
     device = backbones.resolve_device(run.device)
     pipe = backbones.load(run.recipe, device, run.offload)
-    family, steps = backbones.family(run.recipe.backbone), 2 * WARM + L - 1
+    family = backbones.family(run.recipe.backbone)
     prompt, seed = run.samples[0]
-    embeds = family.embed(pipe, prompt, run.recipe)
+    with backbones.placed(pipe, run.offload, run.device):
+        embeds = family.embed(pipe, prompt, run.recipe)
     times: Times = {}
     peaks: dict[str, int | None] = {}
 
@@ -50,14 +51,15 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
         times.setdefault(name, []).append(seconds)
 
     def generation(config: Any, steps: int) -> tuple[list[tuple[str, float, str]], torch.Tensor]:
-        recipe = replace(run.recipe, sampling=replace(run.recipe.sampling, steps=steps))
-        with apply(pipe, config.for_backbone(family.ANATOMY)) as handle:
+        sampling = replace(run.recipe.sampling, steps=steps)
+        recipe = replace(run.recipe, sampling=sampling, method=config.for_backbone(family.ANATOMY))
+        with cached(pipe, run, recipe) as handle:
             latents = denoise(pipe, recipe, seed, **embeds)
         rows = handle.trace.steps
         return [(row.action, row.milliseconds / 1000, row.details.get("blocks", "")) for row in rows], latents
 
     generation(NoCacheConfig(), 1)  # kernels are chosen and compiled here
-    trial_size = {"downsample_factor": _trial_factor(family, run)}
+    precise = partial(PreciseCacheConfig, protect_last=0, downsample_factor=_trial_factor(family, run))
     for number in range(rounds):
         _reset_peak()
         rows, latents = generation(ReplayConfig(actions="FFr"), 3)
@@ -65,16 +67,15 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
         for action, seconds, _ in rows:
             note(FULL if action == "full" else REUSED, seconds)
         _reset_peak()
-        rows, _ = generation(PreciseCacheConfig(alpha=ALWAYS, protect_last=0, **trial_size), 2 * WARM)
+        rows, _ = generation(precise(alpha=ALWAYS), 2 * WARM)
         peaks["LFCache"] = _peak()
         for _, seconds, _ in rows[WARM:]:
             note(TRIAL, seconds - times[REUSED][-1])
         _reset_peak()
-        blocks = {"block_cache_rate": 0.4, "block_cache_steps": L}
-        rows, _ = generation(PreciseCacheConfig(alpha=NEVER, protect_last=0, **blocks, **trial_size), steps)
+        rows, _ = generation(precise(alpha=NEVER, block_cache_rate=0.4, block_cache_steps=L), WARM + L + 1)
         peaks["LFCache and BlockCache"] = _peak()
-        for _, seconds, phase in rows[WARM:]:
-            if phase in ("refresh", "cached"):
+        for _, seconds, phase in rows:
+            if phase != "full":  # the last step of the warm-up refreshes already
                 note(REFRESH if phase == "refresh" else CACHED, seconds - times[TRIAL][-1])
         _reset_peak()
         note("VAE decoding", _timed(partial(decode, pipe, run, latents)))

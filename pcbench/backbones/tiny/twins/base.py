@@ -31,7 +31,7 @@ class Twin(nn.Module):
     SHIFT: ClassVar[float] = 3.0  # training noise levels lean towards high noise, where layout and motion are decided
     DROP_PROMPTS: ClassVar[bool] = True  # sometimes, for classifier-free guidance
 
-    transformer: nn.Module
+    transformer: Any
 
     def __init__(self) -> None:
         super().__init__()
