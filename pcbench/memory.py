@@ -121,7 +121,3 @@ class _Alive(TorchDispatchMode):
     def _free(self, storage: int, size: int) -> None:
         self._seen.discard(storage)
         self.now -= size
-
-
-def _storages(values: Any) -> list[Any]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]

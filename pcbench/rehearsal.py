@@ -132,21 +132,11 @@ def scheduler_of(recipe: Recipe) -> Any:
         config = json.loads(path.read_text())
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     else:
-        scheduler = PUBLISHED[recipe.backbone.family]()
+        scheduler = backbones.family(recipe.backbone).scheduler()
     name = "flow_shift" if "flow_shift" in scheduler.config else "shift"
     if recipe.sampling.flow_shift is None or name not in scheduler.config:
         return scheduler
     return type(scheduler).from_config(scheduler.config, **{name: recipe.sampling.flow_shift})
-
-
-PUBLISHED: dict[str, Any] = {
-    "wan": lambda: diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
-    "hunyuan": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
-    "cogvideox": lambda: diffusers.CogVideoXDDIMScheduler(
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
-    ),
-    "opensora": opensora.rectified_flow_scheduler,
-}
 
 
 def _timesteps(stage: Stage, recipe: Recipe) -> torch.Tensor:

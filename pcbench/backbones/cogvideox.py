@@ -35,8 +35,14 @@ def build(recipe: Recipe, device: str) -> CogVideoXPipeline:
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
         transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
         vae = weights.built(AutoencoderKLCogVideoX, {})
-    scheduler = CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    return CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler)
+    return CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler())
+
+
+def scheduler() -> CogVideoXDDIMScheduler:
+    """As published with the released weights."""
+    return CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
 
 
 def check(sampling: Sampling) -> None:

@@ -63,15 +63,22 @@ def build(recipe: Recipe, device: str) -> HunyuanVideoPipeline:
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
         transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
         vae = weights.built(AutoencoderKLHunyuanVideo, {})
-    return HunyuanVideoPipeline(
+    pipe = HunyuanVideoPipeline(
         text_encoder=None,
         tokenizer=None,
         transformer=transformer,
         vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=recipe.sampling.flow_shift or SHIFT),
+        scheduler=scheduler(),
         text_encoder_2=None,
         tokenizer_2=None,
     )
+    shared.shift_flow(pipe, recipe.sampling.flow_shift)
+    return pipe
+
+
+def scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """As published with the released weights."""
+    return FlowMatchEulerDiscreteScheduler(shift=SHIFT)
 
 
 def check(sampling: Sampling) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
 from methods.anatomy import anatomy_for
@@ -50,12 +50,18 @@ def build(recipe: Recipe, device: str) -> WanPipeline:
         tokenizer=None,
         text_encoder=None,
         vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=recipe.sampling.flow_shift or 1.0),
+        scheduler=scheduler(),
         transformer=transformer,
         transformer_2=two,
         boundary_ratio=BOUNDARY if two else None,
     )
+    shared.shift_flow(pipe, recipe.sampling.flow_shift)
     return pipe
+
+
+def scheduler() -> UniPCMultistepScheduler:
+    """As published with the released weights."""
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
 
 
 def _is_two(recipe: Recipe) -> bool:

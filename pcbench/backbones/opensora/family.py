@@ -16,7 +16,8 @@ from ...config import ConfigError, Recipe, Sampling
 from .. import shared, weights
 from . import vae
 from .pipeline import OpenSoraPipeline
-from .scheduler import rectified_flow_scheduler, timestep_shift
+from .scheduler import rectified_flow_scheduler as scheduler
+from .scheduler import timestep_shift
 from .transformer import STDiT3Transformer3DModel
 
 TRANSFORMER = STDiT3Transformer3DModel
@@ -47,7 +48,7 @@ def build(recipe: Recipe, device: str) -> OpenSoraPipeline:
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
         transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
         autoencoder = weights.built(vae.AutoencoderOpenSora, {})
-    return OpenSoraPipeline(transformer=transformer, scheduler=rectified_flow_scheduler(), vae=autoencoder)
+    return OpenSoraPipeline(transformer=transformer, scheduler=scheduler(), vae=autoencoder)
 
 
 def check(sampling: Sampling) -> None:
