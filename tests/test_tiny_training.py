@@ -67,8 +67,20 @@ def test_the_transformer_learns_on_every_kind_of_latent(family):
     unused = UNUSED.get(family, ())
     without = [n for n, v in twin.named_parameters() if v.grad is None and not n.startswith(unused or ("-",))]
     assert without == []
-    muon = Schedule(steps=1, learning_rate=1e-3, muon_learning_rate=1e-3).optimizers(twin)[1]
-    matrices = {id(each) for group in muon.param_groups for each in group["params"]}
+    _, muon = Schedule(steps=1, learning_rate=1e-3, muon_learning_rate=1e-3).optimizers(twin)
+    matrices = {id(each) for each in muon.whole}
     named = [name for name, value in twin.named_parameters() if id(value) in matrices]
     assert len(named) > 20
     assert all("blocks." in name for name in named)
+
+
+def test_muon_moves_convolutions_in_place():
+    convolution = torch.nn.Sequential(torch.nn.Conv3d(4, 8, 3))
+    before = convolution[0].weight.detach().clone()
+    _, muon = Schedule(steps=1, learning_rate=1e-3, muon_learning_rate=1e-2).optimizers(convolution)
+    convolution(torch.randn(1, 4, 5, 5, 5)).square().mean().backward()
+    muon.step()
+    change = (convolution[0].weight.detach() - before).flatten(1)
+    assert change.abs().max() > 0
+    singular = torch.linalg.svdvals(change)
+    assert singular.max() / singular.min() < 3  # an orthogonalised step
