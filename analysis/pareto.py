@@ -88,9 +88,11 @@ def _curve_name(record: pd.Series) -> str:
     return " ".join([*words, *(f"{name.replace('_', ' ')} {fields[name]}" for name in told)])
 
 
-def standings(found: dict[str, Curve], prompts: int, metric: str, latency: bool) -> pd.DataFrame:
-    """One row a curve: the score at each target with its interval, and the paired difference to uniform skipping."""
-    baseline = found.get(BASELINE)
+def standings(
+    found: dict[str, Curve], prompts: int, metric: str, latency: bool, against: str = BASELINE
+) -> pd.DataFrame:
+    """One row a curve: the score at each target with its interval, and the paired difference to the curve `against`."""
+    baseline = found.get(against)
     rows = []
     for curve in found.values():
         row: dict[str, Any] = {"method": curve.name}
@@ -98,8 +100,9 @@ def standings(found: dict[str, Curve], prompts: int, metric: str, latency: bool)
             there = functools.partial(curve.at, metric, target, latency)
             row[f"{target:g}×"] = _cell(there, prompts, metric)
             if baseline is not None and curve is not baseline:
-                uniform = functools.partial(baseline.at, metric, target, latency)
-                row[f"− uniform at {target:g}×"] = _cell(_minus(there, uniform), prompts, metric, signed=True)
+                theirs = functools.partial(baseline.at, metric, target, latency)
+                name = against.split()[0]
+                row[f"− {name} at {target:g}×"] = _cell(_minus(there, theirs), prompts, metric, signed=True)
         row["order"] = curve.at(metric, 2.0, latency, np.arange(prompts))
         rows.append(row)
     table = pd.DataFrame(rows).sort_values("order", ascending=False, na_position="last").drop(columns="order")
@@ -165,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("model", nargs="?", default="tiny_wan")
+    parser.add_argument("--against", default=BASELINE, help="the curve that others are compared with")
     parser.add_argument("--figure", type=Path, help="where to draw the curves")
     args = parser.parse_args()
     try:
@@ -172,12 +176,15 @@ def main() -> int:
     except ValueError as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
+    if args.against not in found:
+        print(f"analysis: no curve {args.against!r}; there are: {', '.join(found)}", file=sys.stderr)
+        return 2
     for metric, title in METRICS.items():
         for latency in (False, True):
             if latency and all(np.isnan(curve.efficiency).any() for curve in found.values()):
                 continue
             print(f"\n{title} at equal {'latency' if latency else 'MACs'} ({prompts} prompts)\n")
-            print(markdown(standings(found, prompts, metric, latency)))
+            print(markdown(standings(found, prompts, metric, latency, args.against)))
     if args.figure:
         draw(found, prompts, args.figure)
     return 0

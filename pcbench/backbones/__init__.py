@@ -17,10 +17,10 @@ from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
 from ..config import RANDOM, Backbone, ConfigError, Recipe, Run
 from . import cogvideox, hunyuan, wan
-from .opensora import family as opensora
+from .opensora import family as open_sora
 from .weights import source
 
-FAMILIES = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": opensora}
+FAMILIES = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": open_sora}
 
 _loaded: tuple[str, Any] | None = None
 
