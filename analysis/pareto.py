@@ -150,14 +150,18 @@ def draw(found: dict[str, Curve], prompts: int, path: Path) -> None:
                 axes[row, column].errorbar(
                     x[order], mean[order], [(mean - low)[order], (high - mean)[order]], label=curve.name,
                     color="black" if control else colours[number % 20], linestyle=":" if control else "-",
-                    marker="os^vD"[number // 4 % 5], markersize=4, linewidth=1.2, elinewidth=0.6,
+                    marker="os^vD"[number // 4 % 5], markersize=4, linewidth=1.2, elinewidth=0.4,
                 )  # fmt: skip
                 axes[row, column].set_xlabel("speedup by latency" if latency else "speedup by MACs")
                 axes[row, column].set_ylabel(title)
                 axes[row, column].grid(alpha=0.3)
+    for row, metric in enumerate(METRICS):  # the few best and worst points would flatten all others
+        means = np.concatenate([curve.scores[metric].mean(axis=1) for curve in found.values()])
+        low, high = np.percentile(means, [12, 94])
+        axes[row, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
-    figure.subplots_adjust(right=0.78)
+    figure.subplots_adjust(right=0.76)
+    figure.legend(handles, labels, loc="center left", bbox_to_anchor=(0.77, 0.5), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
