@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ class FlatMuon(torch.optim.Muon):
         self.flat = [p.detach().flatten(1) for p in parameters]  # the same memory
         super().__init__(self.flat, learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         for flat, whole in zip(self.flat, self.whole, strict=True):
             flat.grad = None if whole.grad is None else whole.grad.flatten(1)
         return super().step(closure)
