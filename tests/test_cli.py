@@ -297,7 +297,7 @@ def test_an_experiment_may_hold_several_sweeps(tmp_path, capsys):
     out = capsys.readouterr().out
     for label in ("uniform steps=19 reuse=residual", "teacache threshold=0.1 reuse=extrapolate damping=0.5"):
         assert f"tiny_wan {label} " in out
-    assert "55 recipes" in out  # the reference, and four decisions at two or three settings with six ways to reuse
+    assert "61 recipes" in out  # the reference, and four decisions at two to four settings with six ways to reuse
 
 
 def test_an_experiment_can_be_narrowed(tmp_path, capsys):
