@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-lpips check clean
 
 demo: .venv/installed
 	$(BIN)/python -m pcbench +experiment=demo
@@ -10,11 +10,15 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+# LPIPS brings torchvision, whose PyPI build is CUDA's and breaks diffusers beside a CPU torch: it has its own environment.
+test-lpips: .venv-lpips/installed
+	.venv-lpips/bin/python -m pytest -p tests.torchvision_guard tests/test_lpips.py
+
 check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf .venv results/samples results/.hydra
+	rm -rf .venv .venv-lpips results/samples results/.hydra
 
 # torch first and alone: its build decides what the rest may install.
 .venv/installed: pyproject.toml constraints.txt
@@ -25,4 +29,12 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+# Everything but torchvision and lpips comes from .venv, which a .pth file adds to the path.
+.venv-lpips/installed: .venv/installed-dev
+	rm -rf .venv-lpips
+	$(BIN)/python -m venv .venv-lpips
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > `.venv-lpips/bin/python -c "import site; print(site.getsitepackages()[0])"`/parent.pth
+	PIP_CONSTRAINT=constraints.txt .venv-lpips/bin/python -m pip install --quiet --disable-pip-version-check torchvision lpips
 	touch $@

@@ -25,7 +25,7 @@ from .tables import markdown
 Measure = Callable[[np.ndarray], float]  # of the prompts with these indices
 TARGETS = (1.5, 2.0, 2.5)
 BASELINE = "uniform prediction"
-METRICS = {"psnr@1": "PSNR dB", "ssim@2": "SSIM"}
+METRICS = {"psnr@2": "PSNR dB", "ssim@2": "SSIM"}
 # What makes another curve of one method, and its usual value, which is not named.
 CURVE_FIELDS = {
     "damping": 1.0,
@@ -53,7 +53,13 @@ class Curve:
 
     def at(self, metric: str, target: float, latency: bool, prompts: np.ndarray) -> float:
         """Mean score over these prompts at a speedup."""
-        return at_speedup(self.speedups(prompts, latency), self.scores[metric][:, prompts].mean(1), target)
+        return at_speedup(self.speedups(prompts, latency), mean_score(self.scores[metric][:, prompts]), target)
+
+
+def mean_score(scores: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the videos that have a score: one identical to its reference has no PSNR."""
+    counts = (~np.isnan(scores)).sum(-1)
+    return np.divide(np.nansum(scores, -1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
 def curves(results: Path, model: str) -> tuple[dict[str, Curve], int]:
@@ -123,7 +129,7 @@ def _cell(measure: Measure, prompts: int, metric: str, signed: bool = False) -> 
 
 
 def _mean_interval(scores: np.ndarray, prompts: int) -> tuple[float, float, float]:
-    return bootstrap(lambda chosen: float(scores[chosen].mean()), prompts, resamples=500)
+    return bootstrap(lambda chosen: float(mean_score(scores[chosen])), prompts, resamples=500)
 
 
 def draw(found: dict[str, Curve], prompts: int, path: Path) -> None:
@@ -156,7 +162,7 @@ def draw(found: dict[str, Curve], prompts: int, path: Path) -> None:
                 axes[row, column].set_ylabel(title)
                 axes[row, column].grid(alpha=0.3)
     for row, metric in enumerate(METRICS):  # the few best and worst points would flatten all others
-        means = np.concatenate([curve.scores[metric].mean(axis=1) for curve in found.values()])
+        means = np.concatenate([mean_score(curve.scores[metric]) for curve in found.values()])
         low, high = np.percentile(means, [12, 94])
         axes[row, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -189,6 +195,8 @@ def main() -> int:
                 continue
             print(f"\n{title} at equal {'latency' if latency else 'MACs'} ({prompts} prompts)\n")
             print(markdown(standings(found, prompts, metric, latency, args.against)))
+    if identical := sum(int(np.isnan(curve.scores["psnr@2"]).sum()) for curve in found.values()):
+        print(f"\n{identical} videos have no PSNR, being identical to their reference, and are left out of its means.")
     if args.figure:
         draw(found, prompts, args.figure)
     return 0

@@ -59,7 +59,7 @@ def _row(row: pd.Series, samples: pd.DataFrame) -> list[Any]:
         f"{row['denoise_seconds_median']:.2f}" if timed else "–",
         f"{row['speedup_median']:.2f}× ± {half:.2f}" if timed else "–",
         f"{row['speedup_over_macs_speedup_median']:.2f}" if timed else "–",
-        mean("psnr@1", 2),
+        mean("psnr@2", 2),
         mean("ssim@2", 4),
         len(samples),
     ]

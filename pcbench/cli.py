@@ -31,10 +31,12 @@ from omegaconf.errors import OmegaConfBaseException
 import methods
 from methods.anatomy import anatomy_for
 
-from . import backbones, implied, plan, provenance, stages, table
+from . import backbones, fidelity, implied, observe, plan, provenance, stages, table
 from . import config as config_module
 from .backbones import weights
-from .config import STAGES, ConfigError, Latency, Model, Prompts, Recipe, Run
+from .config import ALL_STAGES, STAGES, ConfigError, Latency, Model, Prompts, Recipe, Run, Score
+from .vbench import jobs as vbench
+from .vbench.dimensions import expand
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -49,6 +51,10 @@ class RunSchema:
     results: str = "results"
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     latency: Latency = field(default_factory=Latency)
+    fidelity: Any = "raw"  # or a list of conventions
+    score: Score = field(default_factory=Score)
+    observe: Any = field(default_factory=list)  # of kinds; one alone may do without the brackets
+    observe_stride: int = 1
     device: str = "auto"
     plan: Any = False  # or true, json, table1
     plan_gpu: str = "H200"
@@ -91,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for run in {run.recipe.backbone.source: run for run in runs}.values():
             weights.require(run.recipe.backbone, run.download)
+        for run in runs:
+            vbench.require(run)
     except ConfigError as error:
         print(f"pcbench: {in_one_line(error)}", file=sys.stderr)
         return 2
@@ -203,6 +211,10 @@ def to_run(config: DictConfig) -> Run:
         fps=model.fps,
         stages=tuple(config.stages),
         latency=OmegaConf.to_object(config.latency),
+        fidelity=fidelity.chosen(config.fidelity),
+        score=OmegaConf.to_object(config.score),
+        observe=observe.chosen(config.observe),
+        observe_stride=config.observe_stride,
         device=config.device,
         offload=model.offload,
         download=model.download,
@@ -213,8 +225,10 @@ def to_run(config: DictConfig) -> Run:
 
 def check(run: Run) -> None:
     """Everything about a run that can be known wrong before a model is loaded."""
-    if wrong := [name for name in run.stages if name not in STAGES]:
-        raise ConfigError(f"unknown stage {wrong[0]!r}; stages are {', '.join(STAGES)}")
+    if wrong := [name for name in run.stages if name not in ALL_STAGES]:
+        raise ConfigError(f"unknown stage {wrong[0]!r}; stages are {', '.join(ALL_STAGES)}")
+    expand(run.score.vbench)
+    observe.check(run)
     backbones.check(run)
     family = backbones.family(run.recipe.backbone)
     family.check(run.recipe.sampling)

@@ -8,7 +8,8 @@ from typing import Any
 
 from methods import Method, NoCacheConfig
 
-STAGES = ("generate", "latency", "score")
+STAGES = ("generate", "latency", "score")  # unless asked otherwise
+ALL_STAGES = (*STAGES, "observe")
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("pretrained", "random")
 RANDOM = "random"  # a backbone's source when its weights are random
@@ -156,6 +157,25 @@ class Latency:
 
 
 @dataclass(kw_only=True, slots=True)
+class Score:
+    """What to score beside fidelity.
+
+    vbench: dimensions of VBench, or "quality", "semantic", "all" (docs/vbench.md).
+    vbench_partial: score the videos that are there when others were not generated.
+    vbench_timeout: seconds after which a dimension is given up.
+    """
+
+    vbench: Any = field(default_factory=list)  # of strings; one alone may do without the brackets
+    vbench_partial: bool = False
+    vbench_timeout: float = 6 * 3600.0
+
+    def __post_init__(self) -> None:
+        self.vbench = [self.vbench] if isinstance(self.vbench, str) else list(self.vbench or [])
+        if not self.vbench_timeout > 0:
+            raise ConfigError(f"score.vbench_timeout must be above 0 seconds, not {self.vbench_timeout}")
+
+
+@dataclass(kw_only=True, slots=True)
 class Recipe:
     """Everything that decides pixels, and nothing else. Its hash is its identity (identity.py)."""
 
@@ -182,6 +202,10 @@ class Run:
     fps: int = 16
     stages: tuple[str, ...] = STAGES
     latency: Latency = field(default_factory=Latency)
+    fidelity: tuple[str, ...] = ("raw",)
+    score: Score = field(default_factory=Score)
+    observe: tuple[str, ...] = ()  # kinds, for the stage of that name
+    observe_stride: int = 1  # of the steps that `impact` tries
     device: str = "auto"
     offload: str = "none"
     download: Download = field(default_factory=Download)

@@ -18,6 +18,7 @@ from methods import Handle, apply
 
 from . import backbones, provenance
 from .config import Recipe, Run
+from .frames import kept
 from .identity import recipe_id, sample_key
 from .store import Place, SampleFiles, write_json, write_whole
 
@@ -97,7 +98,7 @@ def _generate_one(pipe: Any, run: Run, prompt: str, seed: int, files: SampleFile
     latents = latents.cpu().contiguous()
     write_whole(files.latent, lambda path: safetensors.torch.save_file({"latents": latents}, path))
     frames = decode(pipe, run, latents)
-    _remember(files.latent, frames)
+    kept.put(files.latent, frames)
     write_whole(files.video, lambda path: write_video(path, frames, run.fps))
     about = {
         "prompt": prompt,
@@ -119,20 +120,16 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     )  # fmt: skip
 
 
-_frames: dict[Path, np.ndarray] = {}
-KEPT_FRAMES = 64  # videos; a tiny one is 1.4 MB
-
-
-def _remember(latent: Path, frames: np.ndarray) -> None:
-    while len(_frames) >= KEPT_FRAMES:
-        del _frames[next(iter(_frames))]
-    _frames[latent] = frames
-
-
 def frames_of(run: Run, files: SampleFiles) -> np.ndarray:
     """A sample's frames, decoded from its lossless latent unless still held from its making."""
-    if files.latent not in _frames:
+
+    def decoded() -> np.ndarray:
         pipe = backbones.load(run.recipe, backbones.resolve_device(run.device), run.offload)
-        latents = safetensors.torch.load_file(files.latent)["latents"]
-        _remember(files.latent, decode(pipe, run, latents))
-    return _frames[files.latent]
+        return decode(pipe, run, latents_of(files))
+
+    return kept.get(files.latent, decoded)
+
+
+def latents_of(files: SampleFiles) -> torch.Tensor:
+    """A sample's final latents."""
+    return safetensors.torch.load_file(files.latent)["latents"]

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import backbones
+from . import backbones, observe
 from .config import ConfigError, Run
 from .generate import missing, place
 from .macs import PETA
@@ -80,12 +80,15 @@ def show(
 ) -> None:
     """Print the plan of the runs and of the references they need, as a table or as one JSON document."""
     device = device or Device()
-    rows = [row(run, price, device) for run, price in priced(runs)]
+    all_priced = priced(runs)
+    rows = [row(run, price, device) for run, price in all_priced]
     total = totals(rows)
+    observed = [found for run, _ in all_priced if (found := observation(run, device)) is not None]
     if style == "json":
-        say(json.dumps({"runs": rows, "totals": total, "assumptions": device.words}, indent=1, allow_nan=False))
+        document = {"runs": rows, "totals": total, "observations": observed, "assumptions": device.words}
+        say(json.dumps(document, indent=1, allow_nan=False))
     else:
-        for line in table(rows, total, device):
+        for line in [*table(rows, total, device), *map(_in_words, observed)]:
             say(line)
 
 
@@ -139,6 +142,21 @@ def row(run: Run, price: Price, device: Device) -> dict[str, Any]:
         "gpu_hours_missing": count * seconds / 3600,
         "disk_mb_missing": count * _disk_bytes(run) / 1e6,
     }
+
+
+def observation(run: Run, device: Device) -> dict[str, Any] | None:
+    """What looking at a recipe's samples still takes (observe.py); no part of the totals. None for nothing."""
+    todo = observe.plan(run)
+    return None if todo is None else {**todo, "gpu_hours": device.seconds(todo["pmacs"] * PETA) / 3600}
+
+
+def _in_words(todo: dict[str, Any]) -> str:
+    return (
+        f"observe, beside that: {todo['model']} {todo['method']}, {todo['samples']} samples:"
+        f" {todo['full_steps']} steps at full size ({_number(todo['generations'])} videos' worth), {todo['trials']}"
+        f" trials, {todo['decodes']} videos to decode: {_number(todo['pmacs'])} PMACs,"
+        f" {_number(todo['gpu_hours'])} GPU hours"
+    )
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

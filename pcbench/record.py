@@ -10,12 +10,14 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
-from . import backbones, provenance
+from . import backbones, observe, provenance
 from .config import Run
+from .conventions import IDENTICAL, METRICS
 from .generate import place
 from .identity import recipe_id
 from .macs import PETA, forward_macs, trace_macs
 from .store import SampleFiles, read_json, write_json
+from .vbench import results
 
 SCHEMA = 2
 LETTERS = {"full": "F", "partial": "p", "reuse": "r"}
@@ -32,9 +34,11 @@ def build(run: Run, error: str | None = None) -> dict[str, Any]:
     """The record as plain data. It covers every sample of the recipe on this machine, whichever run made it."""
     here, recipe = place(run), run.recipe
     pairs = list(here.traces())
-    samples = [_sample(run, files, trace) for files, trace in pairs]
+    vbench = results.per_sample(here.folder)
+    samples = [_sample(run, files, trace) | {"vbench": vbench.get(files.stem.name, {})} for files, trace in pairs]
     latency = read_json(here.latency)
     revisions = [trace["revision"] for _, trace in pairs]
+    observations = [_who(trace) | found for files, trace in pairs if (found := observe.stored(files))]
     return {
         "schema": SCHEMA,
         "id": here.id,
@@ -50,23 +54,29 @@ def build(run: Run, error: str | None = None) -> dict[str, Any]:
         "machine": provenance.machine(),
         "revisions": [r for i, r in enumerate(revisions) if r not in revisions[:i]],
         "macs": _macs(run, samples),
-        "fidelity": {name: _summary([s["fidelity"][name] for s in samples]) for name in _metrics(samples)},
+        "fidelity": _fidelity([_entries(files) for files, _ in pairs]),
+        "vbench": results.summary(here.folder),
         "latency": None if latency is None else _latency(run, latency),
         "samples": samples,
+        **({"observations": observations} if observations else {}),
     }
+
+
+def _who(trace: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": trace["prompt"], "seed": trace["seed"]}
 
 
 def _sample(run: Run, files: SampleFiles, trace: dict[str, Any]) -> dict[str, Any]:
     steps = trace["steps"]
-    scores = read_json(files.fidelity)
+    entries = _entries(files)
     return {
-        "prompt": trace["prompt"],
-        "seed": trace["seed"],
+        **_who(trace),
         "steps": len(steps),
         "computed": sum(step["action"] != "reuse" for step in steps),
         "partial": sum(step["action"] == "partial" for step in steps),
         "macs": _price(run, trace),
-        "fidelity": {} if scores is None else scores["scores"],
+        "fidelity": {name: entry["value"] for name, entry in entries.items()},
+        "fidelity_notes": {name: entry["note"] for name, entry in entries.items() if entry["note"]},
         "seconds": trace["seconds"],
         "notes": trace["notes"],
         "trace": {
@@ -106,12 +116,28 @@ def _latency(run: Run, latency: dict[str, Any]) -> dict[str, Any]:
     return {**latency, "macs_speedup_of_this_sample": macs_speedup, "speedup_over_macs_speedup": of_macs}
 
 
-def _metrics(samples: list[dict[str, Any]]) -> list[str]:
-    return sorted({name for sample in samples for name in sample["fidelity"]})
+def _entries(files: SampleFiles) -> dict[str, Any]:
+    """A sample's fidelity by metric. What was scored by an older definition does not count."""
+    metrics = (read_json(files.fidelity) or {}).get("metrics", {})
+    return {name: metrics[name] for name in METRICS if name in metrics}
 
 
-def _summary(values: list[float]) -> dict[str, Any]:
-    """Mean with a 95 % half-width (normal), worst value, count."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    half = 1.96 * spread / math.sqrt(len(values))
-    return {"mean": statistics.fmean(values), "half_width_95": half, "worst": min(values), "n": len(values)}
+def _fidelity(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each metric, over all samples: the mean as its convention takes it, with a 95 % half-width (normal, of videos
+    taken equally) and the worst; how many videos have a value (n), have none for being identical, were not scored."""
+    summaries = {}
+    for name in sorted({name for entries in samples for name in entries}):
+        entries = [entries[name] for entries in samples if name in entries]
+        values = [entry["value"] for entry in entries if entry["value"] is not None]
+        identical = sum(entry["value"] is None and entry["note"] == IDENTICAL for entry in entries)
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        worst = max if METRICS[name].lower_is_better else min
+        summaries[name] = {
+            "mean": METRICS[name].over_videos(values) if values else None,
+            "half_width_95": 1.96 * spread / math.sqrt(len(values)) if values else None,
+            "worst": worst(values) if values else None,
+            "n": len(values),
+            "identical": identical,
+            "unscored": len(samples) - len(values) - identical,
+        }
+    return summaries

@@ -6,10 +6,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import fidelity, latency, record
+from . import fidelity, latency, observe, record
 from .config import Run
 from .generate import generate, place
 from .store import write_whole
+from .vbench import stage as vbench
 
 Say = Callable[[str], None]
 
@@ -25,6 +26,9 @@ def execute(run: Run, say: Say = print) -> None:
                 latency.profile(current, say)
             if "score" in run.stages:
                 fidelity.score(current, say)
+                vbench.score(current, say)
+            if "observe" in run.stages:
+                observe.observe(current, say)
         except Exception as error:
             say(f"{current.label}  failed, details in {_keep_details(current)}")
             record.write(current, f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
 """Where records, latents, videos, traces and scores live. Every file appears whole, by atomic rename. Stdlib only.
 
 results/records/<machine>/<model>/<method>-<id>.json     in git
-results/samples/<machine>/<model>/<method>-<id>/<sample>.{safetensors,mp4,trace.json,fidelity.json}
+results/samples/<machine>/<model>/<method>-<id>/<sample>.{safetensors,mp4,trace.json,fidelity.json,observations.json}
 results/samples/<machine>/<model>/<method>-<id>/latency.json
 """
 
@@ -66,6 +66,10 @@ class SampleFiles:
     @property
     def fidelity(self) -> Path:
         return self._with(".fidelity.json")
+
+    @property
+    def observations(self) -> Path:
+        return self._with(".observations.json")
 
     @property
     def complete(self) -> bool:

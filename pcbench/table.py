@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,10 +11,12 @@ from rich.table import Table
 
 from . import record
 from .config import Run
+from .conventions import CONVENTIONS, IDENTICAL, METRICS
 from .identity import recipe_id, sample_key
 from .macs import PETA
 
-COLUMNS = ("method", "steps", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM", "n")
+COLUMNS = ("method", "steps", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM")
+HEADLINE = ("psnr@2", "ssim@2")
 CAPTION = (
     "steps: computed/all. latency: denoising loop, median. speedup: against the reference in the same process,\n"
     "± half the range. efficiency: that speedup over the MACs' ratio of the same call."
@@ -35,21 +38,35 @@ def show(runs: list[Run]) -> None:
         size = f"{sampling.frames}x{sampling.height}x{sampling.width}, {sampling.steps} steps"
         title = f"{first.recipe.backbone.name}, {size}, guidance {sampling.guidance_scale:g}"
         table = Table(title=title, title_justify="left")
-        for name in COLUMNS:
+        metrics = _more_metrics(rows.values())
+        for name in (*COLUMNS, *map(_heading, metrics), "n"):
             table.add_column(name, justify="left" if name == "method" else "right", max_width=44)
         for run in rows.values():
-            table.add_row(*row(run))
+            table.add_row(*row(run, metrics))
         console.print(table)
         print(CAPTION)
 
 
-def row(run: Run) -> list[str]:
+def _more_metrics(runs: Iterable[Run]) -> list[str]:
+    """Metrics with a column beyond PSNR and SSIM: LPIPS where it was scored, and all of other conventions asked for."""
+    records = [record.build(run)["fidelity"] for run in runs]
+    asked = [name for run in runs for convention in run.fidelity for name in CONVENTIONS[convention]]
+    beyond = [name for name in dict.fromkeys(asked) if name not in HEADLINE and not name.startswith("latent")]
+    return [name for name in beyond if any(scores.get(name, {}).get("n") for scores in records)]
+
+
+def _heading(metric: str) -> str:
+    convention, _, name = metric.partition("@")[0].rpartition(".")
+    return f"{convention} {name.upper()}".strip() + (" dB" if name == "psnr" else "")
+
+
+def row(run: Run, more_metrics: Sequence[str] = ()) -> list[str]:
     """The cells of one run, over its own samples. What is missing is a dash."""
     data = record.build(run)
     wanted = {sample_key(prompt, seed) for prompt, seed in run.samples}
     samples = [s for s in data["samples"] if sample_key(s["prompt"], s["seed"]) in wanted]
     if not samples:
-        return [run.label, *["-"] * (len(COLUMNS) - 2), "0"]
+        return [run.label, *["-"] * (len(COLUMNS) - 1 + len(more_metrics)), "0"]
     macs = statistics.fmean(s["macs"] for s in samples)
     computed, steps = (statistics.fmean(s[name] for s in samples) for name in ("computed", "steps"))
     cells = [
@@ -58,7 +75,8 @@ def row(run: Run) -> list[str]:
         f"{macs / PETA:.3g}",
         f"{record.reference_macs(run) / macs:.2f}x",
     ]
-    return [*cells, *_latency_cells(data["latency"]), *_fidelity_cells(run, samples), str(len(samples))]
+    scores = [_fidelity_cell(run, samples, metric) for metric in (*HEADLINE, *more_metrics)]
+    return [*cells, *_latency_cells(data["latency"]), *scores, str(len(samples))]
 
 
 def _latency_cells(latency: dict[str, Any] | None) -> list[str]:
@@ -72,11 +90,14 @@ def _latency_cells(latency: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _fidelity_cells(run: Run, samples: list[dict[str, Any]]) -> list[str]:
+def _fidelity_cell(run: Run, samples: list[dict[str, Any]], metric: str) -> str:
+    """The mean over samples that have a value, and how many of them have none because nothing differs."""
     if run.recipe.method.NAME == "none":
-        return ["reference", "reference"]
-    cells = []
-    for metric, digits in (("psnr@1", 2), ("ssim@2", 4)):
-        values = [s["fidelity"][metric] for s in samples if metric in s["fidelity"]]
-        cells.append(f"{statistics.fmean(values):.{digits}f}" if values else "-")
-    return cells
+        return "reference"
+    values = [value for s in samples if (value := s["fidelity"].get(metric)) is not None]
+    identical = sum(s["fidelity_notes"].get(metric) == IDENTICAL and s["fidelity"][metric] is None for s in samples)
+    if not values:
+        return "identical" if identical else "-"
+    digits = 2 if "psnr" in metric else 4
+    told = f" ({identical} identical)" if identical else ""
+    return f"{METRICS[metric].over_videos(values):.{digits}f}{told}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from analysis.conventions import conventions_table
 from analysis.load import load_samples
 from analysis.tables import COLUMNS, markdown, method_table
 
@@ -24,7 +26,7 @@ def write(results: Path, name: str, alpha: float | None = None, machine: str = "
         "machine": {"name": machine},
         "macs": {"peta_per_video": 4e-4, "reference_peta_per_video": 1e-3, "speedup": 2.5},
         "latency": None,
-        "samples": [sample | {"fidelity": {} if psnr is None else {"psnr@1": psnr}}],
+        "samples": [sample | {"fidelity": {} if psnr is None else {"psnr@2": psnr}}],
     }
     path = results / "records" / machine / "tiny" / f"{record['id']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,52 @@ def test_no_records_is_said(tmp_path):
 def test_a_sample_has_a_row(tmp_path):
     write(tmp_path, "precisecache", 0.5, psnr=31.5)
     (row,) = load_samples(tmp_path).to_dict("records")
-    assert row["psnr@1"] == 31.5
+    assert row["psnr@2"] == 31.5
     assert row["macs"] == 4e11
     assert row["fields"] == {"alpha": 0.5, "warmup_steps": 3}
+
+
+def test_an_older_psnr_stands_in_unless_it_was_capped(tmp_path):
+    for alpha, scores in enumerate([{"psnr@1": 31.5}, {"psnr@1": 100.0}, {"psnr@1": 31.5, "psnr@2": 30.0}]):
+        write(tmp_path, "precisecache", float(alpha), psnr=0.0)
+        path = next(tmp_path.rglob(f"precisecache{float(alpha)}.json"))
+        record = json.loads(path.read_text())
+        record["samples"][0]["fidelity"] = scores
+        path.write_text(json.dumps(record))
+    found = load_samples(tmp_path).set_index("id")["psnr@2"]
+    assert found["precisecache0.0"] == 31.5
+    assert pd.isna(found["precisecache1.0"])
+    assert found["precisecache2.0"] == 30.0
+
+
+def test_conventions_side_by_side(tmp_path, capsys, monkeypatch):
+    write(tmp_path, "none")
+    write(tmp_path, "teacache", 0.1)
+    path = next(tmp_path.rglob("teacache*.json"))
+    record = json.loads(path.read_text()) | {
+        "fidelity": {
+            "psnr@2": {"mean": 42.123, "n": 2, "identical": 1, "unscored": 0},
+            "videosys.psnr@1": {"mean": 37.0, "n": 3, "identical": 0, "unscored": 0},
+            "latent_psnr@1": {"mean": 50.0, "n": 3, "identical": 0, "unscored": 0},
+            "videosys.lpips@1": {"mean": None, "n": 0, "identical": 0, "unscored": 3},
+        }
+    }
+    path.write_text(json.dumps(record))
+    for other in tmp_path.rglob("none*.json"):
+        other.write_text(json.dumps(json.loads(other.read_text()) | {"fidelity": {}}))
+    assert conventions_table(tmp_path, "tiny", "psnr").to_numpy().tolist() == [
+        ["raw", "42.12 (1 identical)"],
+        ["videosys", "37.00"],
+    ]
+    assert conventions_table(tmp_path, "tiny", "lpips").to_numpy().tolist() == [["videosys", "not scored"]]
+    with pytest.raises(ValueError, match="has a score called ssim"):
+        conventions_table(tmp_path, "tiny", "ssim")
+
+
+def test_the_document_on_fidelity_says_what_its_records_say():
+    document = (ROOT / "docs" / "fidelity.md").read_text()
+    for metric in ("psnr", "ssim"):
+        table = conventions_table(ROOT / "results" / "fidelity", "tiny_wan", metric)
+        for convention, *cells in table.to_numpy().tolist():
+            teacache_slow, precisecache, teacache_fast = cells
+            assert f"| `{convention}` | {teacache_slow} | {teacache_fast} | {precisecache} |" in document

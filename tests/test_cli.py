@@ -91,6 +91,9 @@ BAD = {
     "method=dbcache": "leave none of the 6 blocks to cache; set them lower",
     "method=uniform method.reuse=magic": "reuse must be one of prediction, residual, taylorseer, extrapolate, stack",
     "stages=[generate,paint]": "unknown stage 'paint'",
+    "fidelity=psnr": "unknown fidelity 'psnr'; conventions are raw, videosys, easycache",
+    "fidelity=[raw,videosis]": "unknown fidelity 'videosis'",
+    "fidelity=[]": "fidelity is empty",
     "latency.repeats=0": "latency.repeats at least 1",
     "method=none,uniform": "is a sweep: add -m",
     "precisecache": "'precisecache' is not of the form option=value",
@@ -183,8 +186,8 @@ def test_a_sweep_ends_in_a_table_whose_numbers_are_in_the_records(finished):
         method = record["recipe"]["method"]["name"]
         assert all(s["macs"] > 0 and len(s["trace"]["actions"]) == 8 for s in record["samples"])
         if method != "none":
-            assert record["fidelity"]["psnr@1"]["n"] == 2
-            assert f"{record['fidelity']['psnr@1']['mean']:.2f}" in out
+            assert record["fidelity"]["psnr@2"]["n"] == 2
+            assert f"{record['fidelity']['psnr@2']['mean']:.2f}" in out
             assert f"{record['fidelity']['ssim@2']['mean']:.4f}" in out
         assert f"{record['macs']['peta_per_video']:.3g}" in out
     videos = list((results / "samples").rglob("*.mp4"))
@@ -252,7 +255,14 @@ def test_alpha_zero_equals_the_reference_and_says_so(prompts, tmp_path):
     cached, plain = (load_file(place(r).sample(key).latent)["latents"] for r in (composed, composed.reference))
     assert torch.equal(cached, plain)
     record = json.loads(place(composed).record.read_text())
-    assert record["samples"][0]["fidelity"] == {"psnr@1": 100.0, "ssim@2": pytest.approx(1.0)}
+    scores, notes = record["samples"][0]["fidelity"], record["samples"][0]["fidelity_notes"]
+    assert scores["psnr@2"] is None
+    assert scores["latent_psnr@1"] is None
+    assert scores["ssim@2"] == 1.0
+    assert notes["psnr@2"] == "identical to the reference"
+    assert record["fidelity"]["psnr@2"]["identical"] == 1
+    assert "identical │ 1.0000 (1 identical)" not in out
+    assert "identical │    1.0000" in out
     assert "never hit" in record["samples"][0]["notes"][0]
 
 

@@ -41,7 +41,7 @@ def write(results: Path, name: str, settings: dict[float, float], **fields: obje
     for speedup, psnr in settings.items():
         samples = [
             {"prompt": f"p{i}", "seed": 0, "steps": 50, "computed": 20, "macs": 1e12 / speedup, "seconds": 1.0}
-            | {"fidelity": {"psnr@1": psnr + i, "ssim@2": psnr / 50}}
+            | {"fidelity": {"psnr@2": psnr + i, "ssim@2": psnr / 50}}
             for i in range(4)
         ]
         record = {
@@ -76,7 +76,7 @@ def test_standings_and_figure_from_records(tmp_path, capsys, monkeypatch):
     }
     assert (tmp_path / "f" / "x.png").stat().st_size > 10_000
     found, prompts = pareto.curves(tmp_path, "tiny")
-    table = pareto.standings(found, prompts, "psnr@1", latency=False).set_index("method")
+    table = pareto.standings(found, prompts, "psnr@2", latency=False).set_index("method")
     assert table.loc["teacache stack", "1.5×"] == "–"  # no setting that slow: nothing is extrapolated
     assert table.loc["teacache stack", "2×"].startswith("39.4")
     assert table.loc["uniform extrapolate damping 0.5", "− uniform at 2×"] == "+5.00 [5.00, 5.00]"
@@ -86,3 +86,9 @@ def test_nothing_to_show_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["pareto", str(tmp_path), "tiny"])
     assert pareto.main() == 2
     assert capsys.readouterr().err == f"analysis: no records of tiny under {tmp_path}\n"
+
+
+def test_a_video_without_a_score_is_left_out_of_the_mean():
+    scores = np.array([[30.0, np.nan, 50.0], [np.nan] * 3])
+    assert pareto.mean_score(scores)[0] == 40
+    assert np.isnan(pareto.mean_score(scores)[1])

@@ -1,0 +1,69 @@
+"""The same videos under every convention of fidelity: `python -m analysis.conventions results/fidelity`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from pcbench.store import records
+
+from .load import one_machine
+from .tables import labels, markdown
+
+METRICS = {"psnr": 2, "ssim": 4, "lpips": 4}  # and digits
+
+
+def conventions_table(results: Path, model: str, metric: str, machine: str | None = None) -> pd.DataFrame:
+    """One row a convention, one column a method, each the mean over videos as that convention takes it.
+
+    Raises ValueError if there are no records, records of two machines, or none with the metric.
+    """
+    frame = one_machine(results, model, machine)
+    frame = frame.assign(label=labels(frame))
+    cached = frame[frame["method"] != "none"].sort_values("macs_peta_per_video", ascending=False)
+    summaries = {record["id"]: record["fidelity"] for record in records(results)}
+    table = pd.DataFrame(
+        {row["label"]: _column(summaries[row["id"]], metric) for _, row in cached.iterrows()}, dtype=object
+    )
+    if not len(table):
+        raise ValueError(f"no record of {model} under {results} has a score called {metric}")
+    table = table.loc[sorted(table.index, key=lambda name: (name != "raw", name))]  # ours first
+    return table.fillna("–").rename_axis("convention").reset_index()
+
+
+def _column(fidelity: dict[str, dict], metric: str) -> dict[str, str]:
+    """Convention to cell, for the newest version of the metric in each."""
+    cells = {}
+    for name in sorted(fidelity):  # of two versions of one definition the later comes last
+        convention, _, rest = name.partition("@")[0].rpartition(".")
+        if rest == metric:
+            cells[convention or "raw"] = _cell(fidelity[name], METRICS[metric])
+    return cells
+
+
+def _cell(summary: dict, digits: int) -> str:
+    if summary["mean"] is None:
+        return "identical" if summary["identical"] else "not scored"
+    missing = [f"{summary[what]} {what}" for what in ("identical", "unscored") if summary.get(what)]
+    told = f" ({', '.join(missing)})" if missing else ""
+    return f"{summary['mean']:.{digits}f}{told}"
+
+
+def main() -> int:
+    """Print a table a metric; exit code 2 with one line if there is nothing to show."""
+    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results/fidelity")
+    model = sys.argv[2] if len(sys.argv) > 2 else "tiny_wan"
+    try:
+        for metric in METRICS:
+            print(f"\n{metric.upper()}\n")
+            print(markdown(conventions_table(results, model, metric)))
+    except ValueError as error:
+        print(f"analysis: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

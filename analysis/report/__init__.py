@@ -1,0 +1,94 @@
+"""Records, and the videos beside them, to one static folder that a browser opens from disk."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pcbench.store import write_whole
+
+from . import data, media
+
+PAGE = Path(__file__).with_name("page")
+PROMPTS = 32
+
+
+def write(
+    results: Path,
+    out: Path,
+    prompts: int = PROMPTS,
+    figures: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write the report of a results folder (and of its children that hold records) to `out`; returns its index.html.
+
+    Of every bench the `prompts` worst are shown. Videos are linked or copied, differences made once. `figures` is a
+    folder of PNG files, each with its words beside it in a text or Markdown file of the same name. ValueError if there
+    are no records, or fewer than one prompt is asked for.
+    """
+    if prompts < 1:
+        raise ValueError(f"a report of {prompts} prompts shows nothing; ask for one or more")
+    found = data.benches(results)
+    for file in PAGE.iterdir():
+        write_whole(out / file.name, functools.partial(shutil.copyfile, file))
+    for number, bench in enumerate(found):
+        _write_bench(bench, number, out, prompts, say)
+    _script(out / "data" / "index.js", "REPORT.start", {"benches": found, "figures": _figures(figures, out)})
+    return out / "index.html"
+
+
+def _figures(folder: Path | None, out: Path) -> list[dict[str, Any]]:
+    """Bring the figures; their place, name and words, a string a paragraph."""
+    found = []
+    for picture in sorted(folder.glob("*.png")) if folder else []:
+        media.bring(picture, out / "figures" / picture.name)
+        beside = [picture.with_suffix(suffix) for suffix in (".md", ".txt")]
+        text = next((path.read_text(encoding="utf-8") for path in beside if path.exists()), "")
+        words = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+        found.append({"file": f"figures/{picture.name}", "title": picture.stem, "words": words})
+    return found
+
+
+def _write_bench(bench: dict[str, Any], number: int, out: Path, prompts: int, say: Callable[[str], None]) -> None:
+    """Write a bench's media and prompts; leave in it what the page needs at its start."""
+    kept = bench["prompts"][:prompts]
+    bench["prompts_in_all"] = len(bench["prompts"])
+    bench["video"] = _media(bench, kept, out, say)
+    for place, prompt in enumerate(kept):
+        prompt["file"] = f"data/{number}-{place}.js"
+        _script(out / prompt["file"], "REPORT.deliver", [prompt["file"], prompt.pop("samples")])
+    bench["prompts"] = kept
+    del bench["root"]
+
+
+def _media(bench: dict[str, Any], prompts: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> Any:
+    """Bring these prompts' videos, make the differences, name both in the samples; how long and large they are."""
+    places = {method["id"]: data.place(bench, method) for method in bench["methods"]}
+    files = {identity: media.videos(place) for identity, place in places.items()}
+    references, described = files.get(bench["reference"], {}), None
+    for prompt in prompts:
+        key, frames = (prompt["prompt"], prompt["seed"]), None
+        for identity, sample in prompt["samples"].items():
+            video = files[identity].get(key)
+            if video is None:
+                continue
+            described = described or {**media.about(video), "full": media.FULL}
+            target = out / "media" / bench["experiment"] / video.relative_to(bench["root"] / "samples")
+            media.bring(video, target)
+            sample["video"] = target.relative_to(out).as_posix()
+            if key in references and identity != bench["reference"]:
+                apart = target.with_suffix(".difference.mp4")
+                frames = media.difference(video, references[key], frames, apart, described["fps"])
+                sample["difference"] = apart.relative_to(out).as_posix()
+        say(f"{bench['model']}  {prompt['title']!r}")
+    return described
+
+
+def _script(path: Path, call: str, content: Any) -> None:
+    """Data as a script that hands it over: a page from disk may load scripts, not JSON."""
+    text = f"{call}({json.dumps(content, allow_nan=False, separators=(',', ':'))});\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -1,0 +1,188 @@
+"""What the report shows, as plain data: benches of methods and their prompts, from records alone.
+
+A bench is what may share a table: one results folder, one machine, one model, one uncached reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pcbench.store import Place, records
+
+from ..load import load_records, load_samples
+from ..pareto import CURVE_FIELDS
+from ..stats import bootstrap
+from ..tables import labels
+
+DIGITS = 5  # significant, of every number in the page
+FIRST = ("psnr@2", "psnr@1", "ssim@2", "lpips@1")  # metrics in this order, others after them by name
+NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "latent_psnr": "latent PSNR"}
+Key = tuple[str, int]  # prompt and seed
+
+
+def roots(results: Path) -> list[Path]:
+    """The folder itself and its children, as far as they hold records."""
+    return [
+        root for root in [results, *sorted(results.glob("*/"))] if next((root / "records").glob("*/*/*.json"), None)
+    ]
+
+
+def benches(results: Path) -> list[dict[str, Any]]:
+    """Every bench under a results folder, each with `methods`, `metrics`, `prompts`. ValueError if there is none."""
+    found = [bench for root in roots(results) for bench in _benches_of(root, results)]
+    if not found:
+        raise ValueError(f"no records under {results}")
+    return found
+
+
+def _benches_of(root: Path, results: Path) -> Iterator[dict[str, Any]]:
+    frame, samples = load_records(root), load_samples(root)
+    raw = {(record["machine"]["name"], record["id"]): record for record in records(root)}
+    for (machine, model, reference), group in frame.groupby(["machine", "model", "reference"], sort=True):
+        told = [raw[machine, identity] for identity in group["id"]]
+        mine = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])] if len(samples) else samples
+        metrics = _metrics(mine)
+        methods = [_method(record, label, mine, metrics) for record, label in zip(told, labels(group), strict=True)]
+        methods.sort(key=lambda method: (method["id"] != reference, method["macs"] or math.inf, method["label"]))
+        yield {
+            "experiment": "" if root == results else root.name,
+            "machine": machine,
+            "model": model,
+            "reference": reference,
+            "hardware": told[0]["machine"],
+            "sampling": _sampling(told, reference),
+            "metrics": metrics,
+            "methods": methods,
+            "prompts": _prompts(told, mine, metrics),
+            "root": root,
+        }
+
+
+def _sampling(told: list[dict[str, Any]], reference: str) -> dict[str, Any]:
+    """The reference's frames, size and steps; those of another record where the reference has none."""
+    chosen = next((record for record in told if record["id"] == reference), told[0])
+    return chosen["recipe"].get("sampling", {})
+
+
+def _metrics(samples: pd.DataFrame) -> list[dict[str, Any]]:
+    """The metrics that any sample has a value of: name, title, whether lower is better."""
+    scored = sorted(name for name in samples if "@" in str(name) and samples[name].notna().any())
+    names = list({name.partition("@")[0]: name for name in scored}.values())  # of two versions the later
+    names.sort(key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    return [{"name": name, "title": title(name), "lower": "lpips" in name} for name in names]
+
+
+def title(metric: str) -> str:
+    """`videosys.psnr@1` as `PSNR, dB (videosys)`."""
+    convention, _, name = metric.partition("@")[0].rpartition(".")
+    words = NAMES.get(name, name) + (", dB" if name.endswith("psnr") else "")
+    return f"{words} ({convention})" if convention else words
+
+
+def _method(record: dict[str, Any], label: str, samples: pd.DataFrame, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    macs, latency, taken = record["macs"] or {}, record["latency"], record["samples"]
+    mine = samples[samples["id"] == record["id"]]
+    ratio = latency["speedup"] if latency else None
+    return {
+        "id": record["id"],
+        "method": record["recipe"]["method"]["name"],
+        "label": label,
+        "curve": _curve(record["recipe"]["method"]),
+        "error": record.get("error"),
+        "computed": short(_mean(s["computed"] for s in taken)),
+        "steps": taken[0]["steps"] if taken else None,
+        "pmacs": short(macs.get("peta_per_video")),
+        "macs": short(macs.get("speedup")),
+        "latency": short(latency["denoise_seconds"]["median"]) if latency else None,
+        "speedup": short(ratio["median"]) if ratio else None,
+        "speedup_range": [short(ratio["min"]), short(ratio["max"])] if ratio else None,
+        "efficiency": short(latency["speedup_over_macs_speedup"]["median"]) if latency else None,
+        "n": len(taken),
+        "scores": {m["name"]: _score(mine, m["name"]) for m in metrics if mine[m["name"]].notna().any()},
+    }
+
+
+def _curve(method: dict[str, Any]) -> str:
+    """What settings on one line have in common: the method, and those of its fields that say what it does."""
+    return " ".join(str(method.get(field, usual)) for field, usual in {"name": "", "reuse": "", **CURVE_FIELDS}.items())
+
+
+def _mean(values: Iterator[float]) -> float | None:
+    held = list(values)
+    return sum(held) / len(held) if held else None
+
+
+def _score(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
+    """Mean over videos that have a value, and its 95 % interval over prompts (None of a single prompt)."""
+    values = samples[samples[metric].notna()]
+    clusters = [group[metric].to_numpy(float) for _, group in values.groupby("prompt")]
+    low: float | None = None
+    high: float | None = None
+    if len(clusters) > 1:
+        totals, counts = np.array([c.sum() for c in clusters]), np.array([len(c) for c in clusters])
+        _, low, high = bootstrap(lambda i: float(totals[i].sum() / counts[i].sum()), len(clusters), resamples=500)
+    return {"mean": short(values[metric].mean()), "low": short(low), "high": short(high), "n": len(values)}
+
+
+def _prompts(told: list[dict[str, Any]], samples: pd.DataFrame, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every (prompt, seed), the worst by the first metric first, with the scores and traces of each method's sample."""
+    found: dict[Key, dict[str, Any]] = {}
+    for record in told:
+        for sample in record["samples"]:
+            entry = found.setdefault((sample["prompt"], sample["seed"]), {"scores": {}, "samples": {}})
+            entry["samples"][record["id"]] = _sample(sample)
+    for row in samples.to_dict("records"):
+        scores = {m["name"]: short(row[m["name"]]) for m in metrics}
+        found[row["prompt"], row["seed"]]["scores"][row["id"]] = {k: v for k, v in scores.items() if v is not None}
+    several = len({seed for _, seed in found}) > 1
+    prompts = [
+        {"prompt": prompt, "seed": seed, "title": f"{prompt} (seed {seed})" if several else prompt, **entry}
+        for (prompt, seed), entry in found.items()
+    ]
+    return sorted(prompts, key=lambda p: (_worst(p["scores"], metrics), p["prompt"], p["seed"]))
+
+
+def _worst(scores: dict[str, dict[str, float]], metrics: list[dict[str, Any]]) -> float:
+    if not metrics:
+        return 0.0
+    sign = -1 if metrics[0]["lower"] else 1
+    return min((sign * each[metrics[0]["name"]] for each in scores.values() if metrics[0]["name"] in each), default=0.0)
+
+
+def _sample(sample: dict[str, Any]) -> dict[str, Any]:
+    """What the strip and its words need of a sample."""
+    trace = sample.get("trace") or {}
+    return {
+        "computed": sample["computed"],
+        "macs": sample["macs"],
+        "notes": [*sample.get("notes", []), *_unscored(sample.get("fidelity_notes", {}))],
+        "actions": trace.get("actions", ""),
+        "sizes": trace.get("trial_size"),
+        **{name: _series(trace.get(name)) for name in ("sigma", "indicator", "accumulated", "threshold")},
+    }
+
+
+def _unscored(notes: dict[str, str]) -> list[str]:
+    """Why scores are missing, each reason once; that of a metric nobody computed here is no news to a video."""
+    return sorted({f"{title(name)}: {why}" for name, why in notes.items() if "identical" in why})
+
+
+def _series(values: list[float | None] | None) -> list[float | None] | None:
+    """A row of the trace; None where it has nothing to say."""
+    return [short(value) for value in values] if values and any(v is not None for v in values) else None
+
+
+def short(value: float | None) -> float | None:
+    """`DIGITS` significant digits; None for what is not a finite number."""
+    return float(f"{value:.{DIGITS}g}") if value is not None and math.isfinite(value) else None
+
+
+def place(bench: dict[str, Any], method: dict[str, Any]) -> Place:
+    """Where a method's samples are."""
+    return Place(bench["root"], bench["machine"], bench["model"], method["method"], method["id"])

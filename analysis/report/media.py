@@ -1,0 +1,83 @@
+"""The report's videos: those of the samples, and how far each is from its reference."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+from pcbench.store import Place, read_json, write_whole
+
+FULL = 48  # of 255: the difference drawn brightest
+# matplotlib's inferno at five places: black where nothing differs
+COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=float)
+
+
+def videos(place: Place) -> dict[tuple[str, int], Path]:
+    """The mp4 files of one recipe's samples by prompt and seed."""
+    found = {}
+    for path in sorted(place.folder.glob("*.mp4")):
+        trace = read_json(path.with_suffix(".trace.json"))
+        if trace is not None:
+            found[trace["prompt"], trace["seed"]] = path
+    return found
+
+
+def about(path: Path) -> dict[str, float]:
+    """Frames a second, frames, width and height of a video."""
+    meta, frames = iio.immeta(path, plugin="FFMPEG"), 0
+    for _ in iio.imiter(path, plugin="FFMPEG"):
+        frames += 1
+    return {"fps": meta["fps"], "frames": frames, "width": meta["size"][0], "height": meta["size"][1]}
+
+
+def bring(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a link where the disk allows it, else a copy."""
+    if target.exists() and (target.samefile(source) or _newer(target, source)):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def difference(video: Path, reference: Path, frames: np.ndarray | None, target: Path, fps: float) -> np.ndarray | None:
+    """Write |video − reference| as a video, unless `target` is newer than both; `frames` are the reference's, if read.
+
+    Returns the reference's frames as far as they have been read. Both are compared as their mp4 shows them, so that
+    compression is in it too. ValueError if the two differ in shape.
+    """
+    if target.exists() and _newer(target, video) and _newer(target, reference):
+        return frames
+    frames = iio.imread(reference, plugin="FFMPEG") if frames is None else frames
+    mine = iio.imread(video, plugin="FFMPEG")
+    if mine.shape != frames.shape:
+        raise ValueError(f"{video} is of shape {mine.shape}, its reference {frames.shape}")
+    write_whole(
+        target,
+        lambda path: iio.imwrite(
+            path, heat(mine, frames), fps=fps, plugin="FFMPEG", codec="libx264", pixelformat="yuv420p",
+            macro_block_size=2, output_params=["-crf", "20", "-movflags", "+faststart"],
+        ),
+    )  # fmt: skip
+    return frames
+
+
+def heat(video: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The mean absolute difference over colours of uint8 frames (frames, height, width, 3), in colours; uint8."""
+    table = np.stack([np.interp(np.linspace(0, 4, 256), range(5), channel) for channel in COLOURS.T], axis=-1)
+    table = table.round().astype(np.uint8)
+    drawn = []
+    for one, other in zip(video, reference, strict=True):  # frame by frame: a real video has a quarter of a gigabyte
+        apart = np.abs(one.astype(np.int16) - other).mean(-1)
+        drawn.append(table[np.minimum(apart * (255 / FULL), 255).astype(np.uint8)])
+    return np.stack(drawn)
+
+
+def _newer(path: Path, than: Path) -> bool:
+    return path.stat().st_mtime >= than.stat().st_mtime

@@ -1,0 +1,209 @@
+// The page's state, and what happens on a key, a choice, a change.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const MANY = 12; // settings: beyond, one a curve is shown among the videos
+const NEAR = [1.5, 2, 2.5, 3];
+
+const state = {
+  benches: [], bench: null, hidden: new Set(), picked: null, metric: null, speed: "macs", sort: null, order: "worst", among: "all",
+
+  /** The settings of methods that are not hidden. */
+  get methods() {
+    return this.bench.methods.filter((m) => !this.hidden.has(m.method));
+  },
+
+  /** Those of them among the videos: all, or of each curve the one nearest to a speedup; the picked one in any case. */
+  get settings() {
+    if (this.among === "all") return this.methods;
+    const target = Number(this.among), best = new Map();
+    const off = (m) => Math.abs(Math.log((m.macs ?? 1) / target));
+    for (const m of this.methods) if (!best.has(m.curve) || off(m) < off(best.get(m.curve))) best.set(m.curve, m);
+    return this.methods.filter((m) => best.get(m.curve) === m || m.id === this.bench.reference || m.id === this.picked);
+  },
+
+  set(changes) {
+    Object.assign(this, changes);
+    drawPlot(this, $("plot"));
+    drawTable(this, $("table"));
+    if (["hidden", "metric", "order", "among", "bench"].some((key) => key in changes)) sections.draw();
+    this.emphasise();
+  },
+
+  /** Follow a setting's method through the page, or stop to. */
+  pick(id) {
+    this.picked = this.picked === id ? null : id;
+    if (this.among !== "all") sections.draw();
+    this.emphasise();
+  },
+
+  /** Everything of the followed method stands out. */
+  emphasise() {
+    const method = this.bench.methods.find((m) => m.id === this.picked)?.method ?? null;
+    document.body.toggleAttribute("data-following", method !== null);
+    for (const each of document.querySelectorAll("[data-method]")) {
+      each.classList.toggle("followed", each.dataset.method === method);
+      each.classList.toggle("picked", this.picked !== null && each.dataset.id === this.picked);
+    }
+    for (const each of document.querySelectorAll("[data-id] button, .mark")) {
+      each.setAttribute("aria-pressed", String(each.closest("[data-id]").dataset.id === this.picked));
+    }
+  },
+};
+
+const player = new Player(showTime);
+const sections = new Sections(state, player, $("prompts"));
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+const REPORT = {
+  deliver([file, samples]) {
+    deliveries.get(file)?.(samples);
+  },
+
+  start({ benches, figures }) {
+    state.benches = benches;
+    drawFigures(figures);
+    chooseLooks([...new Set(benches.flatMap((b) => b.methods.map((m) => m.method)))]);
+    fill($("bench"), benches.map((b, i) => [i, benchName(b)]));
+    $("benches").hidden = benches.length < 2;
+    const asked = benches.findIndex((b) => `#${benchName(b)}` === decodeURIComponent(location.hash));
+    $("bench").value = Math.max(0, asked);
+    wire();
+    openBench(benches[Math.max(0, asked)]);
+    if (!calm.matches && state.bench.video) player.play();
+  },
+};
+
+/** Names a bench by what tells it from the others. */
+function benchName(bench) {
+  const differ = (key) => new Set(state.benches.map((b) => JSON.stringify(b[key]))).size > 1;
+  const same = state.benches.filter((b) => b.model === bench.model && b.experiment === bench.experiment && b.machine === bench.machine);
+  const parts = [bench.experiment, bench.model, differ("machine") && bench.machine, same.length > 1 && `${size(bench)}, reference ${bench.reference}`];
+  return parts.filter(Boolean).join(" · ");
+}
+
+const size = ({ sampling: s }) => (s.frames ? `${s.frames}×${s.height}×${s.width}, ${s.steps} steps` : "");
+
+function openBench(bench) {
+  state.hidden = new Set();
+  state.picked = null;
+  state.bench = bench;
+  bench.reference_macs = (bench.methods.find((m) => known(m.macs))?.macs ?? 0) * (bench.methods.find((m) => known(m.macs))?.pmacs ?? 0) * 1e15;
+  $("about").textContent = [bench.model, size(bench), bench.hardware.gpu ?? bench.hardware.cpu, `torch ${bench.hardware.torch}`, `${bench.methods.length} settings, ${bench.prompts_in_all} prompts`].filter(Boolean).join(" · ");
+  fill($("metric"), bench.metrics.map((m) => [m.name, m.title]));
+  state.metric = bench.metrics.find((m) => m.name === $("metric").value) ?? null;
+  fill($("speed"), [["macs", "by MACs"], ...(bench.methods.some((m) => known(m.speedup)) ? [["speedup", "by latency"]] : [])]);
+  state.speed = $("speed").value;
+  const cached = bench.methods.filter((m) => m.id !== bench.reference);
+  fill($("order"), [["worst", "worst first"], ...[...new Set(cached.map((m) => m.method))].sort().map((name) => [name, `worst of ${name} first`]), ["name", "by prompt"]]);
+  state.order = $("order").value = "worst";
+  const many = bench.methods.length > MANY;
+  fill($("settings"), [["all", `all ${bench.methods.length}`], ...(many ? NEAR.map((x) => [x, `of each curve the nearest to ${x}×`]) : [])]);
+  state.among = $("settings").value = many ? "2" : "all";
+  drawChips();
+  notes(bench);
+  $("transport").hidden = !bench.video;
+  if (bench.video) {
+    player.timing(bench.video.fps, bench.video.frames);
+    $("seek").max = bench.video.frames - 1;
+    document.body.style.setProperty("--card", `${clamp(bench.video.width, 170, 300)}px`);
+    document.body.style.setProperty("--shape", bench.video.width / bench.video.height);
+  } else player.pause();
+  state.set({ bench });
+}
+
+/** Drawings made elsewhere, each with its words. */
+function drawFigures(figures) {
+  $("figures").hidden = !figures.length;
+  const drawn = ({ file, title, words }) => el("figure", {}, el("a", { href: file }, el("img", { src: file, alt: title, loading: "lazy" })), ...words.map((text) => el("p", { class: "note" }, text)));
+  $("figures-drawn").replaceChildren(...figures.map(drawn));
+}
+
+function drawChips() {
+  const names = [...new Set(state.bench.methods.map((m) => m.method))];
+  const chip = (name) => el("button", {
+    type: "button", class: "chip", "aria-pressed": String(!state.hidden.has(name)),
+    click: (event) => {
+      if (!state.hidden.delete(name)) state.hidden.add(name);
+      event.currentTarget.setAttribute("aria-pressed", String(!state.hidden.has(name)));
+      state.set({ hidden: state.hidden });
+    },
+  }, swatch(name), name);
+  $("chips").replaceChildren(...names.map(chip));
+}
+
+function notes(bench) {
+  const left = bench.prompts_in_all - bench.prompts.length;
+  const video = bench.video
+    ? `Difference: |video − reference| of the mp4 files, black where none, brightest from ${bench.video.full} of 255 on; compression is in it.`
+    : "The records' videos are not here, only what every step did: they are made on the machine that samples, and not kept in git.";
+  const cut = left ? `The ${bench.prompts.length} worst of ${bench.prompts_in_all} prompts; ${left} are left out.` : "";
+  $("videos-note").textContent = [video, cut].filter(Boolean).join(" ");
+  $("key").replaceChildren(stripKey());
+  $("table-note").textContent = `${bench.machine}. Against the uncached video of the same machine; brackets are 95 % intervals of a bootstrap over prompts. ${bench.metrics.map((m) => m.name).join(", ")}: definitions in results/README.md.`;
+  $("plot-note").textContent = bench.metrics.length ? "Bars: 95 % intervals over prompts. Lines join settings that differ only in how much is saved; dotted: controls." : "";
+}
+
+function wire() {
+  const choose = (id, change) => $(id).addEventListener("change", () => change($(id).value));
+  choose("bench", (value) => {
+    openBench(state.benches[value]);
+    history.replaceState(null, "", `#${encodeURIComponent(benchName(state.bench))}`);
+  });
+  choose("metric", (value) => state.set({ metric: state.bench.metrics.find((m) => m.name === value) }));
+  choose("speed", (value) => state.set({ speed: value }));
+  choose("order", (value) => state.set({ order: value }));
+  choose("settings", (value) => state.set({ among: value }));
+  choose("rate", (value) => player.setRate(Number(value)));
+  choose("view", (value) => { document.body.dataset.view = value; });
+  $("play").addEventListener("click", () => player.toggle());
+  $("back").addEventListener("click", () => player.step(-1));
+  $("forth").addEventListener("click", () => player.step(1));
+  $("seek").addEventListener("input", () => { player.pause(); player.seek(Number($("seek").value)); });
+  document.addEventListener("keydown", onKey);
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return; // a phone's address bar changes the height alone
+    width = innerWidth;
+    drawPlot(state, $("plot"));
+    state.emphasise();
+  });
+}
+
+function showTime() {
+  const { frame, frames, fps, playing } = player;
+  $("play").textContent = playing ? "❚❚" : "▶";
+  $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
+  $("seek").value = frame;
+  $("seek").setAttribute("aria-valuetext", `frame ${frame + 1} of ${frames}`);
+  $("time").textContent = `${frame + 1}/${frames} · ${(frame / fps).toFixed(2)} s`;
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const inside = event.target.closest("input, select, textarea");
+  const press = event.target.closest("button, [role=button]") && event.key === " ";
+  if ((inside && inside.id !== "seek") || press) return;
+  const views = [...$("view").options].map((o) => o.value);
+  const last = player.frames - 1;
+  const keys = {
+    " ": () => player.toggle(), ArrowLeft: () => player.step(-1), ArrowRight: () => player.step(1),
+    j: () => go(1), k: () => go(-1), d: () => { $("view").value = document.body.dataset.view = views[(views.indexOf($("view").value) + 1) % views.length]; },
+  };
+  if (inside) Object.assign(keys, { Home: () => { player.pause(); player.seek(0); }, End: () => { player.pause(); player.seek(last); } });
+  const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!act || (!state.bench.video && !"jk".includes(event.key.toLowerCase()))) return;
+  event.preventDefault();
+  act();
+}
+
+/** To the next or previous prompt: of the one in focus, else of the one at the window's top. */
+function go(by) {
+  const all = [...$("prompts").children];
+  const top = (section) => section.getBoundingClientRect().top, edge = 24;
+  const focused = all.indexOf(document.activeElement.closest("article"));
+  const first = all.findIndex((section) => top(section) > edge), at = (first < 0 ? all.length : first) - 1;
+  const target = all[clamp((focused >= 0 ? focused : at) + by, 0, all.length - 1)];
+  target?.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
+  target?.focus({ preventScroll: true });
+}

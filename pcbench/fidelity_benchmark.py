@@ -1,0 +1,148 @@
+"""How fast PSNR and SSIM are, beside the official code: `python -m pcbench.fidelity_benchmark official=FOLDER`.
+
+FOLDER holds calculate_psnr.py and calculate_ssim.py of VideoSys (eval/pab/common_metrics) or of TeaCache, which are the
+same files; they need opencv. Both codes get the same frames in turn, video by video; of the official one only the two
+functions are timed, not its conversion of the frames. Prints a table.
+
+Options: videos=16, size=65x480x640 (frames x height x width), seed=0; without `official` only ours is timed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from . import fidelity, provenance
+from .config import ConfigError
+
+METRICS = ("videosys.psnr@1", "videosys.ssim@1")
+Scores = tuple[float, float]  # PSNR in dB, SSIM: means over a video's frames
+
+
+def synthetic_pair(size: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A video of drifting textures and flat parts, and one whose error to it grows along the clip; uint8."""
+    frames, height, width = size
+    generator = np.random.default_rng(seed)
+    coarse = torch.from_numpy(generator.uniform(0, 255, (1, 3, height // 8, width // 8)))
+    picture = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].permute(1, 2, 0).numpy()
+    picture[: height // 3] = generator.uniform(0, 255, 3)
+    reference, video = np.empty((2, frames, height, width, 3), np.uint8)
+    for t in range(frames):
+        reference[t] = np.roll(picture, 2 * t, axis=1).clip(0, 255)
+        noise = generator.normal(0, 0.3 + 12 * t / frames, (height, width, 3))
+        video[t] = (reference[t] + noise).clip(0, 255).round()
+    return video, reference
+
+
+def ours(video: np.ndarray, reference: np.ndarray) -> Scores:
+    """By the `videosys` convention."""
+    psnr, ssim = (fidelity.measure(name, video, reference)["value"] for name in METRICS)
+    return psnr, ssim
+
+
+def official_code(folder: Path) -> Callable[[torch.Tensor, torch.Tensor], Scores]:
+    """The official functions as one, of frames (1, frames, 3, height, width) in [0, 1]. ConfigError if absent."""
+    functions = []
+    for name in ("calculate_psnr", "calculate_ssim"):
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        if spec is None or spec.loader is None or not (folder / f"{name}.py").is_file():
+            raise ConfigError(f"no {name}.py in {folder}")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except ImportError as error:
+            raise ConfigError(f"the official code does not import: {error}") from error
+        functions.append(getattr(module, name))
+
+    def both(reference: torch.Tensor, video: torch.Tensor) -> Scores:
+        psnr, ssim = (list(function(reference, video)["value"].values()) for function in functions)
+        return float(np.mean(psnr)), float(np.mean(ssim))
+
+    return both
+
+
+def timed(function: Callable[..., Scores], *arguments: Any) -> tuple[float, Scores]:
+    """Seconds, and what the function returned."""
+    began = time.perf_counter()
+    scores = function(*arguments)
+    return time.perf_counter() - began, scores
+
+
+def peak_gib() -> float:
+    """Of this process so far, all that it imported included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def options(words: Sequence[str]) -> dict[str, str]:
+    """Command-line words as options. Raises ConfigError for one that is not known."""
+    chosen = {"official": "", "videos": "16", "size": "65x480x640", "seed": "0"}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in chosen:
+            raise ConfigError(f"unknown option {word!r}; options are {', '.join(f'{name}=…' for name in chosen)}")
+        chosen[key] = value
+    return chosen
+
+
+def run(words: Sequence[str]) -> None:
+    """Time both codes and print the table."""
+    chosen = options(words)
+    try:
+        videos, seed = int(chosen["videos"]), int(chosen["seed"])
+        frames, height, width = (int(part) for part in chosen["size"].split("x"))
+    except ValueError as error:
+        raise ConfigError("videos and seed are whole numbers, size is FRAMESxHEIGHTxWIDTH") from error
+    if min(videos, frames) < 1 or min(height, width) < 16:
+        raise ConfigError("there must be a video, with a frame, of at least 16x16")
+    official = official_code(Path(chosen["official"])) if chosen["official"] else None
+    ours(*synthetic_pair((2, height, width), seed))  # warm
+    our_seconds, their_seconds, memory = 0.0, 0.0, 0.0
+    off = [0.0, 0.0]
+    for number in range(videos):
+        video, reference = synthetic_pair((frames, height, width), seed + number)
+        seconds, scores = timed(ours, video, reference)
+        our_seconds += seconds
+        memory = memory or peak_gib()  # before the official code takes its own; no video needs more than another
+        if official is not None:
+            tensors = [torch.from_numpy(f).permute(0, 3, 1, 2).contiguous()[None] / 255.0 for f in (reference, video)]
+            seconds, theirs = timed(official, *tensors)
+            their_seconds += seconds
+            off = [max(most, abs(a - b)) for most, a, b in zip(off, scores, theirs, strict=True)]
+            del tensors
+    _print(videos, chosen["size"], our_seconds, their_seconds, off, memory, official is not None)
+
+
+def _print(videos: int, size: str, ours: float, theirs: float, off: list[float], memory: float, beside: bool) -> None:
+    machine = provenance.machine()
+    table = Table(title=f"PSNR + SSIM of {videos} videos of {size}, {machine['name']}", title_justify="left")
+    for name in ("code", "seconds", "a video", "speedup", "largest difference: PSNR dB", "SSIM", "peak memory GiB"):
+        table.add_column(name, justify="left" if name == "code" else "right")
+    if beside:
+        table.add_row("official", f"{theirs:.1f}", f"{theirs / videos:.2f}", "1.0x", "", "", "")
+    told = [f"{theirs / ours:.1f}x", *(f"{value:.1e}" for value in off)] if beside else ["-"] * 3
+    table.add_row("pcbench", f"{ours:.1f}", f"{ours / videos:.2f}", *told, f"{memory:.2f}")
+    Console(highlight=False, width=140).print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        print(f"pcbench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""One run of the worker: a process for one dimension, with a time limit, progress, and an error one can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..store import read_json
+from .environment import Environment, weights_folder
+
+WORKER = Path(__file__).with_name("worker.py")
+TAIL = 4000  # characters of the worker's output kept with a failure
+EVERY = 30.0  # seconds between words of progress
+_BAR = re.compile(r"(\d+)/(\d+) \[")  # of tqdm
+
+
+class WorkerError(RuntimeError):
+    """A dimension that could not be scored; `output` is the end of what the worker said."""
+
+    def __init__(self, message: str, output: str) -> None:
+        super().__init__(message)
+        self.output = output
+
+
+def worker_environment(scratch: Path, device: str = "") -> dict[str, str]:
+    """Environment variables for the worker: offline, weights from their folder, torch hub in a folder of its own."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return env | {
+        "VBENCH_CACHE_DIR": str(weights_folder()),
+        "TORCH_HOME": str(scratch),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # amt-s.pth holds more than tensors
+        "CUDA_VISIBLE_DEVICES": device,
+    }
+
+
+def run(
+    environment: Environment,
+    request: dict[str, Any],
+    scratch: Path,
+    device: str,
+    timeout: float,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """The worker's reply to a request. Raises WorkerError for a failure, a crash, or `timeout` seconds gone by.
+
+    device: what the worker sees as CUDA_VISIBLE_DEVICES; empty for the CPU.
+    """
+    asked, reply, log = scratch / "request.json", scratch / "reply.json", scratch / "log.txt"
+    request = request | {"out": str(scratch / "out"), "device": "cuda" if device else "cpu"}
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    bert = weights_folder() / "bert"  # "bert-base-uncased" is then a folder to be found from the working directory
+    command = [str(environment.python), "-I", str(WORKER), str(asked), str(reply)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=bert if bert.is_dir() else scratch, env=worker_environment(scratch / "torch", device),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            code = _wait(process, log, timeout, progress)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    tail = log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+    if code is None:
+        raise WorkerError(f"stopped after {timeout:g} s (score.vbench_timeout)", tail)
+    answer = read_json(reply)
+    if answer is None:
+        if code < 0:
+            name = signal.Signals(-code).name
+            raise WorkerError(f"its process was ended by {name}{', often for memory' if code == -9 else ''}", tail)
+        raise WorkerError(f"its process ended with code {code} and no reply: {tail.strip().splitlines()[-1:]}", tail)
+    if not answer["ok"]:
+        raise WorkerError(answer["error"], tail)
+    return answer
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, timeout: float, progress: Callable[[str], None]) -> int | None:
+    """The exit code, or None when the time is up; now and then the worker's progress bar in words."""
+    end, last = time.monotonic() + timeout, ""
+    while (left := end - time.monotonic()) > 0:
+        try:
+            return process.wait(min(EVERY, left))
+        except subprocess.TimeoutExpired:
+            bars = _BAR.findall(log.read_text(encoding="utf-8", errors="replace")[-TAIL:])
+            words = "/".join(bars[-1]) if bars else ""
+            if words != last:
+                progress(words)
+            last = words
+    return None
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for one run of the worker."""
+    return tempfile.TemporaryDirectory(prefix="pcbench-vbench-")

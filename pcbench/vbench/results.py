@@ -1,0 +1,113 @@
+"""VBench's results beside the samples, one file a dimension, and what a record says of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ..store import read_json
+from . import formula
+from .dimensions import DIMENSIONS
+from .jobs import STANDARD, Job
+from .process import WorkerError
+
+LEFT_OUT = "left out by definition: its object was not found"
+
+
+def path_of(folder: Path, suite: str, dimension: str) -> Path:
+    """Where a dimension's result on a suite is, under the folder of the recipe's samples."""
+    return folder / "vbench" / suite[:12] / f"{dimension}.json"
+
+
+def checked(job: Job, answer: dict[str, Any]) -> tuple[float, dict[str, float]]:
+    """The score, and each sample's. Raises WorkerError for anything VBench says that is not a whole result."""
+    names = {video.name: video.sample for video in job.videos}
+    values = {names.get(name, name): value for name, value in answer["videos"].items()}
+    if stray := sorted(set(values) - set(names.values())):
+        raise WorkerError(f"scored a video that is not the run's: {stray[0]}", "")
+    without = [sample for sample in names.values() if sample not in values]
+    if without and not job.dimension.leaves_out:
+        raise WorkerError(
+            f"VBench scored {len(values)} of {len(names)} videos and said nothing; the first without: {without[0]}", ""
+        )
+    wrong = [name for name, value in {"the score": answer["score"], **values}.items() if not _is_number(value)]
+    if wrong:
+        raise WorkerError(f"not a number: {wrong[0]}", "")
+    return float(answer["score"]), {sample: float(value) for sample, value in values.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, bool | int | float) and math.isfinite(value)
+
+
+def summary(folder: Path) -> list[dict[str, Any]]:
+    """What a record says: for every suite of prompts and seeds that was scored its dimensions; Quality, Semantic and
+    Total where the official protocol is complete, else None; and what is missing for them."""
+    return [_suite(results) for results in _by_suite(folder)]
+
+
+def per_sample(folder: Path) -> dict[str, dict[str, float]]:
+    """Every sample's scores by dimension, as VBench gives them (imaging_quality's are of 100)."""
+    scores: dict[str, dict[str, float]] = {}
+    for results in _by_suite(folder):
+        for name, result in results.items():
+            for sample, value in result["samples"].items():
+                scores.setdefault(sample, {})[name] = value
+    return scores
+
+
+def _by_suite(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    """Results by dimension, in VBench's order, for each suite in order of its hash."""
+    suites = []
+    for place in sorted((folder / "vbench").glob("*/")):
+        results = {name: read_json(place / f"{name}.json") for name in DIMENSIONS}
+        suites.append({name: result for name, result in results.items() if result is not None})
+    return [results for results in suites if results]
+
+
+def _suite(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    about = next(iter(results.values()))["suite"]
+    encoders = {result["encoder"] for result in results.values() if result["encoder"]}
+    missing = {name: why for name in DIMENSIONS if (why := _short(name, results.get(name))) is not None}
+    raw = {name: result["score"] for name, result in results.items() if name not in missing}
+    totals: dict[str, float | None] = {}
+    for name, formula_of in (("quality", formula.quality), ("semantic", formula.semantic), ("total", formula.total)):
+        try:
+            totals[name] = formula_of(raw)
+        except ValueError:  # what it lacks is in `missing`
+            totals[name] = None
+    return {
+        **about,
+        "encoder": "; ".join(sorted(encoders)) or None,
+        "dimensions": {name: _dimension(name, result) for name, result in results.items()},
+        **totals,
+        "missing": [f"{name}: {why}" for name, why in missing.items()],
+    }
+
+
+def _dimension(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "score": result["score"],
+        **({"reason": result["reason"]} if result["reason"] else {}),
+        "definition": result["definition"],
+        "version": result["version"],
+        "mode": result["mode"],
+        "n": len(result["samples"]),
+        "unscored": dict(Counter(result["unscored"].values())),
+        "official": DIMENSIONS[name].official,
+    }
+
+
+def _short(name: str, result: dict[str, Any] | None) -> str | None:
+    """What the official protocol still lacks of a dimension; None if nothing."""
+    if result is None:
+        return "not scored"
+    if result["score"] is None:
+        return result["reason"]
+    if result["mode"] != STANDARD:
+        return "on prompts that are not VBench's"
+    done = len(result["samples"]) + list(result["unscored"].values()).count(LEFT_OUT)
+    wanted = DIMENSIONS[name].official
+    return None if done >= wanted else f"{done} of {wanted} videos"

@@ -1,0 +1,257 @@
+"""The stage `observe` on the bundled backbone at a small size: files, resuming, records, plans; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcbench import backbones, cli, observe, plan, record
+from pcbench.generate import latents_of, place
+from pcbench.identity import sample_key
+from pcbench.observations import change, impact
+from pcbench.observations.watch import Caller
+from pcbench.stages import execute
+
+STEPS = 6
+SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.frames=13"]
+SMALL += [f"model.sampling.steps={STEPS}", "prompts.limit=1"]
+CONF = Path(__file__).parents[1] / "conf" / "experiment"
+EXPERIMENTS = ("fig2", "fig3", "fig4", "fig5", "fig6", "bound")
+
+
+def run_of(results: Path, *words: str, stages: str = "[generate,observe]", method: str = "none"):
+    return cli.run_from([*SMALL, f"results={results}", f"stages={stages}", f"method={method}", *words])
+
+
+def carried_out(results: Path, *words: str, **options):
+    run = run_of(results, *words, **options)
+    execute(run, say=lambda line: None)
+    return run
+
+
+def files_of(run):
+    prompt, seed = run.samples[0]
+    return place(run).sample(sample_key(prompt, seed))
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """One sample with all that can be seen of it."""
+    return carried_out(tmp_path_factory.mktemp("all"), "observe=[difference,resolution,blocks,impact,bound]")
+
+
+def found_in(run) -> dict:
+    return json.loads(files_of(run).observations.read_text())
+
+
+def test_the_record_has_all_that_was_seen(everything):
+    (entry,) = json.loads(place(everything).record.read_text())["observations"]
+    prompt, seed = everything.samples[0]
+    assert entry == {"prompt": prompt, "seed": seed, **found_in(everything)}
+    assert list(entry) == ["prompt", "seed", "rerun_rmse", *observe.NAMES.values()]
+    assert entry["rerun_rmse"] == 0.0
+    difference, sizes = entry["difference@1"], entry["resolution@1"]
+    for part in change.PARTS:
+        for values in (*difference[part].values(), *entry["impact@1"][part].values()):
+            assert len(values) == STEPS
+            assert values[0] is None
+            assert all(value > 0 for value in values[1:])
+    assert {name: of["size"] for name, of in sizes.items()} == {
+        "2x4x4": [2, 2, 2],
+        "1x1x1": [4, 8, 8],
+        "1x2x2": [4, 4, 4],
+        "1x4x4": [4, 2, 2],
+        "4x4x4": [1, 2, 2],
+    }
+    assert entry["blocks@1"]["paths"] == [f"blocks.{index}" for index in range(6)]
+    assert len(entry["bound@1"]["step_prediction"]) == STEPS
+    assert sizes["1x1x1"]["adjacent"] == difference["low"]["rms"]
+
+
+def test_a_record_of_nothing_seen_has_no_such_entry(tmp_path):
+    run = carried_out(tmp_path, stages="[generate]")
+    assert "observations" not in record.build(run)
+
+
+def test_the_impact_is_what_a_replayed_schedule_scores(everything, tmp_path):
+    at = 2
+    actions = "".join("r" if step == at else "F" for step in range(STEPS))
+    run = carried_out(tmp_path, f"method.actions={actions}", stages="[generate,score]", method="replay")
+    found = found_in(everything)["impact@1"]["whole"]
+    scores = record.build(run)["samples"][0]["fidelity"]
+    assert found["psnr@2"][at] == pytest.approx(scores["psnr@2"], rel=1e-4)
+    moved = latents_of(files_of(run)) - latents_of(files_of(run.reference))
+    assert found["latent_rmse"][at] == pytest.approx(float(moved.square().mean().sqrt()), rel=1e-4)
+
+
+def test_the_deviation_of_a_cached_run(everything, tmp_path):
+    actions = "FFrFrr"
+    words = [f"method.actions={actions}", "observe=bound"]
+    run = carried_out(tmp_path, *words, method="replay")
+    entry = found_in(run)
+    assert list(entry) == ["rerun_rmse", "deviation@1"]
+    found, seen = entry["deviation@1"], found_in(everything)["difference@1"]["whole"]["rms"]
+    assert found["delta"] is None  # a schedule has no threshold
+    assert found["prediction"][:2] == [0.0, 0.0]
+    assert found["latent"][:2] == [0.0, 0.0]
+    assert found["prediction"][2] == seen[2]  # the first reuse: the prediction of the step before
+    assert found["prediction"][3] > 0  # computed, from another latent: (22) of the appendix says 0
+    moved = latents_of(files_of(run)) - latents_of(files_of(run.reference))
+    assert found["latent"][-1] == pytest.approx(float(moved.square().mean().sqrt()), rel=1e-4)
+    assert "bound@1" in found_in(run.reference)
+
+
+def test_the_threshold_is_in_the_deviation(tmp_path):
+    words = ["method.alpha=1.0", "method.downsample_factor=[2,2,2]", "observe=bound"]
+    run = carried_out(tmp_path, *words, method="precisecache")
+    thresholds = record.build(run)["samples"][0]["trace"]["threshold"]
+    assert found_in(run)["deviation@1"]["delta"] == pytest.approx(thresholds[-1], rel=1e-4)
+
+
+def test_only_what_is_missing_is_looked_for(tmp_path, monkeypatch):
+    first = found_in(carried_out(tmp_path, "observe=difference"))
+    monkeypatch.setattr(change, "difference", None)  # would not survive a call
+    run = carried_out(tmp_path, "observe=[difference,blocks]")
+    found = found_in(run)
+    assert found == first | {"blocks@1": found["blocks@1"]}
+    monkeypatch.setattr(backbones, "load", None)
+    observe.observe(run, lambda line: pytest.fail(line))
+
+
+def test_an_impact_that_was_cut_off_goes_on_where_it_was(everything, tmp_path, monkeypatch):
+    original, calls = impact.errors, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(impact, "errors", failing)
+        with pytest.raises(KeyboardInterrupt):
+            carried_out(tmp_path, "observe=impact")
+    run = run_of(tmp_path, "observe=impact")
+    assert impact.missing(found_in(run)["impact@1"], STEPS, 1) == [3, 4, 5]
+    assert observe.work(run).decodes == 1 + 3 * 3
+    monkeypatch.setattr(impact, "errors", lambda *args: calls.append(args) or original(*args))
+    execute(run, say=lambda line: None)
+    assert len(calls) == 8 + 3 * 3
+    assert found_in(run)["impact@1"] == found_in(everything)["impact@1"]
+
+
+def test_a_stride_tries_fewer_steps_and_a_smaller_one_the_rest(everything, tmp_path):
+    run = carried_out(tmp_path, "observe=impact", "observe_stride=2")
+    tried = found_in(run)["impact@1"]["low"]["latent_rmse"]
+    assert [step for step, value in enumerate(tried) if value is not None] == [1, 3, 5]
+    run = carried_out(tmp_path, "observe=impact")
+    assert found_in(run)["impact@1"] == found_in(everything)["impact@1"]
+
+
+def test_what_an_older_definition_gave_does_not_count(tmp_path, monkeypatch):
+    run = carried_out(tmp_path, "observe=difference")
+    monkeypatch.setitem(observe.NAMES, "difference", "difference@2")
+    monkeypatch.setattr(observe, "ORDER", ("rerun_rmse", "difference@2"))
+    assert observe.missing(run, files_of(run)) == ["difference@2"]
+    assert record.build(run)["observations"] == [
+        {"prompt": run.samples[0][0], "seed": run.samples[0][1], "rerun_rmse": 0.0}
+    ]
+
+
+def test_a_machine_that_does_not_repeat_itself_is_told(tmp_path, monkeypatch):
+    run = carried_out(tmp_path, stages="[generate]")
+    monkeypatch.setattr(observe, "latents_of", lambda files: latents_of(files) + 0.25)
+    said: list[str] = []
+    observe.observe(run_of(tmp_path, "observe=difference"), said.append)
+    assert "the final latent is 0.25 RMS away" in said[0]
+    assert found_in(run)["rerun_rmse"] == 0.25
+
+
+def test_a_sample_that_was_not_generated_is_told(tmp_path):
+    said: list[str] = []
+    observe.observe(run_of(tmp_path, "observe=blocks"), said.append)
+    assert "not observed, the sample was not generated" in said[0]
+
+
+def test_the_plan_counts_the_calls_that_are_made(tmp_path):
+    """By the rows of tokens that the first block sees: full size, or a trial's."""
+    run = run_of(tmp_path, "observe=[resolution,impact,bound]", stages="[generate,observe]")
+    expected = observe.work(run)
+    execute(run_of(tmp_path, stages="[generate]"), say=lambda line: None)
+    seen: dict[int, int] = {}
+    pipe = backbones.load(run.recipe, "cpu")
+
+    def count(module, args, kwargs):
+        tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
+        seen[tokens] = seen.get(tokens, 0) + 1
+
+    hook = pipe.transformer.blocks[0].register_forward_pre_hook(count, with_kwargs=True)
+    observe.observe(run, say=lambda line: None)
+    hook.remove()
+    branches = 2
+    by_tokens: dict[int, int] = {4 * 4 * 4: branches * expected.steps}
+    for (frames, height, width), calls in expected.trials.items():
+        tokens = frames * (height // 2) * (width // 2)
+        by_tokens[tokens] = by_tokens.get(tokens, 0) + branches * calls
+    assert seen == by_tokens
+    assert expected.steps == STEPS + 3 * sum(range(STEPS - 1))
+    assert observe.plan(run) is None
+
+
+def test_the_plan_names_and_prices_it(tmp_path, capsys):
+    words = [*SMALL, f"results={tmp_path}", "method=none", "stages=[generate,observe]", "observe=[impact,resolution]"]
+    assert cli.main([*words, "plan=json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (todo,) = document["observations"]
+    uncached = document["runs"][0]["pmacs"]
+    assert todo["generations"] == pytest.approx(1 + 3 * 10 / STEPS)
+    assert todo["generations"] * uncached < todo["pmacs"] < 1.5 * todo["generations"] * uncached  # and the trials
+    assert todo["gpu_hours"] == pytest.approx(plan.Device().seconds(todo["pmacs"] * 1e15) / 3600)
+    assert cli.main([*words, "plan=true"]) == 0
+    assert "36 steps at full size (6 videos' worth), 24 trials, 16 videos to decode" in capsys.readouterr().out
+
+
+BAD = {
+    "stages=[generate,observe] observe=magic": "unknown observation 'magic'; there are difference, resolution, blocks",
+    "stages=[generate,observe]": "observe=[…] and the stage of that name go together",
+    "observe=[blocks]": "observe=[…] and the stage of that name go together",
+    "stages=[observe] observe=impact observe_stride=0": "observe_stride must be at least 1, not 0",
+    "stages=[observe] observe=bound method=fewer_steps": "fewer_steps takes other steps",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_what_cannot_be_is_one_clear_line(words, tmp_path, capsys):
+    assert cli.main([*words.split(), f"results={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert BAD[words] in line
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_and_its_twin_differ_in_backbone_and_prompts_alone(name, tmp_path):
+    def runs(experiment: str) -> list:
+        launches = cli.sweeps_of([f"+experiment={experiment}", f"results={tmp_path}"])
+        return [cli.to_run(job) for words in launches for job in cli.compose_all(words)]
+
+    full, tiny = runs(name), runs(f"{name}_tiny")
+    assert {run.recipe.backbone.name for run in full} == {"wan"}
+    assert {run.recipe.backbone.name for run in tiny} == {"tiny_wan"}
+    for a, b in zip(full, tiny, strict=True):
+        assert (a.recipe.method, a.stages, a.observe) == (b.recipe.method, b.stages, b.observe)
+    if name == "fig2":
+        reused = [run.recipe.method.actions.count("r") for run in full]
+        assert reused == [12, 12, 18, 18]
+        assert all(run.recipe.method.actions[25:].count("r") in (0, reused[i]) for i, run in enumerate(full))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_call_from_its_own_predictions_ends_where_it_did(tmp_path):
+    run = run_of(tmp_path, "observe=difference", "device=cuda")
+    caller = Caller.of(run, *run.samples[0])
+    seen = caller.watch()
+    again = caller.again(lambda index, branch: seen.moments[index].predictions[branch])
+    assert torch.equal(again, seen.latents[-1])
