@@ -34,6 +34,28 @@ def test_the_vae_learns(family, vaes):
     assert without == []
 
 
+def test_latents_by_hand_are_block_averages(family, vaes):
+    twin, vae = TWINS[family], vaes[family]
+    clips = torch.rand(2, 3, 9, 32, 48) * 2 - 1
+    latents = train_vae.block_latents(clips)
+    assert latents.shape == twin.encode(vae, clips).mean.shape  # what the encoder is taught with
+    torch.testing.assert_close(latents[:, 0:6:2, 0], torch.nn.functional.avg_pool2d(clips[:, :, 0], 8))
+    torch.testing.assert_close(latents[:, 0:6:2, 0], latents[:, 1:6:2, 0])
+    torch.testing.assert_close(latents[:, 1:6:2, 2], torch.nn.functional.avg_pool2d(clips[:, :, 7:].mean(2), 8))
+    ramp = torch.linspace(-1, 1, 8).repeat(6).expand(1, 3, 9, 32, 48)
+    across, down = train_vae.block_latents(ramp)[0, 6:]
+    assert across.min() > 1
+    assert down.abs().max() < 1e-6
+
+
+def test_a_taught_step_reaches_encoder_and_decoder(family, vaes):
+    twin, vae = TWINS[family], vaes[family]
+    vae.zero_grad()
+    smallest = len(train_vae.CLIPS) - 1
+    train_vae.vae_loss(twin, vae, smallest, torch.Generator().manual_seed(0), taught=True).backward()
+    assert [name for name, value in vae.named_parameters() if value.grad is None] == []
+
+
 @torch.no_grad()
 def test_full_clips_keep_their_length_and_latents_get_unit_scale(family, vaes):
     twin, vae = TWINS[family], vaes[family].eval()

@@ -18,7 +18,7 @@ from pcbench.backbones.tiny.obedience import MEASURED, look, report
 from pcbench.backbones.tiny.publish import CONF, LIMIT, WEIGHTS, fingerprint
 from pcbench.backbones.tiny.world import FRAMES, HEIGHT, WIDTH, all_scenes, render
 
-TINY_WAN = WEIGHTS / "tiny_wan"
+TWINS = sorted(path.stem for path in CONF.glob("tiny_*.yaml"))
 
 
 def frames_of(video: torch.Tensor) -> np.ndarray:
@@ -81,8 +81,9 @@ def test_prompts_may_leave_things_out():
     assert scene.prompt(frozenset({"size", "speed", "pattern"})) in prompts
 
 
-def test_the_tokenizer_knows_every_word():
-    tokenizer = AutoTokenizer.from_pretrained(TINY_WAN / "tokenizer")
+@pytest.mark.parametrize("name", TWINS)
+def test_the_tokenizer_knows_every_word(name):
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / name / "tokenizer")
     for scene in all_scenes()[::97]:
         ids = tokenizer(scene.prompt()).input_ids
         assert tokenizer.unk_token_id not in ids
@@ -90,19 +91,21 @@ def test_the_tokenizer_knows_every_word():
         assert len(ids) <= 16
 
 
-def test_the_weights_are_the_ones_the_config_names():
-    named = re.search(r'revision: "?(\w+)"?', (CONF / "tiny_wan.yaml").read_text())
+@pytest.mark.parametrize("name", TWINS)
+def test_the_weights_are_the_ones_the_config_names(name):
+    named = re.search(r'revision: "?(\w+)"?', (CONF / f"{name}.yaml").read_text())
     assert named
-    assert named.group(1) == fingerprint(TINY_WAN)
-    assert sum(path.stat().st_size for path in TINY_WAN.rglob("*") if path.is_file()) <= LIMIT
+    assert named.group(1) == fingerprint(WEIGHTS / name)
+    assert sum(path.stat().st_size for path in (WEIGHTS / name).rglob("*") if path.is_file()) <= LIMIT
 
 
-def test_training_left_its_curves_and_its_report():
+@pytest.mark.parametrize("name", TWINS)
+def test_training_left_its_curves_and_its_report(name):
     for part in ("vae", "transformer"):
-        rows = (TINY_WAN / "training" / f"{part}-loss.csv").read_text().splitlines()[1:]
+        rows = (WEIGHTS / name / "training" / f"{part}-loss.csv").read_text().splitlines()[1:]
         losses = [float(row.split(",")[1]) for row in rows]
         assert statistics.fmean(losses[-10:]) < 0.7 * statistics.fmean(losses[:10])
-    obeyed = json.loads((TINY_WAN / "training" / "obedience.json").read_text())
+    obeyed = json.loads((WEIGHTS / name / "training" / "obedience.json").read_text())
     assert obeyed["videos"] >= 64
     assert set(obeyed["right"]) == set(MEASURED)
     aims = {"colour": 0.95, "direction": 0.95, "shape": 0.85, "size": 0.9, "speed": 0.9, "background": 0.95}

@@ -209,21 +209,30 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
         The image latents underneath are drawn from their own posterior, as upstream, or are its mean with
         `sample_images=False`.
         """
-        images = []
-        for chunk in video.transpose(1, 2).flatten(0, 1).split(self.config.micro_batch_size):
-            posterior = self.spatial.encode(chunk).latent_dist
-            images.append(posterior.sample(generator) if sample_images else posterior.mode())
-        latents = torch.cat(images).unflatten(0, (len(video), -1)).transpose(1, 2) * self.config.spatial_scale
-        blocks = []
-        for block in latents.split(self.config.micro_frame_size, dim=2):
-            missing = -block.shape[2] % self.temporal_factor
-            blocks.append(self.quant_conv(self.encoder(F.pad(block, (0, 0, 0, 0, missing, 0)))))
-        mean, log_variance = torch.cat(blocks, dim=2).chunk(2, dim=1)
+        mean, log_variance = self.encode_time(self.encode_images(video, sample_images, generator)).chunk(2, dim=1)
         shift, scale = self._statistics(mean)
         # normalising a Gaussian: the clamp is the one upstream makes before it
         log_variance = log_variance.clamp(-30.0, 20.0) - 2 * scale.log()
         posterior = DiagonalGaussianDistribution(torch.cat([(mean - shift) / scale, log_variance], dim=1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def encode_images(
+        self, video: torch.Tensor, sample: bool = True, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Image latents (B, 4, T, H / 8, W / 8) of a video, frame by frame: drawn from their posterior, or its mean."""
+        images = []
+        for chunk in video.transpose(1, 2).flatten(0, 1).split(self.config.micro_batch_size):
+            posterior = self.spatial.encode(chunk).latent_dist
+            images.append(posterior.sample(generator) if sample else posterior.mode())
+        return torch.cat(images).unflatten(0, (len(video), -1)).transpose(1, 2) * self.config.spatial_scale
+
+    def encode_time(self, images: torch.Tensor) -> torch.Tensor:
+        """Raw moments (B, 2 * 4, T', H / 8, W / 8) of image latents, block of time by block of time."""
+        blocks = []
+        for block in images.split(self.config.micro_frame_size, dim=2):
+            missing = -block.shape[2] % self.temporal_factor
+            blocks.append(self.quant_conv(self.encoder(F.pad(block, (0, 0, 0, 0, missing, 0)))))
+        return torch.cat(blocks, dim=2)
 
     @apply_forward_hook
     def decode(
@@ -233,22 +242,30 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
 
         `num_frames` None gives as many as the latents can hold. Raises ValueError if it does not belong to them.
         """
+        shift, scale = self._statistics(latents)
+        video = self.decode_images(self.decode_time(latents * scale + shift, num_frames))
+        return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def decode_time(self, latents: torch.Tensor, num_frames: int | None = None) -> torch.Tensor:
+        """Image latents (B, 4, num_frames, H / 8, W / 8) of raw latents; errors as `decode`."""
         micro, factor = self.config.micro_frame_size, self.temporal_factor
         blocks = latents.split(-(-micro // factor), dim=2)
         if num_frames is None:
             num_frames = sum(min(micro, block.shape[2] * factor) for block in blocks)
         if self.latent_size(num_frames, 0, 0)[0] != latents.shape[2]:
             raise ValueError(f"{num_frames} frames do not have {latents.shape[2]} latent frames")
-        shift, scale = self._statistics(latents)
         decoded = []
         for index, block in enumerate(blocks):
-            images = self.decoder(self.post_quant_conv(block * scale + shift))
+            images = self.decoder(self.post_quant_conv(block))
             wanted = min(micro, num_frames - index * micro)
             decoded.append(images[:, :, images.shape[2] - wanted :])  # padding was in front
-        flat = torch.cat(decoded, dim=2).transpose(1, 2).flatten(0, 1) / self.config.spatial_scale
+        return torch.cat(decoded, dim=2)
+
+    def decode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """The video (B, 3, T, H, W) of image latents, frame by frame."""
+        flat = images.transpose(1, 2).flatten(0, 1) / self.config.spatial_scale
         chunks = [self.spatial.decode(chunk).sample for chunk in flat.split(self.config.micro_batch_size)]
-        video = torch.cat(chunks).unflatten(0, (len(latents), -1)).transpose(1, 2)
-        return DecoderOutput(sample=video) if return_dict else (video,)
+        return torch.cat(chunks).unflatten(0, (len(images), -1)).transpose(1, 2)
 
     def forward(self, video: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """A video, encoded, sampled and decoded."""

@@ -31,23 +31,47 @@ LATENT_NOISE, PRIOR_WEIGHT = 0.05, 1e-4
 LOG_VARIANCE = 2 * math.log(LATENT_NOISE)
 
 
-def vae_loss(twin: type[Twin], vae: Any, step: int, generator: torch.Generator) -> torch.Tensor:
+def vae_loss(twin: type[Twin], vae: Any, step: int, generator: torch.Generator, taught: bool = False) -> torch.Tensor:
     """Reconstruction (L1 and L2, the coloured shape weighing more than its grey background) on one batch of clips.
 
     The latent noise is fixed and small: with a learned posterior the early, blurred decoder teaches the encoder that
     noise is cheap. The posterior's variance is tied to that noise.
+
+    taught: encoder and decoder learn apart, by `block_latents`: neither has to wait for the other to find latents.
     """
     draw, batch, frames, size, crop = CLIPS[step % len(CLIPS)]
     device = vae.device
     clips = torch.stack([draw(frames, size, crop, generator) for _ in range(batch)]).to(device)
+    like = block_latents(clips)
+    noise = LATENT_NOISE * torch.randn(like.shape, generator=generator).to(device)
     with torch.autocast(device.type, torch.bfloat16):
-        posterior = twin.encode(vae, clips)
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-        video = twin.decode(vae, posterior.mean + LATENT_NOISE * noise, frames).float()
+        if taught:
+            prior, log_variance, video = twin.taught(vae, clips, like, noise)
+        else:
+            posterior = twin.encode(vae, clips)
+            prior, log_variance = PRIOR_WEIGHT * posterior.mean.float().pow(2).mean(), posterior.logvar
+            video = twin.decode(vae, posterior.mean + noise, frames)
+    video = video.float()
     saturation = clips.amax(1, keepdim=True) - clips.amin(1, keepdim=True)
     error = (video - clips).abs() * (1 + 2 * saturation)
-    prior = posterior.mean.float().pow(2).mean() + (posterior.logvar.float() - LOG_VARIANCE).pow(2).mean()
-    return error.mean() + (video - clips).pow(2).mean() + PRIOR_WEIGHT * prior
+    tied = PRIOR_WEIGHT * (log_variance.float() - LOG_VARIANCE).pow(2).mean()
+    return error.mean() + (video - clips).pow(2).mean() + prior + tied
+
+
+def block_latents(clips: torch.Tensor) -> torch.Tensor:
+    """Latents by hand of clips (B, 3, F, H, W): (B, 8, (F + 3) / 4, H / 8, W / 8).
+
+    Of each block of 4 frames and 8x8 pixels (the first frame is a block of its own) each colour's mean in the earlier
+    and the later half, and how brightness changes across and down.
+    """
+    video = torch.cat([clips[:, :, :1]] * 3 + [clips], 2)
+    batch, colours, frames, height, width = video.shape
+    blocks = video.reshape(batch, colours, frames // 4, 2, 2, height // 8, 8, width // 8, 8)
+    halves = blocks.mean((4, 6, 8)).transpose(2, 3).reshape(batch, 2 * colours, frames // 4, height // 8, width // 8)
+    grey = blocks.mean((1, 3, 4))  # batch, time, rows, 8, columns, 8
+    across = (grey[..., 4:] - grey[..., :4]).mean((3, 5))
+    down = (grey[:, :, :, 4:] - grey[:, :, :, :4]).mean((3, 5))
+    return torch.cat([halves, across[:, None], down[:, None]], 1)
 
 
 @torch.no_grad()
@@ -70,16 +94,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", choices=TWINS, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--taught", type=int, default=500, help="first steps, in which the latents are made by hand")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="of Muon; AdamW takes a third; not for Wan")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.manual_seed(0)
     twin = TWINS[args.family]
     vae = twin.new_vae().to(args.device)
+    schedule = Schedule(steps=args.steps, learning_rate=8e-4, warmup=100, ema_decay=0.998, log_every=30)
+    taught = args.taught
     if args.family == "wan":
         start_as_block_average(vae, LOG_VARIANCE)
-    schedule = Schedule(steps=args.steps, learning_rate=8e-4, warmup=100, ema_decay=0.998, log_every=30)
-    train(vae, lambda step, generator: vae_loss(twin, vae, step, generator), schedule, args.folder)
+        taught = 0
+    else:  # from random weights AdamW alone has no colours after a thousand steps
+        schedule.learning_rate, schedule.muon_learning_rate = args.learning_rate / 3, args.learning_rate
+    train(vae, lambda step, generator: vae_loss(twin, vae, step, generator, step < taught), schedule, args.folder)
     mean, std, psnr = measure_latents(twin, vae)
     twin.note_statistics(vae, mean, std)
     vae.save_pretrained(args.folder / "vae")

@@ -52,6 +52,16 @@ class Twin(nn.Module):
         """Raw latents to video (B, 3, frames, H, W), differentiable everywhere."""
         return vae.decode(latents, return_dict=False)[0]
 
+    @classmethod
+    def taught(
+        cls, vae: Any, clips: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Encoder and decoder apart: how far from `latents` the encoder is (mean square), the posterior's log
+        variance, and the video of the noised `latents`."""
+        posterior = cls.encode(vae, clips)
+        video = cls.decode(vae, latents + noise, clips.shape[2])
+        return (posterior.mean.float() - latents).pow(2).mean(), posterior.logvar, video
+
     @staticmethod
     def note_statistics(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Write per-channel mean and standard deviation of the raw latents into the VAE's config."""

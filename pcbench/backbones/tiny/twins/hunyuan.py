@@ -76,7 +76,7 @@ class HunyuanTwin(Twin):
             latent_channels=LATENT_CHANNELS,
             block_out_channels=(16, 32, 32, 32),
             layers_per_block=1,
-            norm_num_groups=8,
+            norm_num_groups=2,
             scaling_factor=1.0,
         )
 

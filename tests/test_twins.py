@@ -1,0 +1,58 @@
+"""The bundled backbones, whole: every preset of conf/method on each, from prompt to frames, or refused in a line."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from methods import apply
+from pcbench import cli, generate
+from pcbench.backbones import family, load
+
+from .test_contract import REFUSED
+
+CONF = Path(__file__).parents[1] / "conf"
+TWINS = sorted(path.stem for path in (CONF / "model").glob("tiny_*.yaml"))
+PRESETS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"replay"})  # which asks for a schedule
+SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=28", "model.sampling.frames=9"]
+AS_IN_THE_CONTRACT = {
+    "tiny_wan": "wan",
+    "tiny_hunyuan": "hunyuan",
+    "tiny_cogvideox": "cogvideox_2b",
+    "tiny_opensora": "opensora",
+}
+TOO_SMALL = {("dbcache", model) for model in TWINS}  # its eight first blocks are more than a twin has
+
+
+def refused(preset: str, model: str) -> bool:
+    return AS_IN_THE_CONTRACT[model] in REFUSED.get(preset, set()) or (preset, model) in TOO_SMALL
+
+
+def attached(words: list[str]) -> None:
+    run = cli.run_from(words)
+    apply(load(run.recipe, "cpu"), run.recipe.method, guidance_scale=4.0).remove()
+
+
+@pytest.mark.parametrize("model", TWINS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_allowed_preset_makes_a_video(preset, model):
+    words = [f"method={preset}", f"model={model}", *SMALL]
+    if refused(preset, model):
+        with pytest.raises(ValueError, match=r"\S"):
+            attached(words)
+        return
+    run = cli.run_from(words)
+    pipe = load(run.recipe, "cpu")
+    guidance = family(run.recipe.backbone).guidance_scale(run.recipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a setting for 50 steps need not reuse any of these
+        with apply(pipe, run.recipe.method, guidance_scale=guidance) as cache:
+            latents = generate.denoise(pipe, run.recipe, 0, prompt="a red circle moving left on a black background")
+    frames = family(run.recipe.backbone).decode(pipe, latents, run.recipe)
+    assert 0 < len(cache.trace.steps) <= run.recipe.sampling.steps
+    assert frames.shape == (9, 64, 64, 3)
+    assert frames.dtype == np.uint8
+    assert frames.std() > 1
