@@ -24,11 +24,11 @@ AS_IN_THE_CONTRACT = {
     "tiny_cogvideox": "cogvideox_2b",
     "tiny_opensora": "opensora",
 }
-TOO_SMALL = {("dbcache", model) for model in TWINS}  # its eight first blocks are more than a twin has
+TOO_DEEP = {"dbcache"}  # its eight first blocks are more than a twin has
 
 
 def refused(preset: str, model: str) -> bool:
-    return AS_IN_THE_CONTRACT[model] in REFUSED.get(preset, set()) or (preset, model) in TOO_SMALL
+    return AS_IN_THE_CONTRACT[model] in REFUSED.get(preset, set()) or preset in TOO_DEEP
 
 
 def attached(words: list[str]) -> None:

@@ -71,7 +71,11 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, Any]:
     frames, height, width = latent_size(recipe.sampling)
     shapes: dict[str, Any] = {
         "hidden_states": [batch, frames, transformer.get("in_channels", 16), height, width],
-        "encoder_hidden_states": [batch, _text_tokens(recipe), transformer.get("text_embed_dim", 4096)],
+        "encoder_hidden_states": [
+            batch,
+            shared.text_tokens(recipe, TEXT_TOKENS),
+            transformer.get("text_embed_dim", 4096),
+        ],
         "timestep": [batch],
     }
     if transformer.get("use_rotary_positional_embeddings", False):
@@ -80,39 +84,18 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, Any]:
     return shapes
 
 
-def _text_tokens(recipe: Recipe) -> int:
-    return recipe.backbone.call.get("max_sequence_length", TEXT_TOKENS)
-
-
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
     """The pipeline call's arguments, prompt and noise apart."""
-    sampling = recipe.sampling
-    return {
-        "negative_prompt": sampling.negative_prompt,
-        "height": sampling.height,
-        "width": sampling.width,
-        "num_frames": sampling.frames,
-        "num_inference_steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        **recipe.backbone.call,
-    }
+    return {"negative_prompt": recipe.sampling.negative_prompt, **shared.call_arguments(recipe)}
 
 
 @torch.no_grad()
 def embed(pipe: CogVideoXPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:
     """Prompt embeddings as pipeline arguments, for timing the denoising loop alone."""
-    if pipe.text_encoder is None:
-        shape = (1, _text_tokens(recipe), pipe.transformer.config.text_embed_dim)
-        like = next(pipe.transformer.parameters())
-        positive, negative = (weights.random_embeddings(text, shape, like) for text in (prompt, ""))
-    else:
-        positive, negative = pipe.encode_prompt(
-            prompt,
-            recipe.sampling.negative_prompt,
-            do_classifier_free_guidance=recipe.sampling.guidance_scale > 1,
-            max_sequence_length=_text_tokens(recipe),
-        )
-    return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+    tokens, width = shared.text_tokens(recipe, TEXT_TOKENS), pipe.transformer.config.text_embed_dim
+    return shared.guided_embeddings(
+        pipe, prompt, recipe.sampling, tokens, width, guided=recipe.sampling.guidance_scale > 1
+    )
 
 
 @torch.no_grad()

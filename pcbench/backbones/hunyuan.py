@@ -103,7 +103,7 @@ def branches(recipe: Recipe) -> int:
 
 def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int]]:
     """Shapes of the tensor arguments of one transformer call."""
-    tokens, channels = _text_tokens(recipe), transformer.get("in_channels", 16)
+    tokens, channels = shared.text_tokens(recipe, TEXT_TOKENS), transformer.get("in_channels", 16)
     shapes = {
         "hidden_states": [1, channels, *latent_size(recipe.sampling)],
         "timestep": [1],
@@ -114,22 +114,9 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int
     return {**shapes, "guidance": [1]} if transformer.get("guidance_embeds", True) else shapes
 
 
-def _text_tokens(recipe: Recipe) -> int:
-    return recipe.backbone.call.get("max_sequence_length", TEXT_TOKENS)
-
-
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
     """The pipeline call's arguments, prompt and noise apart."""
-    sampling = recipe.sampling
-    return {
-        "negative_prompt": sampling.negative_prompt,
-        "height": sampling.height,
-        "width": sampling.width,
-        "num_frames": sampling.frames,
-        "num_inference_steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        **recipe.backbone.call,
-    }
+    return {"negative_prompt": recipe.sampling.negative_prompt, **shared.call_arguments(recipe)}
 
 
 @torch.no_grad()
@@ -144,7 +131,7 @@ def embed(pipe: HunyuanVideoPipeline, prompt: str, recipe: Recipe) -> dict[str, 
 
 def _embeddings(pipe: HunyuanVideoPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:
     names = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
-    tokens = _text_tokens(recipe)
+    tokens = shared.text_tokens(recipe, TEXT_TOKENS)
     if pipe.text_encoder is None:
         config, like = pipe.transformer.config, next(pipe.transformer.parameters())
         embeds = weights.random_embeddings(prompt, (1, tokens, config.text_embed_dim), like)

@@ -1,4 +1,4 @@
-"""What several families of backbones have in common: sizes, schedulers, frames."""
+"""What several families of backbones have in common: sizes, arguments, prompts, schedulers, frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from transformers import T5Config
 
-from ..config import ConfigError, Sampling
+from ..config import ConfigError, Recipe, Sampling
+from . import weights
 
 
 def check_size(sampling: Sampling, side: int, temporal: int) -> None:
@@ -25,6 +26,38 @@ def check_size(sampling: Sampling, side: int, temporal: int) -> None:
 def latent_size(sampling: Sampling, spatial: int, temporal: int) -> tuple[int, int, int]:
     """(T, H, W) of the latent of a causal VAE, which keeps the first frame apart."""
     return (sampling.frames - 1) // temporal + 1, sampling.height // spatial, sampling.width // spatial
+
+
+def text_tokens(recipe: Recipe, default: int) -> int:
+    """How many tokens prompts are padded to; `default` is the pipeline's own."""
+    return recipe.backbone.call.get("max_sequence_length", default)
+
+
+def call_arguments(recipe: Recipe) -> dict[str, Any]:
+    """The pipeline call's arguments that every family has; prompts and noise apart."""
+    sampling = recipe.sampling
+    return {
+        "height": sampling.height,
+        "width": sampling.width,
+        "num_frames": sampling.frames,
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        **recipe.backbone.call,
+    }
+
+
+def guided_embeddings(
+    pipe: Any, prompt: str, sampling: Sampling, tokens: int, width: int, guided: bool
+) -> dict[str, torch.Tensor]:
+    """Embeddings (1, tokens, width) of a prompt and its negative as pipeline arguments; without an encoder random."""
+    if pipe.text_encoder is None:
+        like = next(pipe.transformer.parameters())
+        positive, negative = (weights.random_embeddings(text, (1, tokens, width), like) for text in (prompt, ""))
+    else:
+        positive, negative = pipe.encode_prompt(
+            prompt, sampling.negative_prompt, do_classifier_free_guidance=guided, max_sequence_length=tokens
+        )
+    return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
 
 
 def shift_flow(pipe: Any, shift: float | None) -> None:

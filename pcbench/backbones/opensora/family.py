@@ -85,7 +85,7 @@ def guidance_scale(recipe: Recipe) -> float | None:
 
 def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int]]:
     """Shapes of the tensor arguments of one transformer call."""
-    batch, tokens = 2 if recipe.sampling.guidance_scale > 1 else 1, _text_tokens(recipe)
+    batch, tokens = 2 if recipe.sampling.guidance_scale > 1 else 1, shared.text_tokens(recipe, TEXT_TOKENS)
     return {
         "hidden_states": [batch, transformer.get("in_channels", 4), *latent_size(recipe.sampling)],
         "timestep": [batch],
@@ -97,21 +97,9 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int
     }
 
 
-def _text_tokens(recipe: Recipe) -> int:
-    return recipe.backbone.call.get("max_sequence_length", TEXT_TOKENS)
-
-
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
     """The pipeline call's arguments, prompt and noise apart."""
-    sampling = recipe.sampling
-    return {
-        "height": sampling.height,
-        "width": sampling.width,
-        "num_frames": sampling.frames,
-        "num_inference_steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        **recipe.backbone.call,
-    }
+    return shared.call_arguments(recipe)
 
 
 @torch.no_grad()
@@ -119,10 +107,10 @@ def embed(pipe: OpenSoraPipeline, prompt: str, recipe: Recipe) -> dict[str, torc
     """Prompt embeddings as pipeline arguments, for timing the denoising loop alone."""
     if pipe.text_encoder is None:
         config, like = pipe.transformer.config, next(pipe.transformer.parameters())
-        shape = (1, _text_tokens(recipe), config.caption_channels)
+        shape = (1, shared.text_tokens(recipe, TEXT_TOKENS), config.caption_channels)
         return {"prompt_embeds": weights.random_embeddings(prompt, shape, like)}
     options = {name: recipe.backbone.call[name] for name in OF_PROMPT if name in recipe.backbone.call}
-    embeds, mask = pipe.encode_prompt(prompt, max_sequence_length=_text_tokens(recipe), **options)
+    embeds, mask = pipe.encode_prompt(prompt, max_sequence_length=shared.text_tokens(recipe, TEXT_TOKENS), **options)
     return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
 
 
