@@ -40,6 +40,8 @@ def vae_loss(twin: type[Twin], vae: Any, step: int, generator: torch.Generator, 
     taught: encoder and decoder learn apart, by `block_latents`: neither has to wait for the other to find latents.
     """
     draw, batch, frames, size, crop = CLIPS[step % len(CLIPS)]
+    if frames < twin.CODED_FRAMES:
+        batch, frames = -(-batch * frames // twin.CODED_FRAMES), twin.CODED_FRAMES
     device = vae.device
     clips = torch.stack([draw(frames, size, crop, generator) for _ in range(batch)]).to(device)
     like = block_latents(clips)

@@ -28,6 +28,7 @@ class Twin(nn.Module):
 
     NAME: ClassVar[str]
     FRAMES: ClassVar[int] = 29  # of a full clip; what the family's VAE can keep
+    CODED_FRAMES: ClassVar[int] = 0  # the VAE is trained on clips of no fewer frames
     SHIFT: ClassVar[float] = 3.0  # training noise levels lean towards high noise, where layout and motion are decided
     DROP_PROMPTS: ClassVar[bool] = True  # sometimes, for classifier-free guidance
 
