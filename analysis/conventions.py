@@ -9,8 +9,8 @@ import pandas as pd
 
 from pcbench.store import records
 
-from .load import one_machine
-from .tables import labels, markdown
+from .load import labels, one_machine
+from .render import Block, Cell, Table
 
 METRICS = {"psnr": 2, "ssim": 4, "lpips": 4}  # and digits
 
@@ -57,8 +57,9 @@ def main() -> int:
     model = sys.argv[2] if len(sys.argv) > 2 else "tiny_wan"
     try:
         for metric in METRICS:
-            print(f"\n{metric.upper()}\n")
-            print(markdown(conventions_table(results, model, metric)))
+            frame = conventions_table(results, model, metric)
+            rows = [[Cell(text=str(cell)) for cell in row] for row in frame.to_numpy().tolist()]
+            print(Table(f"conventions-{metric}", metric.upper(), tuple(frame.columns), [Block("", rows)]).markdown())
     except ValueError as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2

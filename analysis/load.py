@@ -1,7 +1,10 @@
-"""Records to data frames: one row a record, one row a sample."""
+"""Records to data frames, by declared columns: one row a record, one row a sample; and which of them share a table."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +13,119 @@ import pandas as pd
 from pcbench.store import records
 
 IDENTICAL_PSNR_1 = 100.0
+NO_CACHE = "none"
+USUAL = 0.75
 
 
-def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    recipe = record["recipe"]
-    return {
-        "machine": record["machine"]["name"],
-        "model": recipe["backbone"]["name"],
-        "method": recipe["method"]["name"],
-        "fields": {k: v for k, v in recipe["method"].items() if k not in {"name", "version"}},
-        "id": record["id"],
-        "reference": record["reference"],
-    }
+@dataclass(frozen=True)
+class Column:
+    """A column of a data frame: its name, and where in a record or sample its value is (dots lead inwards)."""
+
+    name: str
+    path: str
+
+    def of(self, data: dict[str, Any]) -> Any:
+        """The value; None where any part of the way is missing."""
+        found: Any = data
+        for part in self.path.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        return found
 
 
-def load_records(results: Path) -> pd.DataFrame:
-    """One row a record: who it is, mean MACs in PMACs, latency in seconds and its ratios (missing: NaN)."""
+# Who a record is; also in every row of a sample.
+IDENTITY = (
+    Column("machine", "machine.name"),
+    Column("model", "recipe.backbone.name"),
+    Column("method", "recipe.method.name"),
+    Column("id", "id"),
+    Column("reference", "reference"),
+)
+# Seconds and ratios are of the timed calls of one sample; ratios are of calls timed in turn in one process.
+TIMES = ("denoise_seconds", "reference_denoise_seconds", "decode_seconds", "speedup", "speedup_over_macs_speedup")
+RECORD = (
+    *IDENTITY,
+    Column("family", "recipe.backbone.family"),
+    Column("status", "status"),
+    Column("error", "error"),
+    *(Column(name, f"machine.{name}") for name in ("cpu", "gpu", "threads")),
+    *(Column(name, f"recipe.sampling.{name}") for name in ("frames", "height", "width", "steps", "guidance_scale")),
+    Column("dtype", "recipe.numerics.dtype"),
+    Column("macs_peta_per_video", "macs.peta_per_video"),
+    Column("macs_reference_peta_per_video", "macs.reference_peta_per_video"),
+    Column("macs_speedup", "macs.speedup"),
+    *(Column(f"{name}_{part}", f"latency.{name}.{part}") for name in TIMES for part in ("median", "min", "max")),
+    Column("text_seconds", "latency.text_seconds"),
+    Column("timed_calls", "latency.repeats"),
+    Column("attention", "latency.attention"),
+    Column("peak_gpu_bytes", "latency.peak_gpu_bytes"),
+)
+SAMPLE = tuple(Column(name, name) for name in ("prompt", "seed", "steps", "computed", "partial", "macs", "seconds"))
+TEXT = {"machine", "model", "method", "id", "reference", "family", "status", "error", "cpu", "gpu", "dtype",
+        "attention", "prompt"}  # fmt: skip
+
+
+def folders(results: Path) -> list[Path]:
+    """Every folder with records in it, from `results` itself downwards; samples and hidden folders are not entered."""
+    found = []
+    for root, inner, _ in os.walk(results):
+        if "records" in inner and next((Path(root) / "records").glob("*/*/*.json"), None):
+            found.append(Path(root))
+        inner[:] = sorted(name for name in inner if name not in {"records", "samples"} and not name.startswith("."))
+    return found
+
+
+def load_records(root: Path) -> pd.DataFrame:
+    """One row a record of one folder: the columns of RECORD (missing: NaN or None), the method's `fields` (a dict) and
+    the number of `samples`. MACs are in PMACs a video, latency in seconds."""
+    return _records_frame(list(records(root)))
+
+
+def _records_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
+    rows = [
+        {column.name: column.of(record) for column in RECORD}
+        | {"fields": _fields(record), "samples": len(record["samples"])}
+        for record in raw
+    ]
+    return _numeric(pd.DataFrame(rows, columns=[*(column.name for column in RECORD), "fields", "samples"]))
+
+
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record["recipe"]["method"].items() if name not in {"name", "version"}}
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """Missing numbers are NaN, whatever else is in the column."""
+    numbers = [name for name in frame if name not in TEXT | {"fields"}]
+    return frame.astype({name: float for name in numbers if frame[name].isna().any()})
+
+
+def load_samples(root: Path) -> pd.DataFrame:
+    """One row a sample: the columns of IDENTITY and SAMPLE, the method's `fields`, and each fidelity score.
+
+    Records from before psnr@2 have psnr@1, which differs where a frame is identical to its reference: 100 dB there.
+    Below 100 it stands in, for a video whose every frame differs; at 100 the video is identical and has no PSNR.
+    """
+    return _samples_frame(list(records(root)))
+
+
+def _samples_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
-    for record in records(results):
-        latency = record["latency"]
-        row = _identity(record) | {"status": record["status"], "samples": len(record["samples"])}
-        row |= {f"macs_{name}": value for name, value in (record["macs"] or {}).items()}
-        for name in ("denoise_seconds", "speedup", "speedup_over_macs_speedup") if latency else ():
-            row |= {f"{name}_{part}": latency[name][part] for part in ("median", "min", "max")}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    for record in raw:
+        who = {column.name: column.of(record) for column in IDENTITY} | {"fields": _fields(record)}
+        for sample in record["samples"]:
+            scores = dict(sample["fidelity"])
+            if scores.get("psnr@1", IDENTICAL_PSNR_1) < IDENTICAL_PSNR_1:
+                scores.setdefault("psnr@2", scores["psnr@1"])
+            rows.append(who | {column.name: column.of(sample) for column in SAMPLE} | scores)
+    names = [column.name for column in (*IDENTITY, *SAMPLE)]
+    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in {*names, "fields"}))
+    return _numeric(pd.DataFrame(rows, columns=[*names, "fields", *metrics]))
 
 
 def one_machine(results: Path, model: str, machine: str | None = None) -> pd.DataFrame:
     """The records of one model. Raises ValueError if there are none, or of two machines and none is named."""
     frame = load_records(results)
-    if len(frame):
-        frame = frame[(frame["model"] == model) & ((frame["machine"] == machine) | (machine is None))]
+    frame = frame[(frame["model"] == model) & ((frame["machine"] == machine) | (machine is None))]
     if not len(frame):
         raise ValueError(f"no records of {model} under {results}")
     if frame["machine"].nunique() > 1:
@@ -51,18 +135,94 @@ def one_machine(results: Path, model: str, machine: str | None = None) -> pd.Dat
     return frame
 
 
-def load_samples(results: Path) -> pd.DataFrame:
-    """One row a sample: who it is, its prompt and seed, steps, computed steps, MACs, and each fidelity score.
+@dataclass(frozen=True)
+class Bench:
+    """What may share a table: one folder, one machine, one model, one uncached reference.
 
-    Records from before psnr@2 have psnr@1, which differs where a frame is identical to its reference: 100 dB there.
-    Below 100 it stands in, for a video whose every frame differs; at 100 the video is identical and has no PSNR.
+    experiment: the folder's name, with those between it and the results folder ("table1", "mine/first").
+    records, samples: as `load_records` and `load_samples` give them, of this bench alone; `records` has a `label` for
+        each, the method with the fields in which the bench's records of it differ.
+    raw: the records themselves, in the order of `records`.
     """
-    rows = []
-    for record in records(results):
-        for sample in record["samples"]:
-            plain = {name: sample[name] for name in ("prompt", "seed", "steps", "computed", "macs", "seconds")}
-            scores = dict(sample["fidelity"])
-            if scores.get("psnr@1", IDENTICAL_PSNR_1) < IDENTICAL_PSNR_1:
-                scores.setdefault("psnr@2", scores["psnr@1"])
-            rows.append(_identity(record) | plain | scores)
-    return pd.DataFrame(rows)
+
+    experiment: str
+    root: Path
+    machine: str
+    model: str
+    reference: str
+    records: pd.DataFrame = field(repr=False)
+    samples: pd.DataFrame = field(repr=False)
+    raw: tuple[dict[str, Any], ...] = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """Model and sampling: "tiny_wan, 29×128×128, 50 steps"."""
+        first = self.records.iloc[0]
+        if pd.isna(first["frames"]):
+            return self.model
+        size = "×".join(f"{first[name]:.0f}" for name in ("frames", "height", "width"))
+        return f"{self.model}, {size}, {first['steps']:.0f} steps"
+
+    @property
+    def heading(self) -> str:
+        """The title and the machine."""
+        return f"{self.title}; {self.machine}"
+
+    @property
+    def uncached(self) -> dict[str, Any] | None:
+        """The record of the reference, if it is there."""
+        return next((record for record in self.raw if record["id"] == self.reference), None)
+
+
+def benches(results: Path) -> list[Bench]:
+    """Every bench under a results folder, by experiment, machine and model. ValueError if there is none."""
+    found = [bench for root in folders(results) for bench in _benches_of(root, results)]
+    if not found:
+        raise ValueError(f"no records under {results}")
+    return found
+
+
+def experiments(results: Path) -> dict[str, list[Bench]]:
+    """The benches by the name of their experiment. ValueError if there is none."""
+    found: dict[str, list[Bench]] = {}
+    for bench in benches(results):
+        found.setdefault(bench.experiment, []).append(bench)
+    return found
+
+
+def _benches_of(root: Path, results: Path) -> Iterator[Bench]:
+    raw = list(records(root))
+    frame, samples = _records_frame(raw), _samples_frame(raw)
+    name = results.resolve().name if root == results else root.relative_to(results).as_posix()
+    for who, group in frame.groupby(["machine", "model", "reference"], sort=True):
+        machine, model, reference = (str(part) for part in who)
+        mine = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
+        told = tuple(raw[int(place)] for place in group.index)
+        labelled = group.assign(label=labels(group)).reset_index(drop=True)
+        yield Bench(name, root, machine, model, reference, labelled, mine.reset_index(drop=True), told)
+
+
+def labels(frame: pd.DataFrame) -> pd.Series:
+    """A method's name, with the fields in which records of that method differ.
+
+    What over three quarters of them share goes without saying, and so do tables of numbers.
+    """
+
+    def label(row: pd.Series) -> str:
+        peers = list(frame[frame["method"] == row["method"]]["fields"])
+        told = {name: value for name, value in row["fields"].items() if not _is_table(value)}
+        shared = {name: sum(peer.get(name) == value for peer in peers) / len(peers) for name, value in told.items()}
+        varied = [name for name in told if shared[name] <= USUAL]
+        return " ".join([row["method"], *(f"{name}={told[name]}" for name in varied)])
+
+    return frame.apply(label, axis=1)
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a field holds calibrated numbers: a polynomial, or ratios for every step."""
+    longest = max(map(_length, value.values()), default=0) if isinstance(value, dict) else _length(value)
+    return longest > 3
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 1

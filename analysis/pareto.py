@@ -1,31 +1,29 @@
-"""Quality against speed, every method at several settings: `python -m analysis.pareto results/methods tiny_wan`.
+"""Quality against speed, every method at several settings: quality at equal speed, and speed at equal quality.
 
-Prints who is where at 1.5, 2 and 2.5 times, in Markdown, and draws the curves. Speed is the ratio of MACs, or of
-latency: each record's measured efficiency (latency ratio over MACs ratio, interleaved in one process) times its MACs
-ratio over all prompts. Intervals are 95 %, over prompts.
+Speed is the ratio of MACs, or of latency: each record's measured efficiency (latency ratio over MACs ratio, timed in
+turn in one process) times its MACs ratio over all prompts. Intervals are 95 %, over prompts.
 """
 
 from __future__ import annotations
 
-import argparse
-import functools
-import sys
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .load import load_samples, one_machine
-from .stats import at_speedup, bootstrap
-from .tables import markdown
+from .load import NO_CACHE, Bench
+from .render import Block, Cell, Table
+from .stats import at_quality, at_speedup, interval, weights
 
-Measure = Callable[[np.ndarray], float]  # of the prompts with these indices
 TARGETS = (1.5, 2.0, 2.5)
-BASELINE = "uniform prediction"
+RESAMPLES = 1000
+BASELINES = ("uniform prediction", "fewer_steps")  # the first that is there
 METRICS = {"psnr@2": "PSNR dB", "ssim@2": "SSIM"}
+SPECS = {"psnr@2": ".2f", "ssim@2": ".4f"}
+LEVELS = ("high", "middle", "low")  # quality: the quartiles of all settings
+ROUNDED = {"psnr@2": 0, "ssim@2": 3}  # digits of the qualities at which speeds are compared
 # What makes another curve of one method, and its usual value, which is not named.
 CURVE_FIELDS = {
     "damping": 1.0,
@@ -38,9 +36,14 @@ CURVE_FIELDS = {
 
 @dataclass
 class Curve:
-    """One method's settings: `speedups` (settings, prompts) by MACs, `efficiency` a setting, scores by metric."""
+    """One method's settings: `macs` (settings, prompts), `efficiency` (settings), `scores` as `macs`, by metric.
+
+    Of a prompt with several seeds each is the mean over its seeds; a video without a score has no say. labels: each
+    setting's, as in the bench's records.
+    """
 
     name: str
+    labels: list[str]
     macs: np.ndarray
     reference_macs: float
     efficiency: np.ndarray
@@ -53,7 +56,11 @@ class Curve:
 
     def at(self, metric: str, target: float, latency: bool, prompts: np.ndarray) -> float:
         """Mean score over these prompts at a speedup."""
-        return at_speedup(self.speedups(prompts, latency), mean_score(self.scores[metric][:, prompts]), target)
+        return float(at_speedup(self.speedups(prompts, latency), mean_score(self.scores[metric][:, prompts]), target))
+
+    def speed_at(self, metric: str, target: float, latency: bool, prompts: np.ndarray) -> float:
+        """The speedup at which the mean score over these prompts is `target`."""
+        return float(at_quality(self.speedups(prompts, latency), mean_score(self.scores[metric][:, prompts]), target))
 
 
 def mean_score(scores: np.ndarray) -> np.ndarray:
@@ -62,28 +69,33 @@ def mean_score(scores: np.ndarray) -> np.ndarray:
     return np.divide(np.nansum(scores, -1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
-def curves(results: Path, model: str) -> tuple[dict[str, Curve], int]:
-    """All curves of one model on one machine, over the prompts that every record has; and the number of prompts.
+def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
+    """All curves of a bench, over the prompts that every record has; and the number of prompts.
 
-    Raises ValueError if there are no records, records of several machines, or no common prompt.
+    Raises ValueError if the records have no prompt and seed in common. Failed records, without samples, are left out.
     """
-    records, samples = one_machine(results, model), load_samples(results)
-    samples = samples[samples["id"].isin(records["id"])].assign(key=lambda s: s["prompt"] + "|" + s["seed"].astype(str))
-    keys = sorted(set.intersection(*(set(group["key"]) for _, group in samples.groupby("id"))))
+    cached = bench.records[(bench.records["method"] != NO_CACHE) & (bench.records["samples"] > 0)]
+    samples = bench.samples[bench.samples["id"].isin(cached["id"])]
+    groups = [set(zip(group["prompt"], group["seed"], strict=True)) for _, group in samples.groupby("id")]
+    keys = set.intersection(*groups) if groups else set()
     if not keys:
-        raise ValueError("the records have no prompt in common")
+        raise ValueError(f"the records of {bench.experiment} have no prompt in common")
+    common = [key in keys for key in zip(samples["prompt"], samples["seed"], strict=True)]
+    values = ["macs", *(metric for metric in METRICS if metric in samples)]
+    means = samples[common].groupby(["id", "prompt"])[values].mean()
     found: dict[str, Curve] = {}
-    cached = records[records["method"] != "none"]
     for name, group in cached.groupby(cached.apply(_curve_name, axis=1)):
-        tables = [samples[samples["id"] == identity].set_index("key").loc[keys] for identity in group["id"]]
+        tables = [means.loc[identity].sort_index() for identity in group["id"]]
+        nothing = np.full(len(tables[0]), np.nan)
         found[str(name)] = Curve(
             str(name),
+            list(group["label"]),
             np.stack([table["macs"].to_numpy(float) for table in tables]),
             float(group["macs_reference_peta_per_video"].iloc[0]) * 1e15,
-            group.get("speedup_over_macs_speedup_median", pd.Series(np.nan, group.index)).to_numpy(float),
-            {metric: np.stack([table[metric].to_numpy(float) for table in tables]) for metric in METRICS},
+            group["speedup_over_macs_speedup_median"].to_numpy(float),
+            {m: np.stack([table[m].to_numpy(float) if m in table else nothing for table in tables]) for m in METRICS},
         )
-    return found, len(keys)
+    return found, len({prompt for prompt, _ in keys})
 
 
 def _curve_name(record: pd.Series) -> str:
@@ -94,113 +106,93 @@ def _curve_name(record: pd.Series) -> str:
     return " ".join([*words, *(f"{name.replace('_', ' ')} {fields[name]}" for name in told)])
 
 
-def standings(
-    found: dict[str, Curve], prompts: int, metric: str, latency: bool, against: str = BASELINE
-) -> pd.DataFrame:
-    """One row a curve: the score at each target with its interval, and the paired difference to the curve `against`."""
-    baseline = found.get(against)
+def qualities(found: dict[str, Curve], metric: str) -> list[float]:
+    """Scores at which speeds are compared: the quartiles of all settings' means, the highest first; empty without."""
+    means = np.concatenate([mean_score(curve.scores[metric]) for curve in found.values()])
+    means = means[~np.isnan(means)]
+    return [round(float(v), ROUNDED[metric]) for v in np.percentile(means, [75, 50, 25])] if len(means) else []
+
+
+def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> list[Table]:
+    """Quality at equal speed and speed at equal quality, a block for each bench, metric and kind of speed.
+
+    against: the curve that the paired differences are to; None: the first of BASELINES that is there. Benches in which
+    no method has two settings on common prompts are left out; nothing is left: no tables. ValueError for a curve that
+    is in none.
+    """
+    told = []
+    for bench in benches:
+        with contextlib.suppress(ValueError):
+            found, prompts = curves(bench)
+            if any(len(curve.labels) > 1 for curve in found.values()):
+                told.append((bench.heading, found, prompts))
+    there = dict.fromkeys(curve for _, found, _ in told for curve in found)
+    if against and told and against not in there:
+        raise ValueError(f"no curve {against!r} in {name}; there are: {', '.join(there)}")
+    speed, quality = [], []
+    for title, found, prompts in told:
+        baseline = next((found[curve] for curve in ([against] if against else BASELINES) if curve in found), None)
+        timed = not any(np.isnan(curve.efficiency).any() for curve in found.values())
+        for metric, unit in METRICS.items():
+            levels = qualities(found, metric)
+            for latency in ((False, True) if timed else (False,)) if levels else ():
+                points = {curve.name: _resampled(curve, metric, latency, prompts) for curve in found.values()}
+                by, n = "latency" if latency else "MACs", f"{prompts} prompts"
+                rows = _rows(points, baseline, at_speedup, TARGETS, Cell(spec=SPECS[metric]))
+                speed.append(Block(f"{title}: {unit} at equal {by}, {n}", rows))
+                rows = _rows(points, baseline, at_quality, levels, Cell(unit="×"))
+                at = " / ".join(f"{level:g}" for level in levels)
+                quality.append(Block(f"{title}: speedup by {by} at {unit} {at}, {n}", rows))
+    notes = [
+        "Over the prompts that all records of a block have; brackets: 95 % bootstrap intervals over prompts.",
+        "On straight lines between a method's settings, over the share of the cost that is left; – where no two "
+        "settings lie on either side.",
+        f"Differences are paired, prompt by prompt, to {against or ' or else '.join(BASELINES)}.",
+    ]
+    fast = [f"at {target:g}×" for target in TARGETS]
+    good = [f"at {level} quality" for level in LEVELS]
+    made = [
+        Table(f"{name}-equal-speed", f"{name}: quality at equal speed", _heads(fast), speed, notes),
+        Table(f"{name}-equal-quality", f"{name}: speedup at equal quality", _heads(good), quality, notes),
+    ]
+    return [table for table in made if table.blocks]
+
+
+def _heads(targets: Sequence[str]) -> tuple[str, ...]:
+    return ("method", *(head for target in targets for head in (target, f"difference {target}")))
+
+
+def _resampled(curve: Curve, metric: str, latency: bool, prompts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Speedups and mean scores (1 + resamples, settings), the first of all prompts."""
+    drawn, scores = weights(prompts, RESAMPLES), curve.scores[metric]
+    macs = drawn @ curve.macs.T / prompts
+    totals, counts = drawn @ np.nan_to_num(scores).T, drawn @ (~np.isnan(scores)).T
+    means = np.divide(totals, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    return curve.reference_macs / macs * (curve.efficiency if latency else 1.0), means
+
+
+def _rows(
+    points: dict[str, tuple[np.ndarray, np.ndarray]],
+    baseline: Curve | None,
+    measure: Callable[[np.ndarray, np.ndarray, float], np.ndarray],
+    targets: Sequence[float],
+    style: Cell,
+) -> list[list[Cell]]:
+    """A row a curve: its number at each target, and the paired difference to the baseline; the best first."""
+    measured = {name: [measure(*each, target) for target in targets] for name, each in points.items()}
+    middle = {name: np.nan_to_num(values[len(targets) // 2][0], nan=-np.inf) for name, values in measured.items()}
+    theirs = measured[baseline.name] if baseline else []
     rows = []
-    for curve in found.values():
-        row: dict[str, Any] = {"method": curve.name}
-        for target in TARGETS:
-            there = functools.partial(curve.at, metric, target, latency)
-            row[f"{target:g}×"] = _cell(there, prompts, metric)
-            if baseline is not None and curve is not baseline:
-                theirs = functools.partial(baseline.at, metric, target, latency)
-                name = against.split()[0]
-                row[f"− {name} at {target:g}×"] = _cell(_minus(there, theirs), prompts, metric, signed=True)
-        row["order"] = curve.at(metric, 2.0, latency, np.arange(prompts))
+    for name in sorted(measured, key=lambda name: (-middle[name], name)):
+        row = [Cell(text=name)]
+        for number, mine in enumerate(measured[name]):
+            row.append(_cell(mine, style))
+            same = baseline is None or name == baseline.name
+            row.append(Cell() if same else _cell(mine - theirs[number], style, sign="+"))
         rows.append(row)
-    table = pd.DataFrame(rows).sort_values("order", ascending=False, na_position="last").drop(columns="order")
-    return table.fillna("–")
+    return rows
 
 
-def _minus(a: Measure, b: Measure) -> Measure:
-    return lambda prompts: a(prompts) - b(prompts)
-
-
-def _cell(measure: Measure, prompts: int, metric: str, signed: bool = False) -> str:
-    value, low, high = bootstrap(measure, prompts, resamples=1000)
-    if np.isnan(value):
-        return "–"
-    digits, sign = (2, "+") if metric.startswith("psnr") else (4, "+")
-    text = f"{value:{sign if signed else ''}.{digits}f}"
-    return text if np.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _mean_interval(scores: np.ndarray, prompts: int) -> tuple[float, float, float]:
-    return bootstrap(lambda chosen: float(mean_score(scores[chosen])), prompts, resamples=500)
-
-
-def draw(found: dict[str, Curve], prompts: int, path: Path) -> None:
-    """PSNR and SSIM against both speeds, one line a curve, bars of the 95 % interval over prompts."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    colours = [plt.get_cmap("tab20")(number) for number in range(20)]
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9), sharey="row")
-    everything = np.arange(prompts)
-    for number, curve in enumerate(found.values()):
-        for row, (metric, title) in enumerate(METRICS.items()):
-            values = curve.scores[metric]
-            intervals = [_mean_interval(each, prompts) for each in values]
-            mean, low, high = np.array(intervals).T
-            for column, latency in enumerate((False, True)):
-                x = curve.speedups(everything, latency)
-                if np.isnan(x).any():
-                    continue
-                order = np.argsort(x)
-                control = curve.name.startswith(("uniform", "fewer"))
-                axes[row, column].errorbar(
-                    x[order], mean[order], [(mean - low)[order], (high - mean)[order]], label=curve.name,
-                    color="black" if control else colours[number % 20], linestyle=":" if control else "-",
-                    marker="os^vD"[number // 4 % 5], markersize=4, linewidth=1.2, elinewidth=0.4,
-                )  # fmt: skip
-                axes[row, column].set_xlabel("speedup by latency" if latency else "speedup by MACs")
-                axes[row, column].set_ylabel(title)
-                axes[row, column].grid(alpha=0.3)
-    for row, metric in enumerate(METRICS):  # the few best and worst points would flatten all others
-        means = np.concatenate([mean_score(curve.scores[metric]) for curve in found.values()])
-        low, high = np.percentile(means, [12, 94])
-        axes[row, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.subplots_adjust(right=0.76)
-    figure.legend(handles, labels, loc="center left", bbox_to_anchor=(0.77, 0.5), fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
-
-
-def main() -> int:
-    """Print the standings, draw the curves; exit code 2 with one line if there is nothing to show."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("model", nargs="?", default="tiny_wan")
-    parser.add_argument("--against", default=BASELINE, help="the curve that others are compared with")
-    parser.add_argument("--figure", type=Path, help="where to draw the curves")
-    args = parser.parse_args()
-    try:
-        found, prompts = curves(args.results, args.model)
-    except ValueError as error:
-        print(f"analysis: {error}", file=sys.stderr)
-        return 2
-    if args.against not in found:
-        print(f"analysis: no curve {args.against!r}; there are: {', '.join(found)}", file=sys.stderr)
-        return 2
-    for metric, title in METRICS.items():
-        for latency in (False, True):
-            if latency and all(np.isnan(curve.efficiency).any() for curve in found.values()):
-                continue
-            print(f"\n{title} at equal {'latency' if latency else 'MACs'} ({prompts} prompts)\n")
-            print(markdown(standings(found, prompts, metric, latency, args.against)))
-    if identical := sum(int(np.isnan(curve.scores["psnr@2"]).sum()) for curve in found.values()):
-        print(f"\n{identical} videos have no PSNR, being identical to their reference, and are left out of its means.")
-    if args.figure:
-        draw(found, prompts, args.figure)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _cell(measured: np.ndarray, style: Cell, sign: str = "") -> Cell:
+    found = interval(measured[0], measured[1:])
+    return Cell(*found, sign + style.spec, style.unit)

@@ -3,40 +3,143 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 RESAMPLES = 2000
+PERCENTILES = (2.5, 97.5)
+
+
+class Interval(NamedTuple):
+    """A value and its 95 % interval; the ends are NaN where there is none, the value where there is nothing."""
+
+    value: float
+    low: float
+    high: float
+
+
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def bootstrap(
     measure: Callable[[np.ndarray], float], prompts: int, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float, float]:
+) -> Interval:
     """`measure` of all prompts, and its 95 % percentile interval over prompts drawn with replacement.
 
     `measure` gets indices of prompts (with repeats) and returns a number; resamples where it is NaN are left out. The
-    interval is NaN if fewer than nine in ten resamples gave a number.
+    interval is NaN if fewer than nine in ten resamples gave a number, or if there is but one prompt.
     """
-    generator = np.random.default_rng(seed)
     value = measure(np.arange(prompts))
+    if prompts < 2:
+        return Interval(value, float("nan"), float("nan"))
+    generator = np.random.default_rng(seed)
     drawn = np.array([measure(generator.integers(prompts, size=prompts)) for _ in range(resamples)])
-    drawn = drawn[~np.isnan(drawn)]
-    if len(drawn) < 0.9 * resamples:
-        return value, float("nan"), float("nan")
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return value, float(low), float(high)
+    return interval(value, drawn)
 
 
-def at_speedup(speedups: np.ndarray, scores: np.ndarray, target: float) -> float:
+def interval(value: float, drawn: np.ndarray) -> Interval:
+    """A value with the 95 % percentile interval of its resamples; none if over a tenth of them are NaN."""
+    kept = drawn[~np.isnan(drawn)]
+    if len(kept) < 0.9 * len(drawn):
+        return Interval(float(value), float("nan"), float("nan"))
+    low, high = np.percentile(kept, PERCENTILES)
+    return Interval(float(value), float(low), float(high))
+
+
+def weights(prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each prompt is drawn: (1 + resamples, prompts), the first row each once. For measures that are sums."""
+    chosen = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
+    counts = np.stack([(chosen == prompt).sum(1) for prompt in range(prompts)], axis=1)
+    return np.concatenate([np.ones((1, prompts)), counts])
+
+
+def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The mean of the values that are there, and its 95 % bootstrap interval over prompts.
+
+    All seeds of a prompt are drawn together. `values` and `prompts` go row by row; NaN has no say.
+    """
+    there = values.notna()
+    if not there.any():
+        return NOTHING
+    grouped = values[there].astype(float).groupby(prompts[there])
+    totals, counts = grouped.sum().to_numpy(), grouped.count().to_numpy()
+    value = totals.sum() / counts.sum()
+    if len(totals) < 2:
+        return Interval(float(value), float("nan"), float("nan"))
+    chosen = np.random.default_rng(seed).integers(len(totals), size=(resamples, len(totals)))
+    return interval(value, totals[chosen].sum(1) / counts[chosen].sum(1))
+
+
+def paired(mine: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> tuple[Interval, int]:
+    """The mean difference of two methods' scores over the (prompt, seed) that both have, its interval; how many."""
+    keys = ["prompt", "seed"]
+    both = mine[[*keys, metric]].merge(theirs[[*keys, metric]], on=keys, suffixes=("", " theirs")).dropna()
+    return mean_interval(both[metric] - both[f"{metric} theirs"], both["prompt"]), len(both)
+
+
+def worst(samples: pd.DataFrame, metric: str, count: int, lower_is_better: bool = False) -> pd.DataFrame:
+    """The `count` samples with the worst score, the worst first; those without a score never count."""
+    scored = samples[samples[metric].notna()]
+    return scored.sort_values([metric, "prompt"], ascending=[not lower_is_better, True], kind="stable").head(count)
+
+
+def pareto_front(speeds: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Which points no other point is at least as fast and as good as, and better in one: booleans. Higher is better.
+
+    Points without a speed or a score are not in it; of equal points all are.
+    """
+    speeds, scores = np.asarray(speeds, dtype=float), np.asarray(scores, dtype=float)
+    as_fast, as_good = speeds[:, None] >= speeds, scores[:, None] >= scores
+    better = (speeds[:, None] > speeds) | (scores[:, None] > scores)
+    return ~((as_fast & as_good & better).any(0) | np.isnan(speeds) | np.isnan(scores))
+
+
+def at_speedup(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
     """The score of a method at `target` speedup, on straight lines between its settings; NaN outside their range.
 
     Interpolated over 1/speedup, the share of the cost that is left. Of settings equally fast the better counts.
+    speedups, scores: (..., settings). Returns (...), a float where that is nothing.
     """
-    costs = 1 / np.asarray(speedups, dtype=float)
-    order = np.lexsort((np.asarray(scores), costs))
-    costs, scores = costs[order], np.asarray(scores, dtype=float)[order]
-    last = np.append(costs[1:] != costs[:-1], True)  # of equal costs the last has the best score
-    costs, scores = costs[last], scores[last]
-    if not costs[0] <= 1 / target <= costs[-1]:
-        return float("nan")
-    return float(np.interp(1 / target, costs, scores))
+    costs, scores = _lines(speedups, scores)
+    after = np.clip((costs < 1 / target).sum(-1, keepdims=True), 1, max(costs.shape[-1] - 1, 1))
+    if costs.shape[-1] == 1:
+        return np.where(costs == 1 / target, scores, np.nan)[..., 0][()]
+    (c0, s0), (c1, s1) = (
+        (np.take_along_axis(costs, place, -1)[..., 0], np.take_along_axis(scores, place, -1)[..., 0])
+        for place in (after - 1, after)
+    )
+    inside = (c0 <= 1 / target) & (1 / target <= c1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = s0 + (s1 - s0) * (1 / target - c0) / (c1 - c0)
+    found = np.where(c0 == 1 / target, s0, np.where(c1 == 1 / target, s1, between))
+    return np.where(inside, found, np.nan)[()]
+
+
+def at_quality(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
+    """The greatest speedup at which a method's line has the score `target`; NaN where no two settings bracket it.
+
+    The line is that of `at_speedup`, so that each undoes the other where scores fall with speed. Shapes as there.
+    """
+    costs, scores = _lines(speedups, scores)
+    here, after = scores[..., :-1], scores[..., 1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = costs[..., :-1] + (target - here) / (after - here) * np.diff(costs, axis=-1)
+        crossed = (np.minimum(here, after) < target) & (target < np.maximum(here, after))
+    candidates = np.full((*costs.shape[:-1], 2 * costs.shape[-1] - 1), np.nan)  # settings, and the lines between them
+    candidates[..., ::2] = np.where(scores == target, costs, np.nan)
+    candidates[..., 1::2] = np.where(crossed, crossing, np.nan)
+    first = np.argmax(~np.isnan(candidates), -1)[..., None]  # the fastest; any where there is none
+    return (1 / np.take_along_axis(candidates, first, -1)[..., 0])[()]
+
+
+def _lines(speedups: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Costs in rising order and their scores; of equal costs each has the best score of them."""
+    costs, scores = np.broadcast_arrays(1 / np.asarray(speedups, dtype=float), np.asarray(scores, dtype=float))
+    order = np.lexsort((scores, costs), axis=-1)
+    costs, scores = np.take_along_axis(costs, order, -1), np.take_along_axis(scores, order, -1)
+    for place in range(costs.shape[-1] - 2, -1, -1):
+        same = costs[..., place] == costs[..., place + 1]
+        scores[..., place] = np.where(same, scores[..., place + 1], scores[..., place])
+    return costs, scores

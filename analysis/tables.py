@@ -1,85 +1,134 @@
-"""The table of one model on one machine, in Markdown: `python -m analysis.tables results [model]`."""
+"""Tables from records, in Markdown, LaTeX and CSV: `python -m analysis tables [results] [--out tables]`.
+
+An experiment is a folder of records. `table1` to `table4` get the layout of the paper's table of that number; every
+other gets the general one, the paired comparisons of pareto.py where its methods have several settings, and all get
+their worst videos. A row's latency and speedup come from its own record, timed in one process: two machines, or two
+uncached references, are two blocks and never share a number.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+from . import pareto
+from .cells import Row
+from .layouts import GENERAL, LAYOUTS, Layout
+from .load import NO_CACHE, Bench, experiments
+from .noise import noise_floor
+from .render import Block, Cell, Table
+from .stats import worst
 
-from .load import load_samples, one_machine
-
-COLUMNS = ("method", "steps computed", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM", "n")
-
-
-def labels(frame: pd.DataFrame) -> pd.Series:
-    """A method's name, with the fields in which records of that method differ; tables of numbers are left out."""
-
-    def label(row: pd.Series) -> str:
-        peers = frame[frame["method"] == row["method"]]["fields"]
-        told = {name: value for name, value in row["fields"].items() if not _is_table(value)}
-        varied = [name for name, value in told.items() if any(peer.get(name) != value for peer in peers)]
-        return " ".join([row["method"], *(f"{name}={told[name]}" for name in varied)])
-
-    return frame.apply(label, axis=1)
+CONVENTION = "raw"
+WORST = 10
 
 
-def _is_table(value: Any) -> bool:
-    """Whether a field holds calibrated numbers: a polynomial, or ratios for every step."""
-    longest = max(map(_length, value.values()), default=0) if isinstance(value, dict) else _length(value)
-    return longest > 3
+def tables(results: Path, convention: str = CONVENTION, against: str | None = None) -> list[Table]:
+    """Every table of a results folder. convention: whose PSNR, SSIM and LPIPS (docs/fidelity.md).
+
+    against: the curve that comparisons at equal speed and quality are to. Raises ValueError if there are no records.
+    """
+    made, found = [], experiments(results)
+    _check(convention, [bench for benches in found.values() for bench in benches])
+    for experiment, benches in found.items():
+        name = experiment.replace("/", "-")
+        layout = LAYOUTS.get(experiment.rpartition("/")[2], GENERAL)
+        made.append(main_table(name, layout, benches, convention))
+        made += pareto.tables(name, benches, against) if layout.curves else []
+        made += worst_table(name, benches, convention)
+    return made
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list) else 1
+def _check(convention: str, benches: Sequence[Bench]) -> None:
+    """ValueError for a convention of which no record has a score."""
+    scored = {str(name).partition("@")[0] for bench in benches for name in bench.samples if "@" in str(name)}
+    there = {name.rpartition(".")[0] or CONVENTION for name in scored} | {CONVENTION}
+    if convention not in there:
+        raise ValueError(f"no record has scores by {convention!r}; there are: {', '.join(sorted(there))}")
 
 
-def method_table(results: Path, model: str, machine: str | None = None) -> pd.DataFrame:
-    """One row a method, the reference first, then by MACs. Raises ValueError for records of two machines."""
-    frame, samples = one_machine(results, model, machine), load_samples(results)
-    frame = frame.assign(label=labels(frame), none=frame["method"] != "none")
-    frame = frame.sort_values(["none", "macs_peta_per_video"], ascending=[True, False])
-    rows = [_row(row, samples[samples["id"] == row["id"]]) for _, row in frame.iterrows()]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _row(row: pd.Series, samples: pd.DataFrame) -> list[Any]:
-    def mean(name: str, digits: int) -> str:
-        scored = samples[name].notna().any() if name in samples else False
-        return f"{samples[name].mean():.{digits}f}" if scored else "–"
-
-    timed = pd.notna(row.get("speedup_median"))
-    half = (row["speedup_max"] - row["speedup_min"]) / 2 if timed else 0
-    return [
-        row["label"],
-        f"{samples['computed'].mean():.3g}/{samples['steps'].mean():.3g}",
-        f"{row['macs_peta_per_video']:.3g}",
-        f"{row['macs_speedup']:.2f}×",
-        f"{row['denoise_seconds_median']:.2f}" if timed else "–",
-        f"{row['speedup_median']:.2f}× ± {half:.2f}" if timed else "–",
-        f"{row['speedup_over_macs_speedup_median']:.2f}" if timed else "–",
-        mean("psnr@2", 2),
-        mean("ssim@2", 4),
-        len(samples),
+def main_table(name: str, layout: Layout, benches: Sequence[Bench], convention: str = CONVENTION) -> Table:
+    """One row a record, one block a bench, in the order of the layout. `layout.optional` columns go if all missing."""
+    rows: dict[str, list[Row]] = {}
+    notes = []
+    for bench in benches:
+        every = [Row(bench, number, convention) for number in range(len(bench.records))]
+        kept = [row for row in every if layout.kept(row)]
+        heading = bench.machine if layout.merged else bench.heading
+        if heading in rows and not layout.merged:  # two uncached references of one size
+            heading = f"{heading}; against {bench.reference}"
+        rows[heading] = sorted([*rows.get(heading, []), *kept], key=layout.order)
+        notes += [f"{bench.model}: {line}" for line in noise_floor(bench).words()]
+        notes += [f"{bench.model}, {row.label}: failed: {row.record['error']}" for row in kept if row.failed]
+        if absent := layout.absent(every):
+            notes.append(f"{bench.model}: no record of {', '.join(absent)}.")
+    blocks = [Block(heading, [layout.cells(row) for row in group]) for heading, group in rows.items()]
+    shown = [
+        place
+        for place, column in enumerate(layout.columns)
+        if column not in layout.optional or any(not row[place].missing for block in blocks for row in block.rows)
     ]
+    blocks = [Block(block.heading, [[row[place] for place in shown] for row in block.rows]) for block in blocks]
+    columns = tuple(layout.columns[place] for place in shown)
+    title = layout.title or f"{name}: every record"
+    return Table(name, title, columns, blocks, [*layout.notes(benches, convention), *notes])
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A GitHub table: first column to the left, the rest to the right."""
-    lines = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *table.astype(str).values.tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def worst_table(name: str, benches: Sequence[Bench], convention: str = CONVENTION, count: int = WORST) -> list[Table]:
+    """The `count` prompts with the lowest mean PSNR over all cached records, and who is worst on each; [] without."""
+    blocks = []
+    for bench in benches:
+        first = Row(bench, 0, convention)
+        psnr, ssim = first.metric("psnr"), first.metric("ssim")
+        if psnr is None:
+            continue
+        cached = bench.samples[bench.samples["method"] != NO_CACHE]
+        by_video = cached.groupby(["prompt", "seed"])
+        videos = by_video[[metric for metric in (psnr, ssim) if metric]].mean().reset_index()
+        named = bench.records.set_index("id")["label"]
+        rows = []
+        for _, video in worst(videos, psnr, count).iterrows():
+            mine = cached[(cached["prompt"] == video["prompt"]) & (cached["seed"] == video["seed"])]
+            lowest = worst(mine, psnr, 1).iloc[0]
+            rows.append([
+                Cell(text=f"{video['prompt']} (seed {video['seed']})"),
+                Cell(video[psnr]), Cell(video[ssim] if ssim else None, spec=".4f"),
+                Cell(lowest[psnr]), Cell(text=named[lowest["id"]]), Cell(int(mine[psnr].notna().sum()), spec="d"),
+            ])  # fmt: skip
+        if rows:
+            blocks.append(Block(bench.heading, rows))
+    columns = ("prompt", "mean PSNR (dB)", "mean SSIM", "lowest PSNR (dB)", "of", "records")
+    notes = [
+        f"The {count} prompts with the lowest mean over all cached records of a block, the worst first; videos "
+        "identical to their reference have no PSNR and are left out of its mean."
+    ]
+    return [Table(f"{name}-worst", f"{name}: the worst prompts", columns, blocks, notes)] if blocks else []
 
 
-def main() -> int:
-    """Print the table; exit code 2 with one line if there is none."""
-    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
-    model = sys.argv[2] if len(sys.argv) > 2 else "tiny_wan"
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tables; exit code 2 with one line if there is nothing to show."""
+    parser = argparse.ArgumentParser(prog="analysis tables", description=__doc__)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    parser.add_argument("--out", default="tables", help="folder to write to; - prints them in Markdown instead")
+    parser.add_argument("--convention", default=CONVENTION, help="whose PSNR, SSIM, LPIPS: raw, videosys, easycache, …")
+    parser.add_argument("--against", help="the method that comparisons at equal speed and quality are to")
+    args = parser.parse_args(argv)
+    began = time.perf_counter()
     try:
-        print(markdown(method_table(results, model)))
-    except ValueError as error:
+        made = tables(args.results, args.convention, args.against)
+        for table in made:
+            if args.out == "-":
+                print(table.markdown())
+                continue
+            print(", ".join(str(path) for path in table.write(Path(args.out))))
+    except (OSError, ValueError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
+    if args.out != "-":
+        print(f"{len(made)} tables ({time.perf_counter() - began:.1f} s)")
     return 0
 
 

@@ -1,91 +1,86 @@
-"""Curves of quality against speed: interpolation and intervals by hand, and a figure from records."""
+"""Curves of quality against speed: equal speed, equal quality, and pairs, from records with known numbers."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis import pareto
-from analysis.stats import at_speedup, bootstrap
+from analysis.load import benches
+
+from .analysis_parts import record, write
 
 
-def test_interpolation_is_linear_in_the_cost_left():
-    speedups, scores = np.array([1.0, 2.0, 4.0]), np.array([50.0, 40.0, 20.0])
-    assert at_speedup(speedups, scores, 2.0) == 40
-    assert at_speedup(speedups, scores, 4 / 3) == pytest.approx(45)  # three quarters of the cost, half way to one half
-    assert np.isnan(at_speedup(speedups, scores, 5.0))
-    assert at_speedup(np.array([2.0, 2.0, 1.0]), np.array([30.0, 33.0, 50.0]), 2.0) == 33
+def bench(tmp_path, seeds=1):
+    found = [
+        record("uniform", 1.4, 40.0, seeds=seeds, reuse="prediction", steps=36),
+        record("uniform", 3.0, 30.0, seeds=seeds, reuse="prediction", steps=17),
+        record("uniform", 1.4, 45.0, seeds=seeds, reuse="extrapolate", damping=0.5, steps=36),
+        record("uniform", 3.0, 35.0, seeds=seeds, reuse="extrapolate", damping=0.5, steps=17),
+        record("teacache", 1.9, 39.0, seeds=seeds, reuse="stack", threshold=0.1, retention_steps=False),
+        record("teacache", 2.1, 37.0, seeds=seeds, reuse="stack", threshold=0.2, retention_steps=False),
+        record("teacache", 1.8, 33.0, seeds=seeds, reuse="stack", threshold=0.1, retention_steps=True),
+    ]
+    return benches(write(tmp_path, record("none", seeds=seeds), *found))
 
 
-def test_the_interval_covers_the_mean_and_shrinks_with_prompts():
-    generator = np.random.default_rng(1)
-    widths = []
-    for prompts in (16, 256):
-        values = generator.normal(30, 2, prompts)
-        mean, low, high = bootstrap(lambda p, v=values: float(v[p].mean()), prompts)
-        assert low < mean < high
-        assert high - low == pytest.approx(2 * 1.96 * values.std() / prompts**0.5, rel=0.15)
-        widths.append(high - low)
-    assert widths[0] > 2 * widths[1]
+def cells(table, block=0):
+    return {row[0].text: dict(zip(table.columns, row, strict=True)) for row in table.blocks[block].rows}
 
 
-def test_pairs_that_always_differ_by_one_have_no_spread():
-    a = np.random.default_rng(0).normal(30, 5, 16)
-    assert bootstrap(lambda p: float((a + 1)[p].mean() - a[p].mean()), 16) == pytest.approx((1, 1, 1))
-
-
-def write(results: Path, name: str, settings: dict[float, float], **fields: object) -> None:
-    for speedup, psnr in settings.items():
-        samples = [
-            {"prompt": f"p{i}", "seed": 0, "steps": 50, "computed": 20, "macs": 1e12 / speedup, "seconds": 1.0}
-            | {"fidelity": {"psnr@2": psnr + i, "ssim@2": psnr / 50}}
-            for i in range(4)
-        ]
-        record = {
-            "id": f"{name}{fields}{speedup}",
-            "reference": "none",
-            "status": "ok",
-            "recipe": {"backbone": {"name": "tiny"}, "method": {"name": name, "version": 1, **fields}},
-            "machine": {"name": "m"},
-            "macs": {"peta_per_video": 1e-3 / speedup, "reference_peta_per_video": 1e-3, "speedup": speedup},
-            "latency": None,
-            "samples": samples,
-        }
-        path = results / "records" / "m" / "tiny" / f"{abs(hash(record['id']))}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
-
-
-def test_standings_and_figure_from_records(tmp_path, capsys, monkeypatch):
-    write(tmp_path, "uniform", {1.4: 40.0, 3.0: 30.0}, reuse="prediction")
-    write(tmp_path, "uniform", {1.4: 45.0, 3.0: 35.0}, reuse="extrapolate", damping=0.5)
-    write(tmp_path, "teacache", {1.9: 39.0, 2.1: 37.0}, reuse="stack", threshold=0.1, retention_steps=False)
-    write(tmp_path, "teacache", {1.8: 33.0, 2.2: 31.0}, reuse="stack", threshold=0.1, retention_steps=True)
-    monkeypatch.setattr("sys.argv", ["pareto", str(tmp_path), "tiny", "--figure", str(tmp_path / "f" / "x.png")])
-    assert pareto.main() == 0
-    printed = capsys.readouterr().out
-    rows = {line.split(" | ")[0].strip("| "): line for line in printed.splitlines() if line.startswith("| ")}
-    assert set(rows) >= {
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_scores_at_equal_speed(tmp_path, seeds):
+    speed, _ = pareto.tables("x", bench(tmp_path, seeds))
+    found = cells(speed)
+    assert set(found) == {
         "uniform prediction",
         "uniform extrapolate damping 0.5",
         "teacache stack",
         "teacache stack retention steps True",
     }
-    assert (tmp_path / "f" / "x.png").stat().st_size > 10_000
-    found, prompts = pareto.curves(tmp_path, "tiny")
-    table = pareto.standings(found, prompts, "psnr@2", latency=False).set_index("method")
-    assert table.loc["teacache stack", "1.5×"] == "–"  # no setting that slow: nothing is extrapolated
-    assert table.loc["teacache stack", "2×"].startswith("39.4")
-    assert table.loc["uniform extrapolate damping 0.5", "− uniform at 2×"] == "+5.00 [5.00, 5.00]"
+    assert found["teacache stack"]["at 1.5×"].missing  # no setting that slow: nothing is extrapolated
+    between = 39 - 2 * (1 / 1.9 - 1 / 2) / (1 / 1.9 - 1 / 2.1)
+    assert found["teacache stack"]["at 2×"].value == pytest.approx(between + 1.5)  # prompt i has i dB more
+    apart = found["uniform extrapolate damping 0.5"]["difference at 2×"]
+    assert (apart.value, apart.low, apart.high) == pytest.approx((5, 5, 5))
+    assert found["uniform prediction"]["difference at 2×"].missing
+    assert speed.blocks[0].heading.endswith("PSNR dB at equal MACs, 4 prompts")
+    assert len(speed.blocks) == 4  # two metrics, by MACs and by latency
 
 
-def test_nothing_to_show_is_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["pareto", str(tmp_path), "tiny"])
-    assert pareto.main() == 2
-    assert capsys.readouterr().err == f"analysis: no records of tiny under {tmp_path}\n"
+def test_speed_at_equal_quality(tmp_path):
+    _, quality = pareto.tables("x", bench(tmp_path))
+    found, level = cells(quality), pareto.qualities(pareto.curves(bench(tmp_path)[0])[0], "psnr@2")[1]
+    mine = found["uniform prediction"]["at middle quality"].value
+    cost = np.interp(level, [31.5, 41.5], [1 / 3.0, 1 / 1.4])
+    assert mine == pytest.approx(1 / cost)
+    assert "/ 38 /" in quality.blocks[0].heading
+    assert level == 38
+
+
+def test_the_difference_may_be_to_any_curve(tmp_path):
+    speed, _ = pareto.tables("x", bench(tmp_path), "uniform extrapolate damping 0.5")
+    assert cells(speed)["uniform prediction"]["difference at 2×"].value == pytest.approx(-5)
+    with pytest.raises(ValueError, match="no curve 'magic' in x; there are: teacache"):
+        pareto.tables("x", bench(tmp_path), "magic")
+
+
+def test_prompts_that_not_all_have_are_left_out(tmp_path):
+    fewer = record("pab", 1.5, 30.0, spatial_range=2)
+    fewer["samples"] = fewer["samples"][1:3]
+    write(tmp_path, fewer)
+    found, prompts = pareto.curves(bench(tmp_path)[0])
+    assert prompts == 2
+    assert list(found["uniform prediction"].scores["psnr@2"][0]) in ([41.0, 42.0], [31.0, 32.0])
+
+
+def test_nothing_to_compare_is_no_table(tmp_path):
+    apart = record("pab", 1.5, 30.0, spatial_range=2)
+    apart["samples"] = [one | {"prompt": f"other {one['prompt']}"} for one in apart["samples"]]
+    write(tmp_path, apart)
+    assert pareto.tables("x", bench(tmp_path)) == []  # no prompt in common
+    write(tmp_path / "single", record("none"), record("pab", 1.5, 30.0))
+    assert pareto.tables("x", benches(tmp_path / "single")) == []  # no method at two settings
 
 
 def test_a_video_without_a_score_is_left_out_of_the_mean():

@@ -15,10 +15,9 @@ import pandas as pd
 
 from pcbench.store import Place, records
 
-from ..load import load_records, load_samples
+from ..load import folders, labels, load_records, load_samples
 from ..pareto import CURVE_FIELDS
 from ..stats import bootstrap
-from ..tables import labels
 
 DIGITS = 5  # significant, of every number in the page
 FIRST = ("psnr@2", "psnr@1", "ssim@2", "lpips@1")  # metrics in this order, others after them by name
@@ -26,16 +25,9 @@ NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "latent_psnr": "laten
 Key = tuple[str, int]  # prompt and seed
 
 
-def roots(results: Path) -> list[Path]:
-    """The folder itself and its children, as far as they hold records."""
-    return [
-        root for root in [results, *sorted(results.glob("*/"))] if next((root / "records").glob("*/*/*.json"), None)
-    ]
-
-
 def benches(results: Path) -> list[dict[str, Any]]:
     """Every bench under a results folder, each with `methods`, `metrics`, `prompts`. ValueError if there is none."""
-    found = [bench for root in roots(results) for bench in _benches_of(root, results)]
+    found = [bench for root in folders(results) for bench in _benches_of(root, results)]
     if not found:
         raise ValueError(f"no records under {results}")
     return found
@@ -51,7 +43,7 @@ def _benches_of(root: Path, results: Path) -> Iterator[dict[str, Any]]:
         methods = [_method(record, label, mine, metrics) for record, label in zip(told, labels(group), strict=True)]
         methods.sort(key=lambda method: (method["id"] != reference, method["macs"] or math.inf, method["label"]))
         yield {
-            "experiment": "" if root == results else root.name,
+            "experiment": "" if root == results else root.relative_to(results).as_posix(),
             "machine": machine,
             "model": model,
             "reference": reference,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 from methods import Method, PreciseCacheConfig
@@ -25,9 +25,10 @@ def table(name: str) -> list[dict[str, str]]:
 
 def preset_of(method: Method) -> str | None:
     """The row of Table 1 that a method's settings are, whatever it compares a trial with; None if none."""
-    if isinstance(method, PreciseCacheConfig):
-        method = replace(method, reference=PRESETS["base"].reference, norm=PRESETS["base"].norm)
-    return next((name for name, preset in PRESETS.items() if preset == method), None)
+    if not isinstance(method, PreciseCacheConfig):
+        return None
+    either = {"reference": "", "norm": ""}
+    return next((name for name, preset in PRESETS.items() if asdict(preset) | either == asdict(method) | either), None)
 
 
 def implied_share(model: str, method: str) -> float | None:

@@ -1,0 +1,33 @@
+"""`python -m analysis tables|figures|compare|audit|report [results] [--out FOLDER]`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+# command: the module whose main(argv) it is. Loaded by need: tables want neither matplotlib nor ffmpeg.
+COMMANDS = {
+    "tables": "analysis.tables",
+    "figures": "analysis.figures",
+    "compare": "analysis.compare",
+    "audit": "analysis.audit",
+    "report": "analysis.report.__main__",
+}
+USAGE = f"usage: python -m analysis {'|'.join(COMMANDS)} [results] [--out FOLDER]; --help after a command says more"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 2 with one line for what cannot be."""
+    command, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
+    if command in {"-h", "--help"}:
+        print(USAGE)
+        return 0
+    if command not in COMMANDS:
+        print(f"analysis: {f'no command {command!r}; ' if command else ''}{USAGE}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(COMMANDS[command]).main(rest[:-1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

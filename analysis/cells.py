@@ -1,0 +1,212 @@
+"""What a column of a table says of a record: one function a column, from a row to a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from .load import NO_CACHE, Bench
+from .published import preset
+from .render import Cell
+from .stats import mean_interval, pareto_front
+
+RAW = "raw"
+PETA = 1e15
+SPECS = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f"}
+NOT_TIMED = "latency was not measured (stages without latency)"
+IDENTICAL = "every video is identical to its reference, whose PSNR is infinite"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record of a bench, by its number in it; `convention` is whose fidelity."""
+
+    bench: Bench
+    number: int
+    convention: str = RAW
+
+    @property
+    def record(self) -> pd.Series:
+        """Its row of `bench.records`."""
+        return self.bench.records.iloc[self.number]
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The record itself."""
+        return self.bench.raw[self.number]
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """Its rows of `bench.samples`."""
+        return self.bench.samples[self.bench.samples["id"] == self.record["id"]]
+
+    @property
+    def label(self) -> str:
+        """The method with the fields in which the bench's records of it differ."""
+        return str(self.record["label"])
+
+    @property
+    def preset(self) -> str:
+        """The method as the paper's Table 1 names it."""
+        return preset(self.record["method"], self.record["fields"])
+
+    @property
+    def uncached(self) -> bool:
+        """Whether this is the reference."""
+        return bool(self.record["method"] == NO_CACHE)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run ended in an error."""
+        return bool(self.record["status"] == "failed")
+
+    def field(self, name: str) -> Any:
+        """A field of the method's config; None if it has none of that name."""
+        return self.record["fields"].get(name)
+
+    def metric(self, kind: str) -> str | None:
+        """The newest version of "psnr", "ssim" or "lpips" in the bench that its samples were scored by, if any."""
+        prefix = "" if self.convention == RAW else f"{self.convention}."
+        return max((name for name in self.bench.samples if str(name).startswith(f"{prefix}{kind}@")), default=None)
+
+    def score_of(self, video: pd.Series, kind: str) -> Cell:
+        """A metric of one of the row's videos."""
+        name = self.metric(kind)
+        value = None if name is None else video[name]
+        return Cell(value, spec=SPECS[kind], why=self.why(kind))
+
+    def why(self, kind: str) -> str:
+        """Why the row has no score of a kind; empty for the reference, which is compared with nothing."""
+        if self.uncached:
+            return ""
+        if self.failed:
+            return "the run failed"
+        name = self.metric(kind)
+        notes = [sample.get("fidelity_notes", {}).get(name) for sample in self.raw["samples"]] if name else []
+        told = list(dict.fromkeys(note for note in notes if note))
+        if kind == "psnr" and told and all(note and "identical" in note for note in notes):
+            return IDENTICAL
+        return told[0] if told else f"{kind.upper()} was not scored"
+
+
+def steps_computed(row: Row) -> Cell:
+    """Steps at which the transformer ran, of all; means over videos."""
+    if not len(row.samples):
+        return Cell()
+    computed, steps = row.samples["computed"].mean(), row.samples["steps"].mean()
+    return Cell(text=f"{computed:.3g}/{steps:.3g}")
+
+
+def macs(row: Row) -> Cell:
+    """PMACs a video, with an interval over prompts."""
+    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
+    return Cell(*found, spec=".3g")
+
+
+def macs_ratio(row: Row) -> Cell:
+    """MACs of the uncached video over the mean of the row's, with an interval over prompts."""
+    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
+    reference = row.record["macs_reference_peta_per_video"]
+    return Cell(reference / found.value, reference / found.high, reference / found.low, unit="×")
+
+
+def latency(row: Row) -> Cell:
+    """Seconds of the denoising loop of one prompt: median, and range of the timed calls."""
+    return _timed(row, "denoise_seconds", "")
+
+
+def uncached_latency(row: Row) -> Cell:
+    """The same of the uncached calls timed in turn with it."""
+    return _timed(row, "reference_denoise_seconds", "")
+
+
+def speedup(row: Row) -> Cell:
+    """Latency of the uncached call over the method's, timed in turn: median, and range."""
+    return _timed(row, "speedup", "×")
+
+
+def efficiency(row: Row) -> Cell:
+    """That speedup over the MACs' ratio of the same call: 1 where a reused step costs no time."""
+    return _timed(row, "speedup_over_macs_speedup", "")
+
+
+def _timed(row: Row, name: str, unit: str) -> Cell:
+    median, low, high = (row.record[f"{name}_{part}"] for part in ("median", "min", "max"))
+    return Cell(median, low, high, unit=unit, why="the run failed" if row.failed else NOT_TIMED)
+
+
+def vbench(row: Row) -> Cell:
+    """VBench's Total in %, where the official protocol is complete."""
+    suites = row.raw.get("vbench") or []
+    total = next((suite["total"] for suite in suites if suite.get("total") is not None), None)
+    if total is not None:
+        return Cell(100 * total, unit="%")
+    if suites:
+        missing = suites[0]["missing"]
+        return Cell(why=f"VBench's protocol is incomplete: {missing[0]}, and {len(missing) - 1} more")
+    return Cell(why="VBench was not scored (score.vbench)")
+
+
+def _score(kind: str) -> Callable[[Row], Cell]:
+    def score(row: Row) -> Cell:
+        name = row.metric(kind)
+        if name is None:
+            return Cell(why=row.why(kind))
+        return Cell(*mean_interval(row.samples[name], row.samples["prompt"]), spec=SPECS[kind], why=row.why(kind))
+
+    return score
+
+
+def lowest(row: Row) -> Cell:
+    """The PSNR of the worst video."""
+    name = row.metric("psnr")
+    return Cell(None if name is None else row.samples[name].min(), why=row.why("psnr"))
+
+
+def on_front(row: Row) -> Cell:
+    """Whether no record of the bench has as few MACs and as high a PSNR, and is better in one."""
+    name, bench = row.metric("psnr"), row.bench
+    if name is None:
+        return Cell()
+    means = bench.samples.groupby("id")[["macs", name]].mean().reindex(bench.records["id"])
+    front = pareto_front(-means["macs"].to_numpy(float), means[name].to_numpy(float))
+    return Cell(text="●") if front[row.number] else Cell()
+
+
+def count(row: Row) -> Cell:
+    """Videos."""
+    return Cell(len(row.samples), spec="d")
+
+
+def model(row: Row) -> Cell:
+    """The backbone's name."""
+    return Cell(text=row.bench.model)
+
+
+def machine(row: Row) -> Cell:
+    """The machine's name."""
+    return Cell(text=row.bench.machine)
+
+
+CELLS: dict[str, Callable[[Row], Cell]] = {
+    "steps computed": steps_computed,
+    "MACs (P) ↓": macs,
+    "MACs ÷ ↑": macs_ratio,
+    "Speedup ↑": speedup,
+    "Latency (s) ↓": latency,
+    "efficiency": efficiency,
+    "VBench ↑": vbench,
+    "LPIPS ↓": _score("lpips"),
+    "SSIM ↑": _score("ssim"),
+    "PSNR (dB) ↑": _score("psnr"),
+    "worst": lowest,
+    "Pareto": on_front,
+    "n": count,
+    "uncached (s)": uncached_latency,
+    "+ PreciseCache (s)": latency,
+    "model": model,
+    "machine": machine,
+}
