@@ -1,0 +1,137 @@
+"""Every figure of the paper from records, with its claims answered in words: `python -m analysis figures [results]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pcbench.store import write_whole
+
+from ..load import Bench, benches
+from . import blocks, bound, quality, reuse, sizes, steps, strips, style
+from .claims import BRACKETS, Claim, Drawing, NotDrawnError
+
+__all__ = ["Claim", "Drawing", "NotDrawnError", "claims_table", "drawings", "main", "write"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure, and the experiment whose records it is drawn from. each: one for every bench of a model."""
+
+    name: str
+    made_by: str
+    draw: Callable[[Bench], Drawing]
+    each: bool = False
+
+
+KINDS = (
+    Kind("fig2", "fig2", reuse.fig2),
+    Kind("fig2-videos", "fig2", strips.fig2),
+    Kind("fig3", "fig3", steps.fig3),
+    Kind("fig4", "fig4", steps.fig4),
+    Kind("fig5", "fig5", sizes.fig5),
+    Kind("fig6", "fig6", blocks.fig6),
+    Kind("fig7", "fig7", strips.fig7),
+    Kind("bound", "bound", bound.bound),
+    Kind("alpha", "alpha", quality.alpha),
+    Kind("downsample", "table3", quality.downsample),
+    Kind("pareto", "table1", quality.pareto, each=True),
+)
+
+
+def drawings(results: Path) -> tuple[list[Drawing], list[str]]:
+    """Every figure that the records under a folder are enough for; and a line for each kind that there is none of.
+
+    ValueError if there are no records at all.
+    """
+    told = benches(results)
+    found: list[Drawing] = []
+    missing: list[str] = []
+    for kind in KINDS:
+        mine, reasons = [], []
+        for bench in told:
+            try:
+                with style.styled():
+                    mine.append((bench, kind.draw(bench)))
+            except NotDrawnError as error:
+                reasons += [str(error)] if str(error) else []
+        found += _named(kind, mine)
+        if not mine:
+            command = f"python -m pcbench +experiment={kind.made_by} (or {kind.made_by}_tiny)"
+            missing.append(f"{kind.name}: not drawn, {reasons[-1] if reasons else 'no records'}; {command} makes it")
+    return found, missing
+
+
+def _named(kind: Kind, mine: list[tuple[Bench, Drawing]]) -> list[Drawing]:
+    """Drawings of one kind, each named by as little as tells it from the others."""
+
+    def names(bench: Bench) -> list[str]:
+        folder = bench.experiment.replace("/", "-")
+        said = [f"{kind.name}-{bench.model}"] if not kind.each else []
+        said += [f"{kind.name}-{folder}-{bench.model}"]
+        return [*said, f"{said[-1]}-{bench.reference}", f"{said[-1]}-{bench.reference}-{bench.machine}"]
+
+    counts = Counter(name for bench, _ in mine for name in names(bench))
+    return [
+        replace(drawing, name=next((name for name in names(bench) if counts[name] == 1), names(bench)[-1]))
+        for bench, drawing in mine
+    ]
+
+
+def write(results: Path, out: Path, say: Callable[[str], None] = print) -> list[str]:
+    """Write <name>.pdf, .png and .md of every figure, and claims.md, which has all answers in one table.
+
+    Returns the lines about what is missing. ValueError if there are no records.
+    """
+    found, missing = drawings(results)
+    for drawing in found:
+        began = time.perf_counter()
+        style.save(drawing.figure, out / drawing.name)
+        _text(out / f"{drawing.name}.md", drawing.caption)
+        say(f"{out / drawing.name}.pdf, .png, .md ({time.perf_counter() - began:.1f} s)")
+    if any(drawing.claims for drawing in found):
+        _text(out / "claims.md", claims_table(found))
+        say(str(out / "claims.md"))
+    for line in missing:
+        say(line)
+    return missing
+
+
+def _text(path: Path, text: str) -> None:
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def claims_table(found: Sequence[Drawing]) -> str:
+    """Every claim in one Markdown table."""
+    rows = [
+        f"| {drawing.name} | {claim.question} | **{claim.answer}** | {claim.measured.rstrip(',')} | {claim.number} |"
+        f" {claim.yes} | {claim.prompts} |"
+        for drawing in found
+        for claim in drawing.claims
+    ]
+    head = [
+        "| figure | question | answer | measured | is | yes would be | prompts |",
+        "|---|---|---|---|---:|---:|---:|",
+    ]
+    return "\n".join([*head, *rows, "", BRACKETS]) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the figures; exit code 2 with one line if there is nothing to draw from."""
+    parser = argparse.ArgumentParser(prog="analysis figures", description=__doc__)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder with records in it")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
+    args = parser.parse_args(argv)
+    began = time.perf_counter()
+    try:
+        write(args.results, args.out)
+    except (OSError, ValueError) as error:
+        print(f"analysis: {error}", file=sys.stderr)
+        return 2
+    print(f"{time.perf_counter() - began:.1f} s")
+    return 0

@@ -1,0 +1,7 @@
+"""`python -m analysis.figures results --out figures`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

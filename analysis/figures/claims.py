@@ -1,0 +1,142 @@
+"""A claim of the paper, what was measured of it, and the word that follows: yes, no or undecided, from the interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..stats import Interval, mean_interval
+from . import style
+
+FEWEST = 3  # prompts that an interval must rest on before it says yes or no
+FEW = 8  # below that a bootstrap interval is known to be too narrow
+INFINITY = math.inf
+BRACKETS = "Brackets are 95 % bootstrap intervals over prompts."
+ABOVE_ZERO = (math.nextafter(0, 1), INFINITY)
+
+
+def at_least(bound: float) -> tuple[float, float]:
+    """The range of what is not less."""
+    return bound, INFINITY
+
+
+def at_most(bound: float) -> tuple[float, float]:
+    """The range of what is not more."""
+    return -INFINITY, bound
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A question, the paper's answer, ours.
+
+    paper: what it says, and where. measured: the number that is to decide. found: that number and its interval over
+    `prompts` prompts. means_yes: the range of it that would be a yes. exact: a count, or a largest value: no sample of
+    prompts stands for others. more: further sentences.
+    """
+
+    question: str
+    paper: str
+    measured: str
+    found: Interval
+    means_yes: tuple[float, float]
+    prompts: int
+    exact: bool = False
+    more: str = ""
+
+    @property
+    def answer(self) -> str:
+        """Yes if the whole interval is in the range, no if all of it is outside on one side, else undecided."""
+        value, low, high = self.found
+        if self.exact:
+            low = high = value
+        elif self.prompts < FEWEST:
+            return "undecided"
+        if math.isnan(low) or math.isnan(high):
+            return "undecided"
+        least, most = self.means_yes
+        if least <= low and high <= most:
+            return "yes"
+        return "no" if high < least or low > most else "undecided"
+
+    @property
+    def number(self) -> str:
+        """The number with its interval, as far as there is one."""
+        return words(Interval(self.found.value, math.nan, math.nan) if self.exact else self.found)
+
+    @property
+    def yes(self) -> str:
+        """The range that would be a yes, in words."""
+        least, most = self.means_yes
+        if self.means_yes == ABOVE_ZERO:
+            return "above 0"
+        if math.isinf(most):
+            return f"at least {least:.3g}"
+        if math.isinf(least):
+            return f"at most {most:.3g}"
+        return f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
+
+    @property
+    def text(self) -> str:
+        """The caption's paragraph."""
+        told = f"The paper: {self.paper}. " if self.paper else ""
+        few = f", fewer than the {FEWEST} it takes to say more" if self.prompts < FEWEST and not self.exact else ""
+        plural = "" if self.prompts == 1 else "s"
+        return (
+            f"{self.question} {told}Here: {self.answer}. {self.measured} is {self.number} (yes would be"
+            f" {self.yes}), n = {self.prompts} prompt{plural}{few}.{' ' if self.more else ''}{self.more}"
+        )
+
+
+def words(found: Interval, digits: int = 3) -> str:
+    """`0.31 [0.12, 0.45]`."""
+    if math.isnan(found.value):
+        return "unknown"
+    value, low, high = (f"{each:.{digits}g}" for each in found)
+    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its caption. name: of its files. kind: `fig3`, `pareto`, …"""
+
+    kind: str
+    name: str
+    model: str
+    title: str
+    figure: Figure = field(repr=False)
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """Plain paragraphs: what is drawn, every claim with its answer, notes, what brackets mean."""
+        said = [self.title, *(claim.text for claim in self.claims), *self.notes]
+        if self.claims:
+            few = any(claim.prompts < FEW and not claim.exact for claim in self.claims)
+            said.append(BRACKETS + (f" Of fewer than {FEW} prompts they are too narrow." if few else ""))
+        return "\n\n".join(said) + "\n"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        return style.rendered(self.figure, "png")
+
+
+class NotDrawnError(ValueError):
+    """What a figure is drawn from is not there. The message says what; empty if the bench is not meant for it."""
+
+
+def over_prompts(values: Sequence[float], prompts: Sequence[str], geometric: bool = False) -> tuple[Interval, int]:
+    """The mean of one number a sample with its bootstrap interval over prompts, and how many prompts; NaN is left out.
+
+    geometric: of ratios, whose logarithms are taken.
+    """
+    told = pd.Series(
+        [math.log(v) if geometric and v > 0 else math.nan if geometric else v for v in values], dtype=float
+    )
+    who = pd.Series(list(prompts))
+    found = mean_interval(told, who)
+    return (Interval(*(math.exp(v) for v in found)) if geometric else found), who[told.notna()].nunique()

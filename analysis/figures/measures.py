@@ -1,0 +1,75 @@
+"""Numbers of one sample's observations: lists over denoising steps, NaN where there is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..load import Bench
+from .claims import NotDrawnError
+
+Entry = dict[str, Any]
+FACTOR = "2x4x4"  # the trial that PreciseCache decides by
+
+
+def entries(bench: Bench, *names: str) -> list[Entry]:
+    """What was seen of each sample of the uncached reference that has all these observations, by prompt and seed."""
+    seen = (bench.uncached or {}).get("observations", [])
+    found = [entry for entry in seen if all(name in entry for name in names)]
+    if not found:
+        raise NotDrawnError(f"no record with {' and '.join(name.partition('@')[0] for name in names)} observed")
+    return sorted(found, key=lambda entry: (entry["prompt"], entry["seed"]))
+
+
+def array(values: Sequence[float | None]) -> np.ndarray:
+    """Floats, NaN for None."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation over the steps that both have; NaN of fewer than three, or where one is constant."""
+    there = ~(np.isnan(a) | np.isnan(b))
+    if there.sum() < 3:
+        return float("nan")
+    ranks = [pd.Series(each[there]).rank().to_numpy() for each in (a, b)]
+    if min(np.ptp(each) for each in ranks) == 0:
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> float:
+    """Geometric mean of a / b over the steps where both are above zero."""
+    there = (a > 0) & (b > 0)
+    return float(np.exp(np.log(a[there] / b[there]).mean())) if there.any() else float("nan")
+
+
+def stretch(values: np.ndarray, start: float, stop: float) -> float:
+    """Mean from the share `start` to the share `stop` of the steps that have a value."""
+    held = values[~np.isnan(values)]
+    chosen = held[round(start * len(held)) : max(round(stop * len(held)), round(start * len(held)) + 1)]
+    return float(chosen.mean()) if len(chosen) else float("nan")
+
+
+def quarters(values: np.ndarray) -> float:
+    """Mean of the last quarter of the steps over that of the first; NaN if the first is zero."""
+    first = stretch(values, 0, 0.25)
+    return stretch(values, 0.75, 1) / first if first else float("nan")
+
+
+def through_zero(x: np.ndarray, y: np.ndarray) -> float:
+    """R² of the line through 0 that fits best: 1 minus its squared error over that of the mean. NaN of fewer than 3."""
+    if len(x) < 3 or not np.ptp(y):
+        return float("nan")
+    slope = (x * y).sum() / np.square(x).sum()
+    return float(1 - np.square(y - slope * x).sum() / np.square(y - y.mean()).sum())
+
+
+def power(x: np.ndarray, y: np.ndarray) -> float:
+    """The exponent p of y = a xᵖ, by least squares of logarithms; NaN of fewer than three different x above zero."""
+    there = (x > 0) & (y > 0)
+    if len(np.unique(x[there])) < 3:
+        return float("nan")
+    return float(np.polyfit(np.log(x[there]), np.log(y[there]), 1)[0])

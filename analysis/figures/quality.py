@@ -1,0 +1,296 @@
+"""Quality against speed: every bench's curves; PreciseCache over α, and over the size of its trial (Table 3)."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ..load import NO_CACHE, Bench
+from ..pareto import METRICS, Curve, curves, mean_score
+from ..published import published
+from ..stats import Interval, bootstrap, mean_interval
+from . import style
+from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError, at_least, at_most, over_prompts, words
+from .measures import spearman
+from .sizes import times
+
+PSNR, SSIM = METRICS
+OURS = "precisecache prediction"  # LFCache as the paper has it, of pareto's curves
+RIVALS = ("pab", "teacache", "fastercache")  # the paper's Table 1
+TARGETS = (2.0, 1.5, 2.5)  # the first at which both have a score decides
+PRESETS = {0.5: "base", 0.7: "turbo"}
+LEGEND = 3  # columns
+SAME = 0.1  # of a MACs ratio: still the paper's
+SIZE = (2, 4, 4)
+
+
+def pareto(bench: Bench) -> Drawing:
+    """PSNR and SSIM against speedup, one line a method."""
+    try:
+        found, prompts = curves(bench)
+    except ValueError as error:
+        raise NotDrawnError(str(error)) from error
+    found = {name: c for name, c in found.items() if name != "replay" and not np.isnan(c.scores[PSNR]).all()}
+    if len(found) < 2:
+        raise NotDrawnError("fewer than two methods have scores")
+    timed = any(not np.isnan(curve.efficiency).any() for curve in found.values())
+    kinds = (False, True) if timed else (False,)
+    height = 4.4 + 0.15 * -(-len(found) // LEGEND)
+    figure, axes = style.panels(2, len(kinds), height=height, sharey="row", sharex="col")
+    for row, metric in enumerate((PSNR, SSIM)):
+        for column, latency in enumerate(kinds):
+            _draw(axes[row, column], found, prompts, metric, latency)
+    for panel, latency in zip(axes[-1], kinds, strict=True):
+        panel.set_xlabel("speedup by latency" if latency else "speedup by MACs")
+    axes[0, 0].set_ylabel("PSNR, dB")
+    axes[1, 0].set_ylabel("1 − SSIM (better upwards)")
+    axes[1, 0].set_yscale("log")
+    axes[1, 0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND, fontsize=6.5)
+    by = f", MACs and latency on {bench.machine}" if timed else ""
+    title = (
+        f"Quality against speed, {bench.experiment} on {bench.title}{by}: mean over {prompts} prompts that all records"
+        " have, against the uncached videos. Videos identical to their reference have no PSNR and no say in its mean."
+    )
+    claims = {rival: _against(found, prompts, rival) for rival in RIVALS if _lines_of(found, rival)}
+    told = tuple(claim for claim in claims.values() if claim is not None)
+    notes = _ahead(found, prompts)
+    if apart := [rival for rival, claim in claims.items() if claim is None and OURS in found]:
+        speeds = ", ".join(f"{target:g}×" for target in sorted(TARGETS))
+        notes += (
+            f"Not compared with LFCache at {speeds}, where not both have settings around it: {', '.join(apart)}.",
+        )
+    return Drawing("pareto", "pareto", bench.model, title, figure, told, notes)
+
+
+def _lines_of(found: dict[str, Curve], method: str) -> list[Curve]:
+    return [curve for name, curve in found.items() if name.split()[0] == method]
+
+
+def _draw(axes: Axes, found: dict[str, Curve], prompts: int, metric: str, latency: bool) -> None:
+    variants: dict[str, int] = {}
+    everything = np.arange(prompts)
+    for name, curve in found.items():
+        method = name.split()[0]
+        look = style.of_method(method, variants.get(method, 0))
+        variants[method] = variants.get(method, 0) + 1
+        x = curve.speedups(everything, latency)
+        order = np.argsort(x)
+        values = np.array([_mean(each, prompts) for each in curve.scores[metric]])[order]
+        if metric == SSIM:
+            values = 1 - values[:, [0, 2, 1]]
+            values[values <= 0] = np.nan
+        mean, low, high = values.T
+        bars = np.nan_to_num(np.maximum([mean - low, high - mean], 0))
+        axes.errorbar(x[order], mean, bars, label=name, elinewidth=0.4, linewidth=0.9, markersize=3.2, **look)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def _mean(scores: np.ndarray, prompts: int) -> Interval:
+    return bootstrap(lambda chosen: float(mean_score(scores[chosen])), prompts, resamples=500)
+
+
+def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
+    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None where no speed has both."""
+    theirs = _lines_of(found, rival)
+    ours = found.get(OURS)
+    if ours is None:
+        return None
+    for target in TARGETS:
+        for curve in theirs:
+
+            def apart(chosen: np.ndarray, target: float = target, curve: Curve = curve) -> float:
+                return ours.at(PSNR, target, False, chosen) - curve.at(PSNR, target, False, chosen)
+
+            if not np.isnan(apart(np.arange(prompts))):
+                return Claim(
+                    f"At {target:g}× by MACs, is LFCache (PreciseCache) closer to no cache than {curve.name}?",
+                    f"it is better than {rival} at higher speed (Table 1)",
+                    "Its PSNR minus theirs, in dB,",
+                    bootstrap(apart, prompts, resamples=1000),
+                    ABOVE_ZERO,
+                    prompts,
+                )
+    return None
+
+
+def _ahead(found: dict[str, Curve], prompts: int) -> tuple[str, ...]:
+    """Who leads at each speed."""
+    everything, lines = np.arange(prompts), []
+    for target in sorted(TARGETS):
+        scores = {name: curve.at(PSNR, target, False, everything) for name, curve in found.items()}
+        best = sorted((name for name in scores if not np.isnan(scores[name])), key=lambda name: -scores[name])[:3]
+        if best:
+            lines.append(f"at {target:g}× {', '.join(f'{name} {scores[name]:.1f}' for name in best)}")
+    return (f"The best PSNR in dB, by MACs: {'; '.join(lines)}.",) if lines else ()
+
+
+def _named(bench: Bench, experiment: str) -> None:
+    if PurePosixPath(bench.experiment).name != experiment:
+        raise NotDrawnError
+
+
+def _settings(bench: Bench, name: str, block_cache: bool = False) -> pd.DataFrame:
+    """A row a value of this field, in rising order: records of PreciseCache, with or without BlockCache."""
+    of_method = bench.records[(bench.records["method"] == "precisecache") & (bench.records["samples"] > 0)]
+    fits = [name in fields and bool(fields.get("block_cache_rate")) == block_cache for fields in of_method["fields"]]
+    rows = of_method[np.array(fits, dtype=bool)]
+    rows = rows.assign(**{name: [_plain(fields[name]) for fields in rows["fields"]]})
+    return rows.sort_values(name, kind="stable").drop_duplicates(name)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _samples(bench: Bench, identity: str) -> pd.DataFrame:
+    found = bench.samples[bench.samples["id"] == identity]
+    return found.reindex(columns=[*dict.fromkeys([*found.columns, PSNR, SSIM])])
+
+
+def _macs_ratio(bench: Bench, row: pd.Series) -> Interval:
+    """The uncached call's MACs over those of these samples, which differ from prompt to prompt."""
+    samples = _samples(bench, row["id"])
+    found = mean_interval(samples["macs"], samples["prompt"])
+    full = row["macs_reference_peta_per_video"] * 1e15
+    return Interval(full / found.value, full / found.high, full / found.low)
+
+
+def _psnr(bench: Bench, row: pd.Series) -> Interval:
+    samples = _samples(bench, row["id"])
+    return mean_interval(samples[PSNR], samples["prompt"])
+
+
+def _ssim(bench: Bench, row: pd.Series) -> Interval:
+    samples = _samples(bench, row["id"])
+    return mean_interval(samples[SSIM], samples["prompt"])
+
+
+def _errorbar(axes: Axes, x: Any, found: list[Interval], **look: Any) -> None:
+    value, low, high = np.array(found).T
+    axes.errorbar(
+        x, value, np.nan_to_num(np.maximum([value - low, high - value], 0)), capsize=2, elinewidth=0.8, **look
+    )
+
+
+def alpha(bench: Bench) -> Drawing:
+    """Speed and quality of LFCache over its threshold factor α."""
+    _named(bench, "alpha")
+    rows, flash = (_settings(bench, "alpha", cached) for cached in (False, True))
+    if len(rows) < 2:
+        raise NotDrawnError("fewer than two α")
+    figure, axes = style.panels(1, 3, height=2.4)
+    for table, label, variant in ((rows, "LFCache", 0), (flash, "with BlockCache", 1)):
+        look = style.of_method("precisecache", variant) | {"label": label, "markersize": 3}
+        for panel, measure in zip(axes[0], (_macs_ratio, _psnr, _ssim), strict=True):
+            if len(table):
+                _errorbar(panel, table["alpha"], [measure(bench, row) for _, row in table.iterrows()], **look)
+    paper = _published_ratios()
+    for value, ratios in paper.items():
+        named = {"label": "paper's LFCache"} if value == min(paper) else {}
+        axes[0, 0].plot([value] * len(ratios), list(ratios), "_", color=style.BLUE, markersize=9, **named)
+    for panel, label in zip(axes[0], ("speedup by MACs", "PSNR, dB", "SSIM"), strict=True):
+        panel.set(xlabel="threshold factor α", ylabel=label)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    title = (
+        f"PreciseCache over its threshold factor α on {bench.title}; bars are intervals, blue dashes the MACs ratios of"
+        " Base and Turbo on the four backbones of the paper's Table 1."
+    )
+    claims = [_carries(bench, rows, value) for value in PRESETS if (rows["alpha"] == value).any()]
+    return Drawing("alpha", "alpha", bench.model, title, figure, (*claims, _falls(bench, rows)))
+
+
+def _published_ratios() -> dict[float, pd.Series]:
+    """MACs of the uncached call over those of Base (α 0.5) and Turbo (α 0.7), of the four backbones of Table 1."""
+    table = published("table1").set_index(["model", "method"])["pmacs"].unstack("method")
+    return {value: (table[NO_CACHE] / table[name]).dropna() for value, name in PRESETS.items()}
+
+
+def _carries(bench: Bench, rows: pd.DataFrame, value: float) -> Claim:
+    row = rows[rows["alpha"] == value].iloc[0]
+    ratios = _published_ratios()[value]
+    return Claim(
+        f"Does α = {value:g} save what it saves in the paper?",
+        f"one α for all models; their MACs fall by {ratios.min():.2f} to {ratios.max():.2f} times (§4.1, Table 1)",
+        "The uncached call's MACs over LFCache's",
+        _macs_ratio(bench, row),
+        (round(ratios.min() * (1 - SAME), 2), round(ratios.max() * (1 + SAME), 2)),
+        _samples(bench, row["id"])["prompt"].nunique(),
+    )
+
+
+def _falls(bench: Bench, rows: pd.DataFrame) -> Claim:
+    """Quality over α, prompt by prompt; by SSIM, which an identical video has."""
+    tables = [_samples(bench, row["id"]).groupby("prompt")[SSIM].mean() for _, row in rows.iterrows()]
+    scores = pd.concat(tables, axis=1, join="inner").to_numpy(float)
+    values = [spearman(rows["alpha"].to_numpy(float), line) for line in scores]
+    found, count = over_prompts(values, [str(number) for number in range(len(values))])
+    return Claim(
+        "Does quality fall as α rises?",
+        "a larger threshold relaxes the bound on the degradation (appendix A.2.5)",
+        "Spearman's rank correlation of SSIM with α, prompt by prompt,",
+        found,
+        at_most(-0.7),
+        count,
+    )
+
+
+def downsample(bench: Bench) -> Drawing:
+    """Quality and speed of LFCache by the size of its trial."""
+    _named(bench, "table3")
+    rows = _settings(bench, "downsample_factor")
+    if len(rows) < 2:
+        raise NotDrawnError("fewer than two sizes of the trial")
+    timed = rows["speedup_median"].notna().all()
+    figure, axes = style.panels(
+        1, 2 if timed else 1, width=style.PAGE if timed else style.COLUMN, height=2.6, sharey=True
+    )
+    for panel, by in zip(axes[0], ("MACs", "latency"), strict=False):
+        for number, (_, row) in enumerate(rows.iterrows()):
+            x = _macs_ratio(bench, row).value if by == "MACs" else row["speedup_median"]
+            look = {"color": style.CYCLE[number % len(style.CYCLE)], "marker": "osD^v"[number % 5], "linestyle": ""}
+            _errorbar(panel, [x], [_psnr(bench, row)], label=_factor(row), **look)
+        panel.set_xlabel(f"speedup by {by}")
+        panel.margins(x=0.12)
+    axes[0, 0].set_ylabel("PSNR, dB")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5 if timed else 3)
+    title = f"LFCache by the downsampling of its trial (frames × height × width) on {bench.title}; bars are intervals."
+    return Drawing("downsample", "downsample", bench.model, title, figure, _sizes_claims(bench, rows))
+
+
+def _factor(row: pd.Series) -> str:
+    return times("x".join(map(str, row["downsample_factor"])))
+
+
+def _sizes_claims(bench: Bench, rows: pd.DataFrame) -> tuple[Claim, ...]:
+    """The paper's size against those that it finds too small, by quality, and too large, by speed."""
+    chosen = rows[rows["downsample_factor"] == SIZE]
+    if not len(chosen):
+        return ()
+    ours, claims = _samples(bench, chosen.iloc[0]["id"]), []
+    for _, row in rows.iterrows():
+        theirs = _samples(bench, row["id"])
+        both = ours.merge(theirs, on=["prompt", "seed"], suffixes=("", " theirs"))
+        smaller = np.prod(row["downsample_factor"]) > np.prod(SIZE)
+        if row["downsample_factor"] == SIZE or not len(both):
+            continue
+        if smaller:
+            found, count = over_prompts(list(both[PSNR] - both[f"{PSNR} theirs"]), list(both["prompt"]))
+            measured = f"PSNR at {times('2x4x4')} minus PSNR at {_factor(row)}, prompt by prompt, in dB,"
+            question, span = f"Does a trial downsampled by {_factor(row)} spoil the video?", ABOVE_ZERO
+            paper = "over-downsampling leads to suboptimal decisions and degraded videos (Table 3)"
+        else:
+            found, count = over_prompts(list(both["macs theirs"] / both["macs"]), list(both["prompt"]), geometric=True)
+            measured = f"MACs at {_factor(row)} over MACs at {times('2x4x4')}, prompt by prompt,"
+            question, span = f"Does a trial downsampled by {_factor(row)} only cost more?", at_least(1)
+            paper = "a small ratio makes a large trial, which significantly increases the time (Table 3)"
+        score = words(_psnr(bench, row))
+        claims.append(Claim(question, paper, measured, found, span, count, more=f"Its PSNR is {score} dB."))
+    return tuple(claims)

@@ -1,0 +1,141 @@
+"""Frames of the same prompts side by side, method by method: figure 7, and the videos behind figure 2."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.patheffects import withStroke
+
+from pcbench.store import Place, read_json
+
+from ..load import Bench
+from ..published import preset
+from . import style
+from .claims import Drawing, NotDrawnError
+from .reuse import pairs
+
+FRAMES, ROWS = 4, 8
+EXPERIMENTS = ("table1", "fig7")
+PSNR = "psnr@2"
+Key = tuple[str, int]
+
+
+def fig7(bench: Bench) -> Drawing:
+    """Every method of Table 1 on two prompts."""
+    if PurePosixPath(bench.experiment).name not in EXPERIMENTS:
+        raise NotDrawnError
+    rows = bench.records[bench.records["samples"] > 0].sort_values(
+        ["macs_peta_per_video"], ascending=False, kind="stable"
+    )
+    chosen = pd.concat([rows[rows["id"] == bench.reference], rows[rows["id"] != bench.reference]]).head(ROWS)
+    figure, keys = _strips(bench, {_name(row): row["id"] for _, row in chosen.iterrows()})
+    title = (
+        f"Figure 7 on {bench.title}: {FRAMES} frames of every method, with the PSNR of the video to the uncached one."
+        f" The prompts: {_quoted(keys)}, by mean PSNR of the methods the worst and the middle one."
+    )
+    return Drawing("fig7", "fig7", bench.model, title, figure)
+
+
+def _name(row: pd.Series) -> str:
+    """A record's label, PreciseCache's by its name in Table 1; a line a word."""
+    name = preset(row["method"], row["fields"])
+    return f"{row['method']} {name}" if name != row["method"] else row["label"]
+
+
+def fig2(bench: Bench) -> Drawing:
+    """The videos of figure 2: no cache, reuse at high noise, reuse at low noise."""
+    found = pairs(bench)
+    if not found:
+        raise NotDrawnError("no schedules replayed that reuse steps in one half alone")
+    count, pair = max(found.items())
+    rows = {
+        "no cache": bench.reference,
+        **{f"{half} reused": pair[half]["id"] for half in ("high noise", "low noise")},
+    }
+    figure, keys = _strips(bench, rows)
+    title = (
+        f"Figure 2 on {bench.title}, the videos: {count} steps reused at high noise alone, or at low noise alone."
+        f" The prompts: {_quoted(keys)}, by mean PSNR the worst and the middle one."
+    )
+    return Drawing("fig2-videos", "fig2-videos", bench.model, title, figure)
+
+
+def _quoted(keys: list[Key]) -> str:
+    return " and ".join(f"“{prompt}”" for prompt, _ in keys)
+
+
+def _strips(bench: Bench, rows: dict[str, str]) -> tuple[Any, list[Key]]:
+    """A row a label, blocks of frames for each prompt; and the prompts and seeds shown."""
+    videos = {label: _videos(bench, identity) for label, identity in rows.items()}
+    common = set.intersection(*(set(found) for found in videos.values()))
+    if not common:
+        raise NotDrawnError(f"no videos that all methods have under {bench.root / 'samples'}")
+    keys = _worst_and_middle(bench, list(rows.values()), common)
+    shown = {(label, key): _frames(videos[label][key]) for label in rows for key in keys}
+    height, width = next(iter(shown.values())).shape[1:3]
+    columns = FRAMES * len(keys)
+    across = (style.PAGE - 0.9) / columns
+    figure, axes = style.panels(len(rows), columns, height=len(rows) * (across * height / width + 0.03) + 0.3)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.008, h_pad=0.008, wspace=0, hspace=0)
+    for line, (label, identity) in enumerate(rows.items()):
+        for block, key in enumerate(keys):
+            for place, frame in enumerate(shown[label, key]):
+                axes[line, block * FRAMES + place].imshow(frame, interpolation="lanczos")
+            _score(axes[line, (block + 1) * FRAMES - 1], bench, identity, key)
+        axes[line, 0].set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=6.5)
+    for panel in axes.ravel():
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    return figure, keys
+
+
+def _score(axes: Any, bench: Bench, identity: str, key: Key) -> None:
+    value = _psnr(bench, identity).get(key, np.nan)
+    if np.isnan(value):
+        return
+    text = axes.text(
+        0.96, 0.05, f"{value:.1f} dB", transform=axes.transAxes, ha="right", va="bottom", fontsize=6, color="white"
+    )
+    text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+
+
+def _psnr(bench: Bench, identity: str) -> dict[Key, float]:
+    samples = bench.samples[bench.samples["id"] == identity]
+    values = samples[PSNR] if PSNR in samples else pd.Series(np.nan, samples.index)
+    return dict(zip(zip(samples["prompt"], samples["seed"], strict=True), values, strict=True))
+
+
+def _worst_and_middle(bench: Bench, identities: list[str], common: set[Key]) -> list[Key]:
+    """Of the prompts that all have; those without any PSNR come last."""
+    table = pd.DataFrame([_psnr(bench, identity) for identity in identities]).mean()
+    means = {key: table.get(key, np.nan) for key in common}
+    order = sorted(common, key=lambda key: (np.nan_to_num(means[key], nan=np.inf), key))
+    return list(dict.fromkeys([order[0], order[len(order) // 2]]))
+
+
+def _videos(bench: Bench, identity: str) -> dict[Key, Path]:
+    """The mp4 files of one record by prompt and seed."""
+    method = bench.records.loc[bench.records["id"] == identity, "method"]
+    if not len(method):
+        raise NotDrawnError("no record of the uncached videos")
+    place = Place(bench.root, bench.machine, bench.model, str(method.iloc[0]), identity)
+    found = {}
+    for path in sorted(place.folder.glob("*.mp4")):
+        trace = read_json(path.with_suffix(".trace.json"))
+        if trace is not None:
+            found[trace["prompt"], trace["seed"]] = path
+    return found
+
+
+def _frames(path: Path) -> np.ndarray:
+    """FRAMES of a video, evenly, the first and the last among them: (n, H, W, 3)."""
+    try:
+        import imageio.v3 as iio
+    except ImportError as error:
+        raise NotDrawnError("frames are read with imageio: pip install 'imageio[ffmpeg]'") from error
+    video = iio.imread(path, plugin="FFMPEG")
+    return video[np.linspace(0, len(video) - 1, FRAMES).round().astype(int)]

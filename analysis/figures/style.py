@@ -1,0 +1,129 @@
+"""How every figure looks: one palette, one font, sizes of a paper's column, files that repeat bit for bit."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pcbench.store import write_whole
+
+COLUMN, PAGE = 3.35, 6.9  # inches: one column of a paper, both
+DPI = 200
+UNDATED: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+# Okabe and Ito's colours, which the colour-blind tell apart too.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK, YELLOW)
+GREY = "#888888"
+SEQUENTIAL = "cividis"  # of ordered things; even for the colour-blind
+# The marker says what a method skips, the colour which it is.
+LOOKS = {
+    # whole steps, by an indicator
+    "precisecache": (RED, "o"),
+    "teacache": (BLUE, "o"),
+    "seacache": (GREEN, "o"),
+    "easycache": (PINK, "o"),
+    "magcache": (SKY, "o"),
+    "adacache": (ORANGE, "o"),
+    # blocks of a step
+    "first_block_cache": (BLUE, "s"),
+    "dbcache": (GREEN, "s"),
+    # attention, or a guidance branch
+    "pab": (PINK, "^"),
+    "fastercache": (GREEN, "^"),
+    # features, on a schedule
+    "taylorseer": (ORANGE, "v"),
+    "fora": (SKY, "v"),
+    # whole steps, on a schedule
+    "uniform": (BLACK, "x"),
+    "fewer_steps": (GREY, "x"),
+    "replay": (GREY, "+"),
+}
+OTHERS = "D"  # the marker of methods that are not listed
+DASHES = ("-", "--", ":", "-.")
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 4,
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.05,
+    "figure.constrained_layout.w_pad": 0.05,
+    "pdf.fonttype": 42,  # fonts embedded as TrueType, which journals ask for
+    "svg.hashsalt": "pcbench",
+}
+
+
+def styled() -> AbstractContextManager[None]:
+    """The style, for as long as the context lasts; a notebook's own settings stay as they are."""
+    settings: Any = {name: v for name, v in mpl.rcParamsDefault.items() if not name.startswith("backend")} | RC
+    return mpl.rc_context(settings)
+
+
+def panels(rows: int, columns: int, width: float = PAGE, height: float = 2.2, **options: Any) -> tuple[Figure, Any]:
+    """A figure without a window and its axes, an array (rows, columns). Inches."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """A figure as a pdf or png file; the same figure gives the same bytes, at any time."""
+    held = io.BytesIO()
+    with styled():
+        figure.savefig(held, format=kind, dpi=DPI, metadata=UNDATED[kind])
+    return held.getvalue()
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write <stem>.pdf and <stem>.png."""
+    for kind in UNDATED:
+        write_whole(
+            stem.with_name(f"{stem.name}.{kind}"), functools.partial(Path.write_bytes, data=rendered(figure, kind))
+        )
+
+
+def of_method(method: str, variant: int = 0) -> dict[str, Any]:
+    """Colour, marker and dashes of a method's line; `variant` numbers the lines of one method."""
+    colour, marker = LOOKS.get(method, (CYCLE[sum(map(ord, method)) % len(CYCLE)], OTHERS))
+    return {"color": colour, "marker": marker, "linestyle": DASHES[variant % len(DASHES)]}
+
+
+def by_prompt(axes: Axes, steps: np.ndarray, values: Sequence[np.ndarray]) -> None:
+    """A thin line a prompt, and their median over them. Steps that nobody has a value of are passed over."""
+    table = np.array(values, dtype=float)
+    there = ~np.isnan(table).all(0)
+    for number, line in enumerate(table):
+        axes.plot(steps[there], line[there], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
+    axes.plot(steps[there], np.nanmedian(table[:, there], 0), color=BLACK, linewidth=1.4, label="median")
+
+
+def over_steps(axes: Axes, count: int) -> None:
+    """Name the axis of denoising steps: 0 is the noisiest."""
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_xlabel("denoising step (noise → video)")
