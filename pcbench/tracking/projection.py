@@ -1,0 +1,90 @@
+"""Writing entries to W&B; the only file that imports it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..store import read_json, records, write_json
+from .entries import Entry, of_record, of_sweep
+
+PROJECT = "pcbench"  # unless WANDB_PROJECT says otherwise
+INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 300.0  # seconds, online
+
+
+class Projection:
+    """Sends what changed since the last time; `mode` falls back to offline, once and for all, when online fails."""
+
+    def __init__(self, mode: str, say: Callable[[str], None]) -> None:
+        import wandb
+
+        if not hasattr(wandb, "init"):
+            raise ImportError("a folder called wandb is not the package")
+        self.wandb, self.mode, self.say = wandb, mode, say
+
+    def project(self, results: Path) -> int:
+        """Bring W&B up to the records under `results`; returns how many runs were sent."""
+        kept, sent = results / "wandb" / "projected.json", 0
+        found = list(records(results))
+        state = read_json(kept) or {}
+        for entry in [*(of_record(results, record) for record in found), of_sweep(results, found)]:
+            digest, known = entry.digest, state.get(entry.id, {})
+            there = known.get("mode") == "online" or (self.mode == "offline" and any(_offline(results, entry.id)))
+            if known.get("digest") == digest and there:
+                continue
+            self._send(results, entry)
+            state[entry.id] = {"digest": digest, "mode": self.mode}
+            write_json(kept, state)
+            sent += 1
+        return sent
+
+    def _send(self, results: Path, entry: Entry) -> None:
+        for stale in _offline(results, entry.id):
+            shutil.rmtree(stale)
+        try:
+            self._write(results, entry)
+        except Exception as error:  # no key, no network, a server's refusal: all the same to us
+            if self.mode == "offline":
+                raise
+            self.say(f"online failed ({first_line(error)}); offline instead")
+            self.mode = "offline"
+            self.wandb.teardown()
+            self._write(results, entry)
+
+    def _write(self, results: Path, entry: Entry) -> None:
+        wandb = self.wandb
+        run = wandb.init(
+            id=entry.id, name=entry.name, group=entry.group, job_type=entry.job_type, tags=entry.tags,
+            config=entry.config, allow_val_change=True, resume="allow", mode=self.mode, dir=str(results),
+            project=os.environ.get("WANDB_PROJECT", PROJECT), settings=_settings_of(wandb),
+        )  # fmt: skip
+        columns = list(dict.fromkeys(name for row in entry.table for name in row))
+        table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in entry.table])
+        media = {"videos": [wandb.Video(str(path), caption=words, format="mp4") for path, words in entry.videos]}
+        run.log({"records" if entry.job_type == "table" else "per_sample": table, **(media if entry.videos else {})})
+        run.summary.update(entry.summary)
+        run.finish()
+
+
+def _settings_of(wandb: Any) -> Any:
+    """Quiet, in bounded time, and saying of this machine what the record says and no more."""
+    return wandb.Settings(
+        silent=True, console="off", init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT,
+        finish_timeout_raises=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True,
+        x_disable_machine_info=True, x_save_requirements=False,
+    )  # fmt: skip
+
+
+def _offline(results: Path, identity: str) -> Iterator[Path]:
+    """The folders of an offline run that `wandb sync` has not sent."""
+    for folder in sorted((results / "wandb").glob(f"offline-run-*-{identity}")):
+        if not any(folder.glob("*.synced")):
+            yield folder
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,117 @@
+"""The notebooks are thin and stripped, run from committed records, and lead a newcomer from an idea to a row."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.figures import drawings
+from analysis.load import experiments
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FILE = "%%writefile"
+CELLS, LINES = 12, 8
+LIMIT = 1200  # seconds a cell
+needs_kernel = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("nbclient", "ipykernel")),
+    reason="needs nbclient and ipykernel: pip install 'pcbench[notebooks]'",
+)
+
+
+def code(notebook: dict[str, Any]) -> list[str]:
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def execute(path: Path) -> list[dict[str, Any]]:
+    """What the cells of a notebook show, run in its own folder. An error in a cell is raised."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=LIMIT, kernel_name="python3", resources=where).execute()
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def shown(outputs: list[dict[str, Any]], kind: str) -> list[str]:
+    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
+
+
+def test_there_are_three():
+    assert [path.stem for path in NOTEBOOKS] == ["figures", "tables", "your_method"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_thin_and_stripped(path):
+    notebook = json.loads(path.read_text())
+    assert len(notebook["cells"]) <= CELLS
+    assert notebook["metadata"].keys() == {"kernelspec", "language_info"}
+    for cell in notebook["cells"]:
+        assert not cell["metadata"]
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+    for source in code(notebook):
+        if source.startswith(FILE):
+            assert path.stem == "your_method"
+            continue
+        assert len([line for line in source.splitlines() if line.strip()]) <= LINES
+        assert not any(line.lstrip().startswith(("def ", "class ")) for line in source.splitlines())
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch) -> Path:
+    """A folder with the notebooks, and the records in git without the samples that are not."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    if not any((ROOT / "results" / "table1").glob("records/*/*/*.json")):
+        pytest.skip("no records of table1 in results/: python -m pcbench +experiment=table1_tiny")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("samples", "wandb", ".*"))
+    return tmp_path
+
+
+@needs_kernel
+def test_tables_run_from_committed_records(committed):
+    tables = shown(execute(committed / "notebooks" / "tables.ipynb"), "text/markdown")
+    titles = [table.splitlines()[0] for table in tables]
+    for name in experiments(committed / "results"):
+        assert any(name.replace("/", "-") in title or name.removeprefix("table") in title for title in titles)
+    assert any("against itself" in title for title in titles)
+    assert all("| ---" in table for table in tables)
+
+
+@needs_kernel
+def test_figures_run_from_committed_records(committed):
+    outputs = execute(committed / "notebooks" / "figures.ipynb")
+    found, _ = drawings(committed / "results")
+    claims, *captions = shown(outputs, "text/markdown")
+    assert sorted(captions) == sorted(drawing.caption for drawing in found)
+    assert len(shown(outputs, "image/png")) == len(found)
+    assert all(claim.number in claims for drawing in found for claim in drawing.claims)
+
+
+@needs_kernel
+def test_your_method_leads_to_a_row_a_curve_and_videos(tmp_path, monkeypatch):
+    """Nothing is done but to run the notebook, which works in a copy of the repository of its own."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    outputs = execute(ROOT / "notebooks" / "your_method.ipynb")
+    (copy,) = tmp_path.glob("*/pcbench")
+    (table,) = shown(outputs, "text/markdown")
+    for setting in ("drift threshold=0.05", "drift threshold=0.1"):
+        assert any(line.startswith(f"| {setting} | ") for line in table.splitlines())
+    assert len(shown(outputs, "image/png")) == 1
+    (plot,) = [drawing for drawing in drawings(copy / "results")[0] if drawing.kind == "pareto"]
+    curves = [text.get_text() for legend in plot.figure.legends for text in legend.get_texts()]
+    assert "drift prediction" in curves
+    assert '"drift threshold=0.05"' in (copy / "report" / "data" / "index.js").read_text()
+    assert len(list((copy / "report" / "media").rglob("drift-*/*-s0.mp4"))) == 4  # two settings, two prompts
+    assert not (ROOT / "methods" / "drift.py").exists()
+    said = "".join(output.get("text", "") for output in outputs)
+    assert " failed" not in said
+    assert "drift                                  works" in said  # the contract
