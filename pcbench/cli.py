@@ -13,7 +13,8 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 import methods
 from methods.anatomy import anatomy_for
 
-from . import backbones, fidelity, implied, observe, plan, provenance, stages, table
+from . import backbones, fidelity, implied, observe, parallel, plan, provenance, stages, table, tracking
 from . import config as config_module
 from .backbones import weights
 from .config import ALL_STAGES, STAGES, ConfigError, Latency, Model, Prompts, Recipe, Run, Score
@@ -39,6 +40,10 @@ from .vbench import jobs as vbench
 from .vbench.dimensions import expand
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+class RefusedError(ConfigError):
+    """A method does not work on a backbone, or not yet; the message names both and says why."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,6 +64,7 @@ class RunSchema:
     plan: Any = False  # or true, json, table1
     plan_gpu: str = "H200"
     plan_utilisation: float = 0.45
+    wandb: Any = "off"  # or offline, online
     sweeps: list[str] = field(default_factory=list)  # of an experiment: lines of overrides, each a sweep of its own
 
 
@@ -74,14 +80,17 @@ def register_schemas() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = parallel.words(sys.argv[1:] if argv is None else argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise; the error is worded here
     register_schemas()
     try:
         launches = sweeps_of(arguments)
         jobs = [job for words in launches for job in compose_all(words)]
-        runs = [to_run(job) for job in jobs]
+        runs, left_out = runs_of(jobs)
+        if not runs:
+            raise RefusedError(left_out[0])
         check_writable(runs[0].results)
+        tracking.mode_of(jobs[0].wandb)
         style = plan.style_of(jobs[0].plan)
         device = plan.Device(jobs[0].plan_gpu, jobs[0].plan_utilisation)
         if style == "table1":
@@ -89,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             implied.show(known, lambda model, method: run_from([f"model={model}", f"method={method}"]))
         elif style:
             plan.show(runs, style, device)
+        for reason in left_out:
+            print(f"pcbench: left out: {reason}", file=sys.stderr)
         if style:
             return 0
     except (HydraException, OmegaConfBaseException, ConfigError, ValueError, TypeError) as error:
@@ -99,17 +110,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             weights.require(run.recipe.backbone, run.download)
         for run in runs:
             vbench.require(run)
+        parallel.start(runs)
     except ConfigError as error:
         print(f"pcbench: {in_one_line(error)}", file=sys.stderr)
         return 2
     try:
-        code = max([launch(words, sweep=len(runs) > 1) for words in launches])
+        with tracking.beside(runs[0].results, jobs[0].wandb):
+            code = max([launch(words, sweep=len(runs) > 1) for words in launches])
+            table.show(runs)
+            for reason in left_out:
+                print(f"left out: {reason}")
+            print(f"records: {runs[0].results / 'records' / provenance.machine()['name']}")
+            print(f"videos:  {runs[0].results / 'samples' / provenance.machine()['name']}", flush=True)
     except KeyboardInterrupt:
         print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
-    table.show(runs)
-    print(f"records: {runs[0].results / 'records' / provenance.machine()['name']}")
-    print(f"videos:  {runs[0].results / 'samples' / provenance.machine()['name']}")
     return code
 
 
@@ -134,7 +149,31 @@ def sweeps_of(arguments: list[str]) -> list[list[str]]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         lines = hydra.compose("config", chosen).sweeps
     multirun = [] if {"-m", "--multirun"} & set(arguments) else ["--multirun"]
-    return [[*multirun, *arguments, *line.split()] for line in lines] or [arguments]
+    return [[*multirun, *words] for words in _narrowed([line.split() for line in lines], arguments)] or [arguments]
+
+
+def _narrowed(lines: list[list[str]], arguments: list[str]) -> list[list[str]]:
+    """Each line followed by the user's words, which win. Where the lines have all names of the user's `model=` or
+    `method=`, though, a line keeps those of them that it has, and goes if it has none."""
+    for group in ("model", "method"):
+        asked = [_names(word) for word in arguments if word.startswith(f"{group}=")][-1:]  # the last counts
+        known = {name for line in lines for word in line if word.startswith(f"{group}=") for name in _names(word)}
+        if asked and known.issuperset(asked[0]):
+            arguments = [word for word in arguments if not word.startswith(f"{group}=")]
+            lines = [kept for line in lines if (kept := _kept(line, group, asked[0]))]
+    return [[*line, *arguments] for line in lines]
+
+
+def _names(word: str) -> list[str]:
+    return word.partition("=")[2].split(",")
+
+
+def _kept(line: list[str], group: str, asked: list[str]) -> list[str]:
+    """The line with those of its group's names that were asked for (all of those asked, if it has no such word)."""
+    own = next((_names(word) for word in line if word.startswith(f"{group}=")), asked)
+    both = [name for name in own if name in asked]
+    rest = [word for word in line if not word.startswith(f"{group}=")]
+    return [f"{group}={','.join(both)}", *rest] if both else []
 
 
 def _for_each_job(word: str) -> str:
@@ -153,7 +192,23 @@ def run_from(overrides: list[str]) -> Run:
 def job(config: DictConfig) -> None:
     """One job of Hydra's."""
     warnings.filterwarnings("always", message=".*the cache never hit.*|.*indicator was NaN.*")
-    stages.execute(to_run(config), say=lambda line: print(line, flush=True))
+    runs, _ = runs_of([config])
+    for run in runs:
+        stages.execute(run, say=lambda line: print(line, flush=True))
+
+
+def runs_of(jobs: Sequence[DictConfig]) -> tuple[list[Run], list[str]]:
+    """The jobs' runs; and of an experiment of several sweeps, which tries all methods on all backbones, the pairs that
+    a method refuses, with its reason. Elsewhere a refusal is an error like any other."""
+    runs, left_out = [], []
+    for job in jobs:
+        try:
+            runs.append(to_run(job))
+        except RefusedError as error:
+            if not job.sweeps:
+                raise
+            left_out.append(str(error))
+    return runs, left_out
 
 
 def compose_all(arguments: list[str]) -> list[DictConfig]:
@@ -198,12 +253,14 @@ def to_run(config: DictConfig) -> Run:
         if not isinstance(value, kind):
             raise ConfigError(f"{name} must be chosen by name: {name}=…")
     transformer = backbones.family(model.backbone).TRANSFORMER
-    method = method.for_backbone(anatomy_for(transformer, backbones.transformer_config(model.backbone)))
     changed = [
         str(w).lstrip("+").removeprefix("method.") for w in described.overrides.task if "method." in w.split("=")[0]
     ]
+    label = " ".join([described.runtime.choices["method"], *changed])
+    with _refusals(f"{model.backbone.name} {label}"):
+        method = method.for_backbone(anatomy_for(transformer, backbones.transformer_config(model.backbone)))
     run = Run(
-        label=" ".join([described.runtime.choices["method"], *changed]),
+        label=label,
         recipe=Recipe(backbone=model.chosen_backbone, sampling=model.sampling, method=method, numerics=model.numerics),
         prompts=prompts.read(CONF / "prompts"),
         seeds=list(prompts.seeds),
@@ -230,11 +287,22 @@ def check(run: Run) -> None:
     expand(run.score.vbench)
     observe.check(run)
     backbones.check(run)
+    parallel.check(run)
     family = backbones.family(run.recipe.backbone)
     family.check(run.recipe.sampling)
     sampling = run.recipe.sampling
-    run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
+    with _refusals(f"{run.recipe.backbone.name} {run.label}"):
+        run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
     backbones.source(run.recipe.backbone)
+
+
+@contextmanager
+def _refusals(pair: str) -> Iterator[None]:
+    """What a method says against a backbone, as a RefusedError that names both."""
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedError(f"{pair}: {error}") from error
 
 
 def check_writable(results: Path) -> None:

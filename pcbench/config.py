@@ -64,13 +64,17 @@ class Numerics:
 
     attention: one of diffusers' attention backends ("native", "flash", "_native_cudnn", …); None leaves the default.
     vae_tiling: decode in overlapping tiles, for less memory at slightly different pixels.
+    parallel: GPUs that share the transformer's tokens (parallel.py).
     """
 
     dtype: str = "float32"
     attention: str | None = None
     vae_tiling: bool = False
+    parallel: int = 1
 
     def __post_init__(self) -> None:
+        if self.parallel < 1:
+            raise ConfigError(f"numerics.parallel must be at least 1, not {self.parallel}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"numerics.dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
 

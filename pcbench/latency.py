@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import backbones, provenance
+from . import backbones, parallel, provenance
 from .config import Recipe, Run
 from .generate import cached, decode, denoise, place
 from .store import read_json, write_json
@@ -40,7 +40,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def profile(run: Run, say: Callable[[str], None]) -> None:
     """Time the run's method on its first sample, unless that was done with at least as many repeats."""
     path = place(run).latency
-    done = read_json(path)
+    done = parallel.of_the_first(read_json(path))
     if done is not None and done["repeats"] >= run.latency.repeats:
         return
     family = backbones.family(run.recipe.backbone)

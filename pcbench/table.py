@@ -66,7 +66,8 @@ def row(run: Run, more_metrics: Sequence[str] = ()) -> list[str]:
     wanted = {sample_key(prompt, seed) for prompt, seed in run.samples}
     samples = [s for s in data["samples"] if sample_key(s["prompt"], s["seed"]) in wanted]
     if not samples:
-        return [run.label, *["-"] * (len(COLUMNS) - 1 + len(more_metrics)), "0"]
+        scores = ["-"] * (len(HEADLINE) + len(more_metrics))
+        return [run.label, *["-"] * 3, *_latency_cells(data["latency"]), *scores, "0"]
     macs = statistics.fmean(s["macs"] for s in samples)
     computed, steps = (statistics.fmean(s[name] for s in samples) for name in ("computed", "steps"))
     cells = [

@@ -12,6 +12,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers import ContextParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
@@ -78,6 +79,13 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
     for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
         if transformer is not None and backend != attention_backend():
             transformer.set_attention_backend(backend)
+        if transformer is not None and recipe.numerics.parallel > 1:
+            spread(transformer, recipe.numerics.parallel)
+
+
+def spread(transformer: Any, count: int) -> None:
+    """Share the transformer's tokens among so many processes (parallel.py); the shares may be uneven."""
+    transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, ulysses_anything=True))
 
 
 @contextmanager

@@ -1,0 +1,158 @@
+"""Every experiment composes; a twin is its full one on smaller backbones; full ones are priced; one slice runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pcbench import cli
+from pcbench.config import ConfigError, Run
+from pcbench.generate import place
+
+CONF = Path(__file__).parents[1] / "conf"
+ALL = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+FULL = [name for name in ALL if f"{name}_tiny" in ALL]
+LATELY = {"tiny_hunyuan", "tiny_cogvideox", "tiny_opensora"}
+BUNDLED = {path.stem for path in (CONF / "model").glob("tiny_*.yaml")}
+METHODS = {"none", "pab", "teacache", "fastercache", "precisecache_base", "precisecache_turbo", "precisecache_flash"}
+# What the experiments of the paper's tables are over; others are over wan.
+MODELS = {"table1": ["opensora", "hunyuan", "cogvideox", "wan"], "table2": ["hunyuan", "wan"]}
+
+
+def runs_of(experiment: str, results: Path, *words: str) -> list[Run]:
+    """The experiment's runs. Skips what needs a bundled backbone that is not there."""
+    cli.register_schemas()
+    try:
+        launches = cli.sweeps_of([f"+experiment={experiment}", *words, f"results={results}"])
+        runs, left_out = cli.runs_of([job for launch in launches for job in cli.compose_all(launch)])
+    except Exception as error:
+        if any(name in str(error) for name in LATELY - BUNDLED):
+            pytest.skip(f"a bundled backbone is missing: {cli.in_one_line(error)}")
+        raise
+    assert not left_out
+    return runs
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_experiment_composes(name, tmp_path):
+    runs = runs_of(name, tmp_path)
+    pairs = [(run.recipe.backbone.name, str(run.recipe)) for run in runs]
+    assert len(set(pairs)) == len(pairs) > 0
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_twin_differs_in_backbone_size_prompts_and_scores_alone(name, tmp_path):
+    full, tiny = runs_of(name, tmp_path), runs_of(f"{name}_tiny", tmp_path)
+    assert list(dict.fromkeys(run.recipe.backbone.name for run in full)) == MODELS.get(name, ["wan"])
+    for a, b in zip(full, tiny, strict=True):
+        assert b.recipe.backbone.name == f"tiny_{a.recipe.backbone.name}"
+        assert b.recipe.backbone.source.startswith("bundled:")
+        assert (a.label, a.stages, a.fidelity, a.observe) == (b.label, b.stages, b.fidelity, b.observe)
+        assert a.recipe.method.NAME == b.recipe.method.NAME
+        assert len(b.prompts) <= 16
+        assert b.seeds == [0]
+
+
+@pytest.mark.parametrize("name", sorted(set(FULL) & {"table1", "table2", "table3", "table4", "alpha", "ambiguities"}))
+def test_an_experiment_writes_to_a_folder_of_its_name(name):
+    """Tables are found by the bench's name."""
+    for each in (name, f"{name}_tiny"):
+        assert {str(run.results) for run in runs_of(each, Path(f"results/{name}"))} == {f"results/{name}"}
+    assert f"results: results/{name}\n" in (CONF / "experiment" / f"{name}.yaml").read_text()
+
+
+def test_table1_has_every_row_of_the_papers(tmp_path):
+    runs = runs_of("table1", tmp_path)
+    rows = {(run.recipe.backbone.name, run.label.removesuffix("_opensora")) for run in runs}
+    assert rows == {(model, method) for model in MODELS["table1"] for method in METHODS}
+    assert {run.score.vbench for run in runs if isinstance(run.score.vbench, str)} <= {"all"}
+
+
+def test_figure7_makes_nothing_that_table1_has_made():
+    made = {(place(run).folder, sample) for run in runs_of("table1", Path("r")) for sample in run.samples}
+    wanted = {(place(run).folder, sample) for run in runs_of("fig7", Path("r")) for sample in run.samples}
+    assert len(wanted) == 20
+    assert wanted <= made
+    text = (CONF / "experiment" / "fig7.yaml").read_text()
+    assert "results: results/table1\n" in text
+
+
+def test_ambiguities_change_one_choice_at_a_time(tmp_path):
+    by_label = {run.label: run.recipe.method for run in runs_of("ambiguities", tmp_path)}
+    for label, method in by_label.items():
+        preset, *changes = label.split(" ")
+        if not changes:
+            continue
+        default = by_label[preset]
+        changed = {key for key, value in vars(method).items() if value != getattr(default, key)}
+        assert changed == {change.partition("=")[0] for change in changes}
+        needs_another = {"subtract_bias", "low_pass_first"} & changed  # these mean something with cached_output only
+        assert len(changed - {"reference"} if needs_another else changed) == 1
+    assert len(by_label) == 26
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_experiments_are_priced_without_weights(name, tmp_path, capsys):
+    assert cli.main([f"+experiment={name}", "plan=json", "prompts.limit=1", f"results={tmp_path}"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    asked = {(run.recipe.backbone.name, place(run).id) for run in runs_of(name, tmp_path)}
+    priced = {(row["model"], row["id"]): row["pmacs"] for row in plan["runs"]}
+    assert asked <= set(priced)
+    assert all(price > 1 for price in priced.values())  # of real backbones
+
+
+def test_an_experiment_of_several_sweeps_can_be_narrowed(tmp_path):
+    def pairs(*words: str) -> set[tuple[str, str]]:
+        return {(run.recipe.backbone.name, run.label) for run in runs_of("table1", tmp_path, *words)}
+
+    assert {model for model, _ in pairs("model=wan")} == {"wan"}
+    assert {label for _, label in pairs("model=wan")} == METHODS
+    assert pairs("model=opensora,wan", "method=pab,none") == {
+        (model, method) for model in ("opensora", "wan") for method in ("pab", "none")
+    }
+    assert pairs("method=teacache_fast", "model=cogvideox") == {("cogvideox", "teacache_fast")}  # none of its own
+    assert {model for model, _ in pairs("method=fastercache")} == {"hunyuan", "cogvideox", "wan"}
+    (alpha,) = runs_of("alpha", tmp_path, "method=precisecache", "method.alpha=0.33")
+    assert alpha.recipe.method.alpha == 0.33
+
+
+REFUSED = ("model=wan_1_3b,wan2_2_a14b", "method=none,fastercache_as_published", "plan=json")
+
+
+def test_a_refused_pair_is_left_out_with_a_line_and_the_sweep_goes_on(tmp_path, capsys):
+    words = ["+experiment=table1", *REFUSED, "prompts.limit=1", f"results={tmp_path}"]
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    assert {row["method"] for row in json.loads(out)["runs"]} == {"none"}
+    assert err
+    for line in err.splitlines():
+        assert line.startswith("pcbench: left out: wan")
+        assert "fastercache_as_published: fastercache: branch=as_published reproduces a defect" in line
+    assert cli.main([*words, "method=fastercache_as_published"]) == 2  # nothing is left
+    assert cli.main(["-m", *words[1:]]) == 2  # the user's own sweep: an error, as ever
+    with pytest.raises(ConfigError, match="uncond"):
+        cli.run_from(["model=wan_1_3b", "method=fastercache_as_published"])
+
+
+def test_a_slice_really_runs_and_says_what_was_left_out(tmp_path, capfd):
+    small = ["model=tiny_wan", "model.sampling.steps=5", "prompts.limit=1", "latency.warmup=0", "latency.repeats=1"]
+    asked = "method=none,precisecache_turbo,fastercache_as_published"
+    assert cli.main(["+experiment=table1_tiny", *small, asked, f"results={tmp_path}"]) == 0
+    out, err = capfd.readouterr()
+    assert err.count("left out: tiny_wan fastercache_as_published") >= 1
+    assert "left out: tiny_wan fastercache_as_published" in out  # below the table too
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("records/*/tiny_wan/*.json")]
+    assert {record["recipe"]["method"]["name"] for record in records} == {"none", "precisecache"}
+    assert all(record["status"] == "ok" and record["latency"]["repeats"] == 1 for record in records)
+
+
+def test_latency_alone_fills_a_row(tmp_path, capfd):
+    small = ["model=tiny_wan", "model.sampling.steps=4", "latency.warmup=0", "latency.repeats=1", "method=none"]
+    assert cli.main(["+experiment=table2_tiny", *small, f"results={tmp_path}"]) == 0
+    row = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("│ none"))
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[1:4] == ["-"] * 3
+    assert float(cells[4]) > 0
+    assert cells[5].startswith("1.00x")
