@@ -26,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"analysis: {f'no command {command!r}; ' if command else ''}{USAGE}", file=sys.stderr)
         return 2
-    return int(importlib.import_module(COMMANDS[command]).main(rest[:-1]))
+    try:
+        module = importlib.import_module(COMMANDS[command])
+    except ModuleNotFoundError as error:
+        print(f"analysis: no package {error.name}: pip install 'pcbench[analysis]'", file=sys.stderr)
+        return 2
+    return int(module.main(rest[:-1]))
 
 
 if __name__ == "__main__":
