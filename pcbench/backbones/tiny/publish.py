@@ -19,7 +19,7 @@ from .twins import TWINS
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONF = Path(__file__).resolve().parents[3] / "conf" / "model"
-LIMIT = 15_000_000  # bytes a family may take in git
+LIMIT = 15 << 20  # bytes a family may take in git: 15 MiB
 TRAINING_FILES = ("loss.csv", "schedule.json", "mixture.json")
 
 
@@ -58,11 +58,11 @@ def main() -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     if size > LIMIT:
-        raise SystemExit(f"{target} holds {size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
+        raise SystemExit(f"{target} holds {size / 2**20:.1f} MiB, more than {LIMIT >> 20}")
     config = CONF / f"{name}.yaml"
     named = rf'\g<1>"{fingerprint(target)}"'
     config.write_text(re.sub(r"(?m)^(\s*revision: )\S+", named, config.read_text()))
-    print(f"{target}: {size / 1e6:.1f} MB, fingerprint {fingerprint(target)}")
+    print(f"{target}: {size / 2**20:.1f} MiB, fingerprint {fingerprint(target)}")
 
 
 if __name__ == "__main__":
