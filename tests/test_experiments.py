@@ -93,7 +93,7 @@ def test_ambiguities_change_one_choice_at_a_time(tmp_path):
     assert len(by_label) == 26
 
 
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("name", ["table1", "table2", "fig2", "fig3", "bound"])  # the rest has their kinds of run
 def test_full_experiments_are_priced_without_weights(name, tmp_path, capsys):
     assert cli.main([f"+experiment={name}", "plan=json", "prompts.limit=1", f"results={tmp_path}"]) == 0
     plan = json.loads(capsys.readouterr().out)
