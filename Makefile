@@ -7,8 +7,9 @@ BIN = .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m pcbench +experiment=demo
 
+# A process a core and a thread each: small models gain little from more.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # LPIPS brings torchvision, whose PyPI build is CUDA's and breaks diffusers beside a CPU torch: it has its own environment.
 test-lpips: .venv-lpips/installed
