@@ -12,7 +12,7 @@ COMMANDS = {
     "figures": "analysis.figures",
     "compare": "analysis.compare",
     "audit": "analysis.audit",
-    "report": "analysis.report.__main__",
+    "report": "analysis.report",
 }
 USAGE = f"usage: python -m analysis {'|'.join(COMMANDS)} [results] [--out FOLDER]; --help after a command says more"
 

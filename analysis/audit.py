@@ -7,13 +7,11 @@ computed from pcbench/paper/*.csv; what needs our own count of MACs is in `pytho
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
+from .command import PRINTED, publish, run
 from .published import published
 from .render import Block, Cell, Table
 
@@ -183,18 +181,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", nargs="?", help="not read: the paper is held against itself")
     parser.add_argument("--out", default="tables", help="folder to write to; - writes nothing")
     args = parser.parse_args(argv)
-    began = time.perf_counter()
     for where, what in audit():
         print(f"{where}: {what}")
-    try:
-        if args.out != "-":
-            print(", ".join(map(str, table().write(Path(args.out)))))
-    except OSError as error:
-        print(f"analysis: {error}", file=sys.stderr)
-        return 2
-    print(f"({time.perf_counter() - began:.1f} s)")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run(lambda: "" if args.out == PRINTED else publish([table()], args.out))

@@ -72,12 +72,6 @@ class Row:
         prefix = "" if self.convention == RAW else f"{self.convention}."
         return max((name for name in self.bench.samples if str(name).startswith(f"{prefix}{kind}@")), default=None)
 
-    def score_of(self, video: pd.Series, kind: str) -> Cell:
-        """A metric of one of the row's videos."""
-        name = self.metric(kind)
-        value = None if name is None else video[name]
-        return Cell(value, spec=SPECS[kind], why=self.why(kind))
-
     def why(self, kind: str) -> str:
         """Why the row has no score of a kind; empty for the reference, which is compared with nothing."""
         if self.uncached:

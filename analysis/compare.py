@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from .cells import CELLS, RAW, SPECS, Row
+from .command import publish, run
 from .layouts import NAMES, devices
 from .load import Bench, experiments
 from .published import published
@@ -71,11 +70,9 @@ QUANTITIES = {
 
 
 def compare(results: Path) -> list[Table]:
-    """A table for each of the paper's that there are records of, and one of the peers. ValueError if there is none."""
+    """A table for each of the paper's that there are records of, and with those of table1 one of the peers."""
     found = {name.rpartition("/")[2]: benches for name, benches in experiments(results).items()}
     mine = {name: found[name] for name in ("table1", "table2", "table3", "table4") if name in found}
-    if not mine:
-        raise ValueError(f"no records of table1 to table4 under {results}; python -m pcbench +experiment=table1_tiny")
     made = [_paper(name, benches) for name, benches in mine.items()]
     return [*made, *([_peers(mine["table1"])] if "table1" in mine else [])]
 
@@ -195,17 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
     parser.add_argument("--out", default="tables", help="folder to write to; - prints them in Markdown instead")
     args = parser.parse_args(argv)
-    began = time.perf_counter()
-    try:
-        for table in compare(args.results):
-            print(table.markdown() if args.out == "-" else ", ".join(map(str, table.write(Path(args.out)))))
-    except (OSError, ValueError) as error:
-        print(f"analysis: {error}", file=sys.stderr)
-        return 2
-    if args.out != "-":
-        print(f"({time.perf_counter() - began:.1f} s)")
-    return 0
+    return run(lambda: publish(_some(compare(args.results), args.results), args.out))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _some(tables: list[Table], results: Path) -> list[Table]:
+    if not tables:
+        raise ValueError(f"no records of table1 to table4 under {results}; python -m pcbench +experiment=table1_tiny")
+    return tables

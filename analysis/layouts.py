@@ -59,7 +59,7 @@ class Layout:
         """What the numbers are, and of what their intervals."""
         calls = sorted({int(n) for bench in benches for n in bench.records["timed_calls"].dropna()})
         metrics = sorted({name for bench in benches for name in _metrics(bench, convention)})
-        notes = []
+        notes = [self.remark] if self.remark else []
         if "n" in self.columns:
             notes.append("n videos. Brackets of MACs and fidelity: 95 % bootstrap intervals over prompts.")
         if calls:

@@ -58,10 +58,6 @@ class Curve:
         """Mean score over these prompts at a speedup."""
         return float(at_speedup(self.speedups(prompts, latency), mean_score(self.scores[metric][:, prompts]), target))
 
-    def speed_at(self, metric: str, target: float, latency: bool, prompts: np.ndarray) -> float:
-        """The speedup at which the mean score over these prompts is `target`."""
-        return float(at_quality(self.speedups(prompts, latency), mean_score(self.scores[metric][:, prompts]), target))
-
 
 def mean_score(scores: np.ndarray) -> np.ndarray:
     """Mean over the last axis of the videos that have a score: one identical to its reference has no PSNR."""

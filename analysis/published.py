@@ -18,6 +18,7 @@ def published(name: str) -> pd.DataFrame:
 def preset(method: str, fields: dict) -> str:
     """The name of a record's method as Table 1 has it: PreciseCache's settings are base, turbo and flash there.
 
+    Read from a record's fields alone, so that no torch is needed; pcbench.paper.PRESETS are the settings themselves.
     Any other setting of PreciseCache is "precisecache". What a trial is compared with is left open by the paper.
     """
     if method != "precisecache" or fields.get("reuse", "prediction") != "prediction":

@@ -72,13 +72,6 @@ def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMP
     return interval(value, totals[chosen].sum(1) / counts[chosen].sum(1))
 
 
-def paired(mine: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> tuple[Interval, int]:
-    """The mean difference of two methods' scores over the (prompt, seed) that both have, its interval; how many."""
-    keys = ["prompt", "seed"]
-    both = mine[[*keys, metric]].merge(theirs[[*keys, metric]], on=keys, suffixes=("", " theirs")).dropna()
-    return mean_interval(both[metric] - both[f"{metric} theirs"], both["prompt"]), len(both)
-
-
 def worst(samples: pd.DataFrame, metric: str, count: int, lower_is_better: bool = False) -> pd.DataFrame:
     """The `count` samples with the worst score, the worst first; those without a score never count."""
     scored = samples[samples[metric].notna()]

@@ -9,13 +9,12 @@ uncached references, are two blocks and never share a number.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import pareto
 from .cells import Row
+from .command import publish, run
 from .layouts import GENERAL, LAYOUTS, Layout
 from .load import NO_CACHE, Bench, experiments
 from .noise import noise_floor
@@ -116,21 +115,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--convention", default=CONVENTION, help="whose PSNR, SSIM, LPIPS: raw, videosys, easycache, …")
     parser.add_argument("--against", help="the method that comparisons at equal speed and quality are to")
     args = parser.parse_args(argv)
-    began = time.perf_counter()
-    try:
-        made = tables(args.results, args.convention, args.against)
-        for table in made:
-            if args.out == "-":
-                print(table.markdown())
-                continue
-            print(", ".join(str(path) for path in table.write(Path(args.out))))
-    except (OSError, ValueError) as error:
-        print(f"analysis: {error}", file=sys.stderr)
-        return 2
-    if args.out != "-":
-        print(f"{len(made)} tables ({time.perf_counter() - began:.1f} s)")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run(lambda: publish(tables(args.results, args.convention, args.against), args.out))

@@ -105,6 +105,11 @@ class Place:
     def sample(self, key: str) -> SampleFiles:
         return SampleFiles(self.folder / key)
 
+    def videos(self) -> dict[tuple[str, int], Path]:
+        """The mp4 files by prompt and seed, with or without latents beside them."""
+        told = ((path, read_json(path.with_suffix(".trace.json"))) for path in sorted(self.folder.glob("*.mp4")))
+        return {(trace["prompt"], trace["seed"]): path for path, trace in told if trace}
+
     def traces(self) -> Iterator[tuple[SampleFiles, dict[str, Any]]]:
         """All complete samples with their traces, in order of name."""
         for path in sorted(self.folder.glob("*.trace.json")):

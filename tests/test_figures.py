@@ -272,7 +272,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     folders = []
     for seed in ("1", "2"):
         out = tmp_path / seed
-        command = [sys.executable, "-m", "analysis.figures", str(tmp_path / "results"), "--out", str(out)]
+        command = [sys.executable, "-m", "analysis", "figures", str(tmp_path / "results"), "--out", str(out)]
         env = os.environ | {"PYTHONHASHSEED": seed, "TZ": f"UTC{seed}"}
         subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
         folders.append({path.name: path.read_bytes() for path in out.iterdir()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from analysis import audit as audits
 from analysis.audit import audit, wan_macs
 from analysis.compare import compare, main
 from analysis.published import TABLES, preset, published
+from pcbench.paper import PRESETS
 
 from .analysis_parts import record, table1, write
 
@@ -47,6 +49,8 @@ def test_presets_have_table_1s_names():
         assert preset("precisecache", other) == "precisecache"
     assert preset("precisecache", {"alpha": 0.5, "reuse": "residual"}) == "precisecache"
     assert preset("pab", {"spatial_range": 2}) == "pab"
+    for name, settings in PRESETS.items():  # those that plan=true has: of the records' fields, which need no torch
+        assert preset("precisecache", asdict(settings)) == name
 
 
 def lines(table):

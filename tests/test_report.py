@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from analysis.load import load_records
-from analysis.report import PAGE, media, write
-from analysis.report.__main__ import main
+from analysis.report import PAGE, main, media, write
 from tests import report_parts as parts
 
 ROOT = Path(__file__).parents[1]

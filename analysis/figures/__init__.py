@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pcbench.store import write_whole
 
+from ..command import run
 from ..load import Bench, benches
 from . import blocks, bound, quality, reuse, sizes, steps, strips, style
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
@@ -83,10 +83,10 @@ def _named(kind: Kind, mine: list[tuple[Bench, Drawing]]) -> list[Drawing]:
     ]
 
 
-def write(results: Path, out: Path, say: Callable[[str], None] = print) -> list[str]:
+def write(results: Path, out: Path, say: Callable[[str], None] = print) -> int:
     """Write <name>.pdf, .png and .md of every figure, and claims.md, which has all answers in one table.
 
-    Returns the lines about what is missing. ValueError if there are no records.
+    Says what is missing, and what makes it. Returns how many figures there are. ValueError if there are no records.
     """
     found, missing = drawings(results)
     for drawing in found:
@@ -99,7 +99,7 @@ def write(results: Path, out: Path, say: Callable[[str], None] = print) -> list[
         say(str(out / "claims.md"))
     for line in missing:
         say(line)
-    return missing
+    return len(found)
 
 
 def _text(path: Path, text: str) -> None:
@@ -127,11 +127,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder with records in it")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
     args = parser.parse_args(argv)
-    began = time.perf_counter()
-    try:
-        write(args.results, args.out)
-    except (OSError, ValueError) as error:
-        print(f"analysis: {error}", file=sys.stderr)
-        return 2
-    print(f"{time.perf_counter() - began:.1f} s")
-    return 0
+    return run(lambda: f"{write(args.results, args.out)} figures")

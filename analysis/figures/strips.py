@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patheffects import withStroke
 
-from pcbench.store import Place, read_json
+from pcbench.store import Place
 
 from ..load import Bench
 from ..published import preset
@@ -122,13 +122,7 @@ def _videos(bench: Bench, identity: str) -> dict[Key, Path]:
     method = bench.records.loc[bench.records["id"] == identity, "method"]
     if not len(method):
         raise NotDrawnError("no record of the uncached videos")
-    place = Place(bench.root, bench.machine, bench.model, str(method.iloc[0]), identity)
-    found = {}
-    for path in sorted(place.folder.glob("*.mp4")):
-        trace = read_json(path.with_suffix(".trace.json"))
-        if trace is not None:
-            found[trace["prompt"], trace["seed"]] = path
-    return found
+    return Place(bench.root, bench.machine, bench.model, str(method.iloc[0]), identity).videos()
 
 
 def _frames(path: Path) -> np.ndarray:

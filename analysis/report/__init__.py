@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pcbench.store import write_whole
 
+from ..command import run
 from . import data, media
 
 PAGE = Path(__file__).with_name("page")
 PROMPTS = 32
+FIGURES = Path("figures")  # where `python -m analysis figures` writes, unless told otherwise
 
 
 def write(
@@ -68,7 +71,7 @@ def _write_bench(bench: dict[str, Any], number: int, out: Path, prompts: int, sa
 def _media(bench: dict[str, Any], prompts: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> Any:
     """Bring these prompts' videos, make the differences, name both in the samples; how long and large they are."""
     places = {method["id"]: data.place(bench, method) for method in bench["methods"]}
-    files = {identity: media.videos(place) for identity, place in places.items()}
+    files = {identity: place.videos() for identity, place in places.items()}
     references, described = files.get(bench["reference"], {}), None
     for prompt in prompts:
         key, frames = (prompt["prompt"], prompt["seed"]), None
@@ -92,3 +95,17 @@ def _script(path: Path, call: str, content: Any) -> None:
     """Data as a script that hands it over: a page from disk may load scripts, not JSON."""
     text = f"{call}({json.dumps(content, allow_nan=False, separators=(',', ':'))});\n"
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report; exit code 2 with one line if there is nothing to show."""
+    parser = argparse.ArgumentParser(prog="analysis report", description=__doc__)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write to")
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="show so many of each bench, the worst first")
+    parser.add_argument(
+        "--figures", type=Path, help="folder of PNG files, each with its words in NAME.md: `figures` if there"
+    )
+    args = parser.parse_args(argv)
+    figures = args.figures or (FIGURES if FIGURES.is_dir() else None)
+    return run(lambda: str(write(args.results, args.out, args.prompts, figures)))

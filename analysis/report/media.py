@@ -9,21 +9,11 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from pcbench.store import Place, read_json, write_whole
+from pcbench.store import write_whole
 
 FULL = 48  # of 255: the difference drawn brightest
 # matplotlib's inferno at five places: black where nothing differs
 COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=float)
-
-
-def videos(place: Place) -> dict[tuple[str, int], Path]:
-    """The mp4 files of one recipe's samples by prompt and seed."""
-    found = {}
-    for path in sorted(place.folder.glob("*.mp4")):
-        trace = read_json(path.with_suffix(".trace.json"))
-        if trace is not None:
-            found[trace["prompt"], trace["seed"]] = path
-    return found
 
 
 def about(path: Path) -> dict[str, float]:

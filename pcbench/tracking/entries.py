@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..store import Place, read_json
+from ..store import Place
 
 VIDEOS = 4  # of each recipe
 NOT_NUMBERS = ("schema", "id", "reference", "recipe", "machine", "revision", "revisions", "samples", "observations")
@@ -52,14 +52,8 @@ def of_record(results: Path, record: dict[str, Any]) -> Entry:
     return Entry(
         f"{method}-{record['id']}", results.resolve().name, "recipe", [backbone, method],
         {**record["recipe"], **about}, numbers(record), [_sample(each) for each in record["samples"]],
-        list(islice(_videos(place), VIDEOS)),
+        [(path, f"{prompt} (seed {seed})") for (prompt, seed), path in islice(place.videos().items(), VIDEOS)],
     )  # fmt: skip
-
-
-def _videos(place: Place) -> Iterator[tuple[Path, str]]:
-    for path in sorted(place.folder.glob("*.mp4")):
-        if trace := read_json(path.with_suffix(".trace.json")):
-            yield path, f"{trace['prompt']} (seed {trace['seed']})"
 
 
 def of_sweep(results: Path, found: Sequence[dict[str, Any]]) -> Entry:
