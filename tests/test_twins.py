@@ -22,7 +22,7 @@ SHORTEST = {"tiny_opensora": 17}  # the fewest frames that its schedule knows
 AS_IN_THE_CONTRACT = {
     "tiny_wan": "wan",
     "tiny_hunyuan": "hunyuan",
-    "tiny_cogvideox": "cogvideox_2b",
+    "tiny_cogvideox": "cogvideox_5b",
     "tiny_opensora": "opensora",
 }
 TOO_DEEP = {"dbcache"}  # its eight first blocks are more than a twin has

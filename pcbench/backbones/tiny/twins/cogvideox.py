@@ -1,4 +1,7 @@
-"""Tiny CogVideoX, 2B style: width 192, six blocks, sin-cos positions, v-prediction."""
+"""Tiny CogVideoX: width 192, six blocks, v-prediction, the 5B's rotary positions.
+
+With the 2B's sin-cos positions it learned all but shapes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
 from .base import LATENT_CHANNELS, MAX_PROMPT_TOKENS, TEXT_WIDTH, Batch, Twin, t5_encoder
 
@@ -34,6 +38,7 @@ class CogVideoXTwin(Twin):
             sample_frames=self.FRAMES,
             max_text_seq_length=MAX_PROMPT_TOKENS,
             spatial_interpolation_scale=1.0,
+            use_rotary_positional_embeddings=True,
         )
         self.scheduler = CogVideoXDDIMScheduler(
             prediction_type="v_prediction",
@@ -71,7 +76,14 @@ class CogVideoXTwin(Twin):
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         inputs = {"hidden_states": noisy.transpose(1, 2), "timestep": timestep, **self.embed(prompts)}
+        inputs["image_rotary_emb"] = self.rotary(*noisy.shape[-3:])
         return self.transformer(**inputs, return_dict=False)[0].transpose(1, 2)
+
+    def rotary(self, frames: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pipeline's table for that many latent cells: of any size, stretched to that of a full clip."""
+        head = self.transformer.config.attention_head_dim
+        region = ((0, 0), (SIDE // 2, SIDE // 2))
+        return get_3d_rotary_pos_embed(head, region, (height // 2, width // 2), frames, device=self.device)
 
     def pipeline(self, vae: Any) -> CogVideoXPipeline:
         return CogVideoXPipeline(
