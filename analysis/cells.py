@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .stats import mean_interval, pareto_front
 RAW = "raw"
 PETA = 1e15
 SPECS = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f"}
+EFFICIENCY = "speedup_over_macs_speedup"
 NOT_TIMED = "latency was not measured (stages without latency)"
 IDENTICAL = "every video is identical to its reference, whose PSNR is infinite"
 
@@ -102,9 +104,7 @@ def macs(row: Row) -> Cell:
 
 def macs_ratio(row: Row) -> Cell:
     """MACs of the uncached video over the mean of the row's, with an interval over prompts."""
-    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
-    reference = row.record["macs_reference_peta_per_video"]
-    return Cell(reference / found.value, reference / found.high, reference / found.low, unit="×")
+    return Cell(*_macs_ratio(row), unit="×")
 
 
 def latency(row: Row) -> Cell:
@@ -118,18 +118,33 @@ def uncached_latency(row: Row) -> Cell:
 
 
 def speedup(row: Row) -> Cell:
-    """Latency of the uncached call over the method's, timed in turn: median, and range."""
-    return _timed(row, "speedup", "×")
+    """Of all the row's videos: the MACs' ratio times the timed call's efficiency, their intervals multiplied.
+
+    A method that decides by what it sees may compute many more steps for another prompt than for the timed one, whose
+    own speedup is given only where there is no video.
+    """
+    value, low, high = (a * b for a, b in zip(_macs_ratio(row), _times(row, EFFICIENCY), strict=True))
+    return _timed(row, "speedup", "×") if math.isnan(value) else Cell(value, low, high, unit="×")
 
 
 def efficiency(row: Row) -> Cell:
-    """That speedup over the MACs' ratio of the same call: 1 where a reused step costs no time."""
-    return _timed(row, "speedup_over_macs_speedup", "")
+    """The timed call's speedup over its own MACs' ratio: 1 where a reused step costs no time."""
+    return _timed(row, EFFICIENCY, "")
+
+
+def _macs_ratio(row: Row) -> tuple[float, float, float]:
+    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
+    reference = row.record["macs_reference_peta_per_video"]
+    return reference / found.value, reference / found.high, reference / found.low
 
 
 def _timed(row: Row, name: str, unit: str) -> Cell:
-    median, low, high = (row.record[f"{name}_{part}"] for part in ("median", "min", "max"))
-    return Cell(median, low, high, unit=unit, why="the run failed" if row.failed else NOT_TIMED)
+    return Cell(*_times(row, name), unit=unit, why="the run failed" if row.failed else NOT_TIMED)
+
+
+def _times(row: Row, name: str) -> tuple[float, float, float]:
+    """Median, least and most of the timed calls."""
+    return row.record[f"{name}_median"], row.record[f"{name}_min"], row.record[f"{name}_max"]
 
 
 def vbench(row: Row) -> Cell:

@@ -67,8 +67,12 @@ class Layout:
                 f"brackets: range of {' or '.join(map(str, calls))} timed calls" if calls != [1] else "one call each"
             )
             notes.append(
-                "Latency: denoising loop of one prompt, median; speedup: against the uncached call timed in turn in "
-                f"one process; {timed}."
+                "Latency: denoising loop of one prompt, median, beside the uncached call timed in turn in one process; "
+                f"{timed}."
+            )
+            notes.append(
+                "Speedup: of all n videos, MACs ÷ times the timed call's efficiency (its speedup over its own MACs' "
+                "ratio), intervals multiplied; without videos the timed call's own."
             )
         if metrics:
             notes.append(
@@ -77,7 +81,7 @@ class Layout:
         if "worst" in self.columns:
             notes.append(
                 "worst: the lowest PSNR of a video; ●: no record of the block costs as few MACs at as high a PSNR; "
-                "efficiency: speedup over the MACs' ratio of the same call."
+                "efficiency: the timed call's speedup over its own MACs' ratio."
             )
         return notes
 

@@ -24,6 +24,7 @@ def record(
     told = json.dumps(fields, sort_keys=True)
     samples = [sample(method, number, seed, speedup, psnr) for number in range(len(PROMPTS)) for seed in range(seeds)]
     seconds, reference = [10 / speedup] * 3, [10.0, 10.5, 9.5]
+    ratios = [speedup - 0.1, speedup, speedup + 0.1] if method != "none" else [1.0]
     return {
         "schema": 2,
         "id": f"{method}{speedup}{told}".replace("/", ""),
@@ -44,8 +45,8 @@ def record(
             "denoise_seconds": spread(seconds),
             "reference_denoise_seconds": spread(reference),
             "decode_seconds": spread([1.0]),
-            "speedup": spread([speedup - 0.1, speedup, speedup + 0.1] if method != "none" else [1.0]),
-            "speedup_over_macs_speedup": spread([1.0]),
+            "speedup": spread(ratios),
+            "speedup_over_macs_speedup": spread([ratio / speedup for ratio in ratios]),
         },
         "samples": samples,
     }

@@ -18,6 +18,7 @@ from analysis.tables import tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+STRIPS = re.compile("fig7-|fig2-videos-")  # drawn from videos, which are not in git
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +50,34 @@ def test_tables_are_those_of_the_records(made):
 def test_figures_are_those_of_the_records(results):
     drawings, _ = figures.drawings(results)
     said = committed(DOCS / "figures")
+    pictures = {path.stem for path in (DOCS / "figures").glob("*.png")}
+    assert pictures == said.keys() - {"claims"}
+    said = {name: text for name, text in said.items() if not STRIPS.match(name)}
     assert said.pop("claims") == figures.claims_table(drawings)
     assert said == {drawing.name: drawing.caption for drawing in drawings}
-    assert {path.stem for path in (DOCS / "figures").glob("*.png")} == said.keys()
+
+
+def rows(text: str) -> list[str]:
+    """The rows of Markdown tables that have numbers in them."""
+    return [line for line in text.splitlines() if re.match(r"\|.*\d\.\d\d", line)]
 
 
 def test_rows_of_the_comparison_are_rows_of_the_tables(made, results):
     against = tables(results / "methods", against="precisecache prediction")
     known = {line for text in [*made.values(), *(table.markdown() for table in against)] for line in text.splitlines()}
-    rows = [line for line in (DOCS / "comparison.md").read_text().splitlines() if re.match(r"\|.*\d\.\d\d", line)]
-    assert len(rows) > 50
-    assert [row for row in rows if row not in known] == []
+    compared = rows((DOCS / "comparison.md").read_text())
+    assert len(compared) > 50
+    assert [row for row in compared if row not in known] == []
+
+
+def test_rows_of_the_readme_are_rows_of_the_tables(made):
+    """Table 1 on the bundled backbones, and the answers to the paper's claims."""
+    known = {
+        line for text in [*made.values(), (DOCS / "figures" / "claims.md").read_text()] for line in text.splitlines()
+    }
+    sections = re.split(r"(?m)^## ", (ROOT / "README.md").read_text())
+    (table,) = [each for each in sections if each.startswith("Table 1 on the bundled")]
+    (claims,) = [each for each in sections if each.startswith("What the figures say")]
+    assert len(rows(table)) >= 7
+    assert len(rows(claims)) >= 7
+    assert [row for row in rows(table + claims) if row not in known] == []
