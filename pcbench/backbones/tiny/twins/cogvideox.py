@@ -76,8 +76,8 @@ class CogVideoXTwin(Twin):
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         inputs = {"hidden_states": noisy.transpose(1, 2), "timestep": timestep, **self.embed(prompts)}
-        inputs["image_rotary_emb"] = self.rotary(*noisy.shape[-3:])
-        return self.transformer(**inputs, return_dict=False)[0].transpose(1, 2)
+        rotary = self.rotary(*noisy.shape[-3:])
+        return self.transformer(**inputs, image_rotary_emb=rotary, return_dict=False)[0].transpose(1, 2)
 
     def rotary(self, frames: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The pipeline's table for that many latent cells: of any size, stretched to that of a full clip."""
