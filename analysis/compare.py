@@ -70,9 +70,11 @@ QUANTITIES = {
 
 
 def compare(results: Path) -> list[Table]:
-    """A table for each of the paper's that there are records of, and with those of table1 one of the peers."""
+    """A table for each of the paper's that there are records of, and one of the peers. ValueError if there is none."""
     found = {name.rpartition("/")[2]: benches for name, benches in experiments(results).items()}
     mine = {name: found[name] for name in ("table1", "table2", "table3", "table4") if name in found}
+    if not mine:
+        raise ValueError(f"no records of table1 to table4 under {results}; python -m pcbench +experiment=table1_tiny")
     made = [_paper(name, benches) for name, benches in mine.items()]
     return [*made, *([_peers(mine["table1"])] if "table1" in mine else [])]
 
@@ -192,10 +194,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
     parser.add_argument("--out", default="tables", help="folder to write to; - prints them in Markdown instead")
     args = parser.parse_args(argv)
-    return run(lambda: publish(_some(compare(args.results), args.results), args.out))
-
-
-def _some(tables: list[Table], results: Path) -> list[Table]:
-    if not tables:
-        raise ValueError(f"no records of table1 to table4 under {results}; python -m pcbench +experiment=table1_tiny")
-    return tables
+    return run(lambda: publish(compare(args.results), args.out))

@@ -157,7 +157,7 @@ class Bench:
     @property
     def title(self) -> str:
         """Model and sampling: "tiny_wan, 29×128×128, 50 steps"."""
-        first = self.records.iloc[int((self.records["id"] == self.reference).argmax())]  # or of those there are
+        first = self.records.iloc[int((self.records["id"] == self.reference).argmax())]  # or the first
         if pd.isna(first["frames"]):
             return self.model
         size = "×".join(f"{first[name]:.0f}" for name in ("frames", "height", "width"))

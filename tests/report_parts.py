@@ -34,7 +34,7 @@ def record(method: str, number: int = 0, machine: str = MACHINE, reference: str 
     latency = {
         "denoise_seconds": {"median": 3.0 / speedup, "min": 3.0 / speedup, "max": 3.0 / speedup},
         "speedup": {"median": speedup, "min": speedup - 0.1, "max": speedup + 0.1},
-        "speedup_over_macs_speedup": {"median": 0.9, "min": 0.9, "max": 0.9},
+        "speedup_over_macs_speedup": {"median": 0.9, "min": 0.88, "max": 0.92},
     }
     return {
         "schema": 2,

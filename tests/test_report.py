@@ -76,8 +76,9 @@ def test_the_numbers_are_the_records(page):
     assert next(iter(methods)) == bench["reference"] == "none0"
     fast = methods["precisecache2"]
     assert fast["label"] == "precisecache threshold=0.2"
-    assert fast["macs"] == fast["speedup"] == 2.5
-    assert fast["speedup_range"] == [2.4, 2.6]
+    assert fast["macs"] == 2.5
+    assert fast["speedup"] == 2.25  # times the timed call's efficiency, 0.9: of all videos, not of the timed one
+    assert fast["speedup_range"] == [2.2, 2.3]
     assert fast["computed"] == 6
     assert fast["steps"] == parts.STEPS
     psnr = fast["scores"]["psnr@2"]

@@ -15,8 +15,8 @@ function columns(metrics) {
     { title: "PMACs", hint: "10^15 multiply-accumulates a video", minor: true, rising: true, of: (m) => m.pmacs, show: (m) => plain(m.pmacs) },
     { title: "MACs ÷", hint: "the reference's MACs over the setting's", of: (m) => m.macs, show: (m) => times(m.macs) },
     { title: "latency, s", hint: "the denoising loop, median", minor: true, rising: true, of: (m) => m.latency, show: (m) => plain(m.latency) },
-    { title: "speedup", hint: "the reference's time over the setting's, both timed in turn on this machine; ± half the range", of: (m) => m.speedup, show: (m) => (known(m.speedup) ? times(m.speedup) + half(m) : "–") },
-    { title: "efficiency", hint: "speedup over the MACs' ratio of the same call", minor: true, of: (m) => m.efficiency, show: (m) => (known(m.efficiency) ? m.efficiency.toFixed(2) : "–") },
+    { title: "speedup", hint: "of all videos: MACs ÷ times the efficiency of the timed calls; ± half their range", of: (m) => m.speedup, show: (m) => (known(m.speedup) ? times(m.speedup) + half(m) : "–") },
+    { title: "efficiency", hint: "the timed call's speedup over its own MACs' ratio, both timed in turn on this machine", minor: true, of: (m) => m.efficiency, show: (m) => (known(m.efficiency) ? m.efficiency.toFixed(2) : "–") },
     ...byMetric,
     { title: "n", hint: "videos", minor: true, of: (m) => m.n, show: (m) => String(m.n) },
   ];
