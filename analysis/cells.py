@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from .load import NO_CACHE, Bench
+from .load import EFFICIENCY, NO_CACHE, Bench
 from .published import preset
 from .render import Cell
 from .stats import mean_interval, pareto_front
@@ -17,7 +17,6 @@ from .stats import mean_interval, pareto_front
 RAW = "raw"
 PETA = 1e15
 SPECS = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f"}
-EFFICIENCY = "speedup_over_macs_speedup"
 NOT_TIMED = "latency was not measured (stages without latency)"
 IDENTICAL = "every video is identical to its reference, whose PSNR is infinite"
 
@@ -118,13 +117,9 @@ def uncached_latency(row: Row) -> Cell:
 
 
 def speedup(row: Row) -> Cell:
-    """Of all the row's videos: the MACs' ratio times the timed call's efficiency, their intervals multiplied.
-
-    A method that decides by what it sees may compute many more steps for another prompt than for the timed one, whose
-    own speedup is given only where there is no video.
-    """
+    """The overall speedup (`load_records`), with the MACs' interval over prompts times the timed calls' range."""
     value, low, high = (a * b for a, b in zip(_macs_ratio(row), _times(row, EFFICIENCY), strict=True))
-    return _timed(row, "speedup", "×") if math.isnan(value) else Cell(value, low, high, unit="×")
+    return _timed(row, "overall_speedup", "×") if math.isnan(value) else Cell(value, low, high, unit="×")
 
 
 def efficiency(row: Row) -> Cell:

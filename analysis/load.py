@@ -41,7 +41,9 @@ IDENTITY = (
     Column("reference", "reference"),
 )
 # Seconds and ratios are of the timed calls of one sample; ratios are of calls timed in turn in one process.
-TIMES = ("denoise_seconds", "reference_denoise_seconds", "decode_seconds", "speedup", "speedup_over_macs_speedup")
+EFFICIENCY = "speedup_over_macs_speedup"
+TIMES = ("denoise_seconds", "reference_denoise_seconds", "decode_seconds", "speedup", EFFICIENCY)
+SPREAD = ("median", "min", "max")
 RECORD = (
     *IDENTITY,
     Column("family", "recipe.backbone.family"),
@@ -53,7 +55,7 @@ RECORD = (
     Column("macs_peta_per_video", "macs.peta_per_video"),
     Column("macs_reference_peta_per_video", "macs.reference_peta_per_video"),
     Column("macs_speedup", "macs.speedup"),
-    *(Column(f"{name}_{part}", f"latency.{name}.{part}") for name in TIMES for part in ("median", "min", "max")),
+    *(Column(f"{name}_{part}", f"latency.{name}.{part}") for name in TIMES for part in SPREAD),
     Column("text_seconds", "latency.text_seconds"),
     Column("timed_calls", "latency.repeats"),
     Column("attention", "latency.attention"),
@@ -75,8 +77,13 @@ def folders(results: Path) -> list[Path]:
 
 
 def load_records(root: Path) -> pd.DataFrame:
-    """One row a record of one folder: the columns of RECORD (missing: NaN or None), the method's `fields` (a dict) and
-    the number of `samples`. MACs are in PMACs a video, latency in seconds."""
+    """One row a record of one folder: the columns of RECORD (missing: NaN or None), the method's `fields` (a dict), the
+    number of `samples`, and `overall_speedup_median`, `_min`, `_max`. MACs are in PMACs a video, latency in seconds.
+
+    The overall speedup is of all the record's videos: the MACs' ratio times the timed calls' efficiency. A method that
+    decides by what it sees may compute many more steps for another prompt than for the timed one, whose own speedup
+    stands in only where there is no video.
+    """
     return _records_frame(list(records(root)))
 
 
@@ -86,7 +93,11 @@ def _records_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
         | {"fields": _fields(record), "samples": len(record["samples"])}
         for record in raw
     ]
-    return _numeric(pd.DataFrame(rows, columns=[*(column.name for column in RECORD), "fields", "samples"]))
+    frame = _numeric(pd.DataFrame(rows, columns=[*(column.name for column in RECORD), "fields", "samples"]))
+    for part in SPREAD:
+        overall = frame["macs_speedup"] * frame[f"{EFFICIENCY}_{part}"]
+        frame[f"overall_speedup_{part}"] = overall.fillna(frame[f"speedup_{part}"])
+    return frame
 
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from .macs import PETA
 COLUMNS = ("method", "steps", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM")
 HEADLINE = ("psnr@2", "ssim@2")
 CAPTION = (
-    "steps: computed/all. latency: denoising loop, median. speedup: against the reference in the same process,\n"
-    "± half the range. efficiency: that speedup over the MACs' ratio of the same call."
+    "steps: computed/all. latency: denoising loop of one prompt, median. efficiency: its speedup against the\n"
+    "reference in the same process, over the MACs' ratio of that call. speedup: of all n, MACs ÷ times efficiency."
 )
 WIDTH = 400  # of the canvas, not of the table: rich shortens numbers to fit, and a number is never to be shortened
 
@@ -67,27 +67,28 @@ def row(run: Run, more_metrics: Sequence[str] = ()) -> list[str]:
     samples = [s for s in data["samples"] if sample_key(s["prompt"], s["seed"]) in wanted]
     if not samples:
         scores = ["-"] * (len(HEADLINE) + len(more_metrics))
-        return [run.label, *["-"] * 3, *_latency_cells(data["latency"]), *scores, "0"]
+        return [run.label, *["-"] * 3, *latency_cells(data["latency"], None), *scores, "0"]
     macs = statistics.fmean(s["macs"] for s in samples)
     computed, steps = (statistics.fmean(s[name] for s in samples) for name in ("computed", "steps"))
-    cells = [
-        run.label,
-        f"{computed:.3g}/{steps:.3g}",
-        f"{macs / PETA:.3g}",
-        f"{record.reference_macs(run) / macs:.2f}x",
-    ]
+    ratio = record.reference_macs(run) / macs
+    cells = [run.label, f"{computed:.3g}/{steps:.3g}", f"{macs / PETA:.3g}", f"{ratio:.2f}x"]
     scores = [_fidelity_cell(run, samples, metric) for metric in (*HEADLINE, *more_metrics)]
-    return [*cells, *_latency_cells(data["latency"]), *scores, str(len(samples))]
+    return [*cells, *latency_cells(data["latency"], ratio), *scores, str(len(samples))]
 
 
-def _latency_cells(latency: dict[str, Any] | None) -> list[str]:
+def latency_cells(latency: dict[str, Any] | None, macs_ratio: float | None) -> list[str]:
+    """Seconds, speedup of the videos whose MACs' ratio is given (None: of the timed call alone), efficiency."""
     if latency is None:
         return ["-"] * 3
-    speedup, ratio = latency["speedup"], latency["speedup_over_macs_speedup"]
+    efficiency = latency["speedup_over_macs_speedup"]
+    low, value, high = (
+        latency["speedup"][part] if macs_ratio is None else macs_ratio * efficiency[part]
+        for part in ("min", "median", "max")
+    )
     return [
         f"{latency['denoise_seconds']['median']:.2f}",
-        f"{speedup['median']:.2f}x ±{(speedup['max'] - speedup['min']) / 2:.2f}",
-        f"{ratio['median']:.2f}",
+        f"{value:.2f}x ±{(high - low) / 2:.2f}",
+        f"{efficiency['median']:.2f}",
     ]
 
 

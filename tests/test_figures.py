@@ -16,7 +16,7 @@ import pytest
 
 from analysis import figures
 from analysis.figures import measures, style
-from analysis.figures.claims import ABOVE_ZERO, Claim, at_least, over_prompts
+from analysis.figures.claims import ABOVE_ZERO, Claim, NotDrawnError, at_least, over_prompts
 from analysis.load import benches
 from analysis.stats import Interval
 
@@ -137,16 +137,30 @@ def test_the_same_as_the_plain_difference_is_not_better(tmp_path):
     assert answer(tmp_path, "fig3", BETTER) == "no"
 
 
-def test_steps_that_were_not_tried_are_passed_over(tmp_path):
-    parts.uncached(tmp_path)
-    path = next(tmp_path.rglob("none*.json"))
+def untried(results: Path, steps: slice, entries: slice = slice(None)) -> None:
+    """Take the impact of these steps out of the reference's observations."""
+    path = next(results.rglob("none*.json"))
     record = json.loads(path.read_text())
-    for entry in record["observations"]:
+    for entry in record["observations"][entries]:
         for measured in entry["impact@1"].values():
             for values in measured.values():
-                values[2::2] = [None] * len(values[2::2])
+                values[steps] = [None] * len(values[steps])
     path.write_text(json.dumps(record))
+
+
+def test_steps_that_were_not_tried_are_passed_over(tmp_path):
+    untried(parts.uncached(tmp_path), slice(2, None, 2))
     assert answer(tmp_path, "fig3", TRACKS) == "yes"
+    assert "every 2nd step was tried" in drawing_of(tmp_path, "fig3").title
+
+
+def test_a_prompt_that_is_still_observed_does_not_count(tmp_path):
+    untried(parts.uncached(tmp_path), slice(5, None), slice(1))
+    assert "every step was tried" in drawing_of(tmp_path, "fig3").title
+    assert claims(tmp_path, "fig3")[TRACKS].prompts == parts.PROMPTS - 1
+    untried(tmp_path, slice(5, None))
+    with pytest.raises(NotDrawnError, match="observed to the last step"):
+        drawing_of(tmp_path, "fig3")
 
 
 def test_how_predictions_change(tmp_path):

@@ -248,13 +248,13 @@ def downsample(bench: Bench) -> Drawing:
     rows = _settings(bench, "downsample_factor")
     if len(rows) < 2:
         raise NotDrawnError("fewer than two sizes of the trial")
-    timed = rows["speedup_median"].notna().all()
+    timed = rows["overall_speedup_median"].notna().all()
     figure, axes = style.panels(
         1, 2 if timed else 1, width=style.PAGE if timed else style.COLUMN, height=2.6, sharey=True
     )
     for panel, by in zip(axes[0], ("MACs", "latency"), strict=False):
         for number, (_, row) in enumerate(rows.iterrows()):
-            x = _macs_ratio(bench, row).value if by == "MACs" else row["speedup_median"]
+            x = _macs_ratio(bench, row).value if by == "MACs" else row["overall_speedup_median"]
             look = {"color": style.CYCLE[number % len(style.CYCLE)], "marker": "osD^v"[number % 5], "linestyle": ""}
             _errorbar(panel, [x], [_psnr(bench, row)], label=_factor(row), **look)
         panel.set_xlabel(f"speedup by {by}")

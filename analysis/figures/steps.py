@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ..load import Bench
 from . import style
-from .claims import ABOVE_ZERO, Claim, Drawing, at_least, at_most, over_prompts, words
+from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError, at_least, at_most, over_prompts, words
 from .measures import FACTOR, Entry, array, entries, quarters, ratio, spearman, stretch
 
 IMPACT, DIFFERENCE, RESOLUTION, BOUND = "impact@1", "difference@1", "resolution@1", "bound@1"
@@ -47,7 +47,9 @@ LFD, TRIAL, PLAIN, WEIGHTED = "LFD, full size", "LFD, trial 2×4×4", "plain dif
 
 def fig3(bench: Bench) -> Drawing:
     """Impact of reusing the last prediction at each step; rank correlations of what could foretell it."""
-    seen = entries(bench, IMPACT, DIFFERENCE)
+    seen = [entry for entry in entries(bench, IMPACT, DIFFERENCE) if _stride(entry)]
+    if not seen:
+        raise NotDrawnError("no prompt whose impact was observed to the last step")
     steps = np.arange(len(seen[0][IMPACT]["whole"]["video_mse"]))
     figure, axes = style.panels(2, 2, height=4.6)
     flat = axes.ravel()
@@ -69,8 +71,9 @@ def fig3(bench: Bench) -> Drawing:
     claims += [_better(seen), _negligible_late(seen), _negligible_high(seen)]
     notes = [_weights(seen)] if _has(seen, WEIGHTED) else []
     title = (
-        f"Figure 3 on {bench.title}: the last prediction reused at one step at a time, all others computed."
-        " Thin lines are prompts. (d) Spearman's rank correlation over steps with the impact of reusing the whole."
+        f"Figure 3 on {bench.title}: the last prediction reused at one step at a time, all others computed;"
+        f" {_tried(seen)}. Thin lines are prompts. (d) Spearman's rank correlation over steps with the impact of"
+        " reusing the whole."
     )
     return Drawing("fig3", "fig3", bench.model, title, figure, tuple(claims), tuple(notes))
 
@@ -83,6 +86,21 @@ def _positive(values: list[float | None]) -> np.ndarray:
 
 def _impact(entry: Entry, measure: str = "video_mse", part: str = "whole") -> np.ndarray:
     return array(entry[IMPACT][part][measure])
+
+
+def _stride(entry: Entry) -> int:
+    """Every how many steps the impact was looked at; 0 if that stopped before the last one."""
+    tried = np.flatnonzero(~np.isnan(_impact(entry, "latent_rmse", "high")))  # the last part to be tried at a step
+    stride = int(tried[1] - tried[0]) if len(tried) > 1 else 0
+    whole = stride and list(tried) == list(range(tried[0], len(_impact(entry)), stride))
+    return stride if whole else 0
+
+
+def _tried(seen: list[Entry]) -> str:
+    """`every step was tried`, `every 2nd step or every 5th step was tried`."""
+    ordinals = {1: "", 2: "2nd ", 3: "3rd "}
+    strides = sorted({_stride(entry) for entry in seen})
+    return " or ".join(f"every {ordinals.get(stride, f'{stride}th ')}step" for stride in strides) + " was tried"
 
 
 def _has(seen: list[Entry], predictor: str) -> bool:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from pcbench.store import Place, records
 
-from ..load import folders, labels, load_records, load_samples
+from ..load import EFFICIENCY, folders, labels, load_records, load_samples
 from ..pareto import CURVE_FIELDS
 from ..stats import bootstrap
 
@@ -40,7 +40,10 @@ def _benches_of(root: Path, results: Path) -> Iterator[dict[str, Any]]:
         told = [raw[machine, identity] for identity in group["id"]]
         mine = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])] if len(samples) else samples
         metrics = _metrics(mine)
-        methods = [_method(record, label, mine, metrics) for record, label in zip(told, labels(group), strict=True)]
+        methods = [
+            _method(record, row, label, mine, metrics)
+            for record, (_, row), label in zip(told, group.iterrows(), labels(group), strict=True)
+        ]
         methods.sort(key=lambda method: (method["id"] != reference, method["macs"] or math.inf, method["label"]))
         yield {
             "experiment": "" if root == results else root.relative_to(results).as_posix(),
@@ -77,12 +80,11 @@ def title(metric: str) -> str:
     return f"{words} ({convention})" if convention else words
 
 
-def _method(record: dict[str, Any], label: str, samples: pd.DataFrame, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    macs, latency, taken = record["macs"] or {}, record["latency"], record["samples"]
+def _method(
+    record: dict[str, Any], row: pd.Series, label: str, samples: pd.DataFrame, metrics: list[dict[str, Any]]
+) -> dict[str, Any]:
+    taken = record["samples"]
     mine = samples[samples["id"] == record["id"]]
-    share, speedup = (latency["speedup_over_macs_speedup"], latency["speedup"]) if latency else (None, None)
-    if share and macs.get("speedup") is not None:  # of all videos, not of the timed one alone; as cells.speedup has it
-        speedup = {end: macs["speedup"] * share[end] for end in ("median", "min", "max")}
     return {
         "id": record["id"],
         "method": record["recipe"]["method"]["name"],
@@ -91,12 +93,12 @@ def _method(record: dict[str, Any], label: str, samples: pd.DataFrame, metrics: 
         "error": record.get("error"),
         "computed": short(_mean(s["computed"] for s in taken)),
         "steps": taken[0]["steps"] if taken else None,
-        "pmacs": short(macs.get("peta_per_video")),
-        "macs": short(macs.get("speedup")),
-        "latency": short(latency["denoise_seconds"]["median"]) if latency else None,
-        "speedup": short(speedup["median"]) if speedup else None,
-        "speedup_range": [short(speedup["min"]), short(speedup["max"])] if speedup else None,
-        "efficiency": short(share["median"]) if share else None,
+        "pmacs": short(row["macs_peta_per_video"]),
+        "macs": short(row["macs_speedup"]),
+        "latency": short(row["denoise_seconds_median"]),
+        "speedup": short(row["overall_speedup_median"]),
+        "speedup_range": [short(row[f"overall_speedup_{end}"]) for end in ("min", "max")],
+        "efficiency": short(row[f"{EFFICIENCY}_median"]),
         "n": len(taken),
         "scores": {m["name"]: _score(mine, m["name"]) for m in metrics if mine[m["name"]].notna().any()},
     }
