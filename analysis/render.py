@@ -1,4 +1,4 @@
-"""A table of numbers with intervals, and its three forms: Markdown, LaTeX (booktabs alone), CSV."""
+"""A table of numbers with intervals, and its three forms: Markdown, LaTeX (booktabs and adjustbox), CSV."""
 
 from __future__ import annotations
 
@@ -89,18 +89,22 @@ class Table:
         return f"**{self.title}**\n\n{rows}\n" + (f"\n{notes[1:]}\n" if notes else "")
 
     def latex(self) -> str:
-        """A table environment; \\usepackage{booktabs} is all it needs. Intervals are small."""
+        """A table environment, no wider or higher than the page; it needs \\usepackage{booktabs,adjustbox}.
+
+        An interval stands small below its number: beside it, the paper's Table 1 would be two pages wide.
+        """
         width = len(self.columns)
         lines = [r"\begin{table}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]
         lines += [rf"\caption{{{_latex(self.title)}}}", rf"\label{{tab:{self.name}}}"]
+        lines += [r"\begin{adjustbox}{max width=\linewidth, max totalheight=0.75\textheight}"]
         lines += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule"]
         lines += [" & ".join(map(_latex, self.columns)) + r" \\"]
         for block in self.blocks:
             lines.append(r"\midrule")
             if block.heading:
                 lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textbf{{{_latex(block.heading)}}}}} \\")
-            lines += [" & ".join(map(_latex_cell, row)) + r" \\" for row in block.rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
+            lines += [line for row in block.rows for line in _latex_row(row)]
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}"]
         lines += [rf"\par\raggedright\scriptsize {_latex(note)}" for note in self.all_notes()]
         return "\n".join([*lines, r"\end{table}", ""])
 
@@ -160,6 +164,11 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
-def _latex_cell(cell: Cell) -> str:
-    value, interval = cell.words()
-    return _latex(value) + (rf" {{\scriptsize {_latex(interval)}}}" if interval else "")
+def _latex_row(row: list[Cell]) -> list[str]:
+    """The numbers, and a line of their intervals if there are any."""
+    numbers, intervals = zip(*(cell.words() for cell in row), strict=True)
+    lines = [" & ".join(map(_latex, numbers)) + r" \\"]
+    if any(intervals):
+        small = (rf"{{\tiny {_latex(interval)}}}" if interval else "" for interval in intervals)
+        lines = [lines[0] + "[-3pt]", " & ".join(small) + r" \\"]
+    return lines

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,8 @@ from analysis.render import DASH, Block, Cell, Table
 from analysis.tables import main, tables, worst_table
 
 from .analysis_parts import NO_LPIPS, record, spread, table1, write
+
+ROOT = Path(__file__).parents[1]
 
 
 def table(results, name):
@@ -192,15 +197,41 @@ def test_markdown():
     ]
 
 
-def test_latex_needs_booktabs_alone():
+def test_latex():
     text = SMALL.latex()
-    assert r"a\_b & 1.50$\times$ {\scriptsize [1.25, 1.75]} \\" in text
+    assert r"a\_b & 1.50$\times$ \\[-3pt]" in text
+    assert r" & {\tiny [1.25, 1.75]} \\" in text
+    assert r"c & -- \\" in text
     assert r"\multicolumn{2}{l}{\textbf{wan\_1$|$3b}} \\" in text
     assert r"\caption{50 \% of a\_b}" in text
     assert r"first \& last" in text
     assert text.isascii()
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert text.count(r"\begin{") == text.count(r"\end{") == 3
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def _no_latex() -> bool:
+    """Whether LaTeX or the packages that a table needs are missing."""
+    if shutil.which("pdflatex") is None:
+        return True
+    found = subprocess.run(["kpsewhich", "booktabs.sty", "adjustbox.sty"], capture_output=True, text=True)
+    return len(found.stdout.split()) < 2
+
+
+@pytest.mark.skipif(_no_latex(), reason="pdflatex with booktabs and adjustbox is not installed")
+def test_latex_compiles_and_fits_the_page(tmp_path):
+    """Every table of the committed records, between the margins of the plainest class."""
+    made = tables(ROOT / "results")
+    inputs = [table.write(tmp_path)[1].name for table in made]
+    body = "".join(rf"\input{{{name}}}\clearpage" for name in inputs)
+    head = r"\documentclass{article}\usepackage{booktabs,adjustbox}\begin{document}"
+    (tmp_path / "all.tex").write_text(head + body + r"\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert len(made) > 20
+    for complaint in ("Missing character", "Overfull", "Float too large"):
+        assert complaint not in done.stdout
 
 
 def test_csv_has_numbers_in_full():
