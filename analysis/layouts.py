@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .cells import CELLS, Row
@@ -26,7 +26,8 @@ class Layout:
 
     rest: the columns after the first. optional: those that go where no row has a number. kept: whether a record has a
     row. remark: a note of its own. curves: whether settings of a method differ in how far they go, so that one may look
-    between them. merged: benches of one machine share a block, as each number is a bench's own.
+    between them. choices: whether they differ in what they do, one thing at a time. merged: benches of one machine
+    share a block, as each number is a bench's own.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Layout:
     expected: tuple[str, ...] = ()
     kept: Callable[[Row], bool] = lambda row: True
     curves: bool = True
+    choices: bool = False
     merged: bool = False
     remark: str = ""
 
@@ -181,3 +183,4 @@ GENERAL = Layout(
     lambda row: row.label, _by_macs,
     optional=("VBench ↑", "LPIPS ↓", *TIMES, "worst", "Pareto"),
 )  # fmt: skip
+LAYOUTS["ambiguities"] = replace(GENERAL, curves=False, choices=True)

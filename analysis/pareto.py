@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,25 @@ CURVE_FIELDS = {
     "retention_steps": False,
     "variant": "official",
 }
+# And what the paper of one method leaves open (docs/precisecache.md).
+CHOICES: dict[str, dict[str, Any]] = {
+    "precisecache": {
+        "accumulate": True,
+        "subtract_bias": False,
+        "norm": "rms",
+        "threshold_from": "trial",
+        "count_warmup": False,
+        "spectrum": "spatial",
+        "whole_bins": False,
+        "low_pass_first": False,
+        "downsample_mode": "nearest-exact",
+        "guidance": "guided",
+        "protect_last": 0,
+        "max_reused": 0,
+        "block_ranking": "absolute",
+        "block_sets": "apart",
+    }
+}
 
 
 @dataclass
@@ -39,10 +59,11 @@ class Curve:
     """One method's settings: `macs` (settings, prompts), `efficiency` (settings), `scores` as `macs`, by metric.
 
     Of a prompt with several seeds each is the mean over its seeds; a video without a score has no say. labels: each
-    setting's, as in the bench's records.
+    setting's, as in the bench's records. fields: as `kind_of` has them.
     """
 
     name: str
+    fields: dict[str, Any]
     labels: list[str]
     macs: np.ndarray
     reference_macs: float
@@ -85,6 +106,7 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
         nothing = np.full(len(tables[0]), np.nan)
         found[str(name)] = Curve(
             str(name),
+            _kind(group.iloc[0]),
             list(group["label"]),
             np.stack([table["macs"].to_numpy(float) for table in tables]),
             float(group["macs_reference_peta_per_video"].iloc[0]) * 1e15,
@@ -94,12 +116,26 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
     return found, len({prompt for prompt, _ in keys})
 
 
+def kind_of(method: dict[str, Any]) -> dict[str, Any]:
+    """What settings on one line have in common: `name`, `reuse` if any, and fields that say what is done, not how much.
+
+    method: as in a record's recipe. Where it lacks a field the usual value stands.
+    """
+    usual = CURVE_FIELDS | CHOICES.get(method["name"], {})
+    return {name: method.get(name, value) for name, value in {"name": "", "reuse": "", **usual}.items()}
+
+
+def _kind(record: pd.Series) -> dict[str, Any]:
+    return kind_of(record["fields"] | {"name": record["method"]})
+
+
 def _curve_name(record: pd.Series) -> str:
-    """The method, and those of its fields that say what it does rather than how much."""
-    fields = record["fields"]
-    words = [record["method"], *([fields["reuse"]] if "reuse" in fields else [])]
-    told = [name for name, usual in CURVE_FIELDS.items() if fields.get(name, usual) != usual]
-    return " ".join([*words, *(f"{name.replace('_', ' ')} {fields[name]}" for name in told)])
+    """The method, and what it does where that is not the usual."""
+    kind = _kind(record)
+    usual = kind_of({"name": kind["name"]})
+    told = [name for name, value in kind.items() if value != usual[name] and name != "reuse"]
+    reuse = [kind["reuse"]] if kind["reuse"] else []
+    return " ".join([kind["name"], *reuse, *(f"{name.replace('_', ' ')} {kind[name]}" for name in told)])
 
 
 def qualities(found: dict[str, Curve], metric: str) -> list[float]:
@@ -132,7 +168,7 @@ def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> l
         for metric, unit in METRICS.items():
             levels = qualities(found, metric)
             for latency in ((False, True) if timed else (False,)) if levels else ():
-                points = {curve.name: _resampled(curve, metric, latency, prompts) for curve in found.values()}
+                points = {curve.name: resampled(curve, metric, latency, prompts) for curve in found.values()}
                 by, n = "latency" if latency else "MACs", f"{prompts} prompts"
                 rows = _rows(points, baseline, at_speedup, TARGETS, Cell(spec=SPECS[metric]))
                 speed.append(Block(f"{title}: {unit} at equal {by}, {n}", rows))
@@ -158,7 +194,7 @@ def _heads(targets: Sequence[str]) -> tuple[str, ...]:
     return ("method", *(head for target in targets for head in (target, f"difference {target}")))
 
 
-def _resampled(curve: Curve, metric: str, latency: bool, prompts: int) -> tuple[np.ndarray, np.ndarray]:
+def resampled(curve: Curve, metric: str, latency: bool, prompts: int) -> tuple[np.ndarray, np.ndarray]:
     """Speedups and mean scores (1 + resamples, settings), the first of all prompts."""
     drawn, scores = weights(prompts, RESAMPLES), curve.scores[metric]
     macs = drawn @ curve.macs.T / prompts

@@ -89,24 +89,25 @@ def pareto_front(speeds: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return ~((as_fast & as_good & better).any(0) | np.isnan(speeds) | np.isnan(scores))
 
 
-def at_speedup(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
+def at_speedup(speedups: np.ndarray, scores: np.ndarray, target: float | np.ndarray) -> Any:
     """The score of a method at `target` speedup, on straight lines between its settings; NaN outside their range.
 
     Interpolated over 1/speedup, the share of the cost that is left. Of settings equally fast the better counts.
-    speedups, scores: (..., settings). Returns (...), a float where that is nothing.
+    speedups, scores: (..., settings); target: one, or (...). Returns (...), a float where that is nothing.
     """
     costs, scores = _lines(speedups, scores)
-    after = np.clip((costs < 1 / target).sum(-1, keepdims=True), 1, max(costs.shape[-1] - 1, 1))
+    cost = 1 / np.asarray(target, dtype=float)
+    after = np.clip((costs < cost[..., None]).sum(-1, keepdims=True), 1, max(costs.shape[-1] - 1, 1))
     if costs.shape[-1] == 1:
-        return np.where(costs == 1 / target, scores, np.nan)[..., 0][()]
+        return np.where(costs[..., 0] == cost, scores[..., 0], np.nan)[()]
     (c0, s0), (c1, s1) = (
         (np.take_along_axis(costs, place, -1)[..., 0], np.take_along_axis(scores, place, -1)[..., 0])
         for place in (after - 1, after)
     )
-    inside = (c0 <= 1 / target) & (1 / target <= c1)
+    inside = (c0 <= cost) & (cost <= c1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = s0 + (s1 - s0) * (1 / target - c0) / (c1 - c0)
-    found = np.where(c0 == 1 / target, s0, np.where(c1 == 1 / target, s1, between))
+        between = s0 + (s1 - s0) * (cost - c0) / (c1 - c0)
+    found = np.where(c0 == cost, s0, np.where(c1 == cost, s1, between))
     return np.where(inside, found, np.nan)[()]
 
 

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import pareto
+from . import choices, pareto
 from .cells import Row
 from .command import publish, run
 from .layouts import GENERAL, LAYOUTS, Layout
@@ -37,6 +37,7 @@ def tables(results: Path, convention: str = CONVENTION, against: str | None = No
         layout = LAYOUTS.get(experiment.rpartition("/")[2], GENERAL)
         made.append(main_table(name, layout, benches, convention))
         made += pareto.tables(name, benches, against) if layout.curves else []
+        made += choices.tables(name, benches) if layout.choices else []
         made += worst_table(name, benches, convention)
     return made
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import pareto
+from analysis import choices, figures, pareto
 from analysis.load import benches
+from analysis.tables import tables
 
 from .analysis_parts import record, write
 
@@ -87,3 +88,44 @@ def test_a_video_without_a_score_is_left_out_of_the_mean():
     scores = np.array([[30.0, np.nan, 50.0], [np.nan] * 3])
     assert pareto.mean_score(scores)[0] == 40
     assert np.isnan(pareto.mean_score(scores)[1])
+
+
+def chosen(tmp_path):
+    """LFCache and Flash at several α, and choices beside them: better, worse, too fast."""
+    flash = {"reuse": "prediction", "block_cache_rate": 0.4}
+    found = [
+        record("precisecache", 1.5, 45.0, reuse="prediction", alpha=0.1),
+        record("precisecache", 2.0, 40.0, reuse="prediction", alpha=0.5),
+        record("precisecache", 4.0, 30.0, reuse="prediction", alpha=1.0),
+        record("precisecache", 3.0, 25.0, **flash, alpha=0.5),
+        record("precisecache", 5.0, 20.0, **flash, alpha=1.0),
+        record("precisecache", 2.0, 43.0, reuse="prediction", alpha=0.7, norm="l2"),
+        record("precisecache", 4.0, 28.0, reuse="prediction", alpha=0.7, accumulate=False),
+        record("precisecache", 6.0, 28.0, reuse="prediction", alpha=0.7, max_reused=9),
+        record("precisecache", 5.0, 21.0, reuse="prediction", alpha=0.7, block_cache_rate=0.6),
+    ]
+    (made,) = benches(write(tmp_path / "ambiguities", record("none"), *found))
+    return made
+
+
+def test_a_choice_is_read_against_the_usual_ones_at_equal_macs(tmp_path):
+    found = {choice.changed: choice for choice in choices.choices(*pareto.curves(chosen(tmp_path)))}
+    gains = {name: choice.gains["psnr@2"].value for name, choice in found.items()}
+    assert gains == pytest.approx(
+        {"norm l2": 3, "accumulate False": -2, "max reused 9": np.nan, "block cache rate 0.6": 1}, nan_ok=True
+    )
+    assert {name for name, choice in found.items() if "block cache" in choice.usual} == {"block cache rate 0.6"}
+    gained = found["norm l2"].gains["psnr@2"]
+    assert (gained.low, gained.high) == pytest.approx((3, 3))  # in every prompt
+
+
+def test_choices_have_a_table_and_are_not_drawn_as_one_line(tmp_path):
+    chosen(tmp_path)
+    made = {table.name: table for table in tables(tmp_path)}
+    assert set(made) == {"ambiguities", "ambiguities-choices", "ambiguities-worst"}
+    assert cells(made["ambiguities-choices"])["norm l2"]["PSNR dB, gained"].words()[0] == "+3.00"
+    drawn, _ = figures.drawings(tmp_path)
+    (drawing,) = drawn
+    assert drawing.name == "ambiguities-tiny_wan"
+    for words in ("Gain, in dB of PSNR: norm l2 3 [3, 3]", "Lose, in dB of PSNR: accumulate False -2", "max reused 9"):
+        assert words in drawing.caption

@@ -13,7 +13,7 @@ from pcbench.store import write_whole
 
 from ..command import run
 from ..load import Bench, benches
-from . import blocks, bound, quality, reuse, sizes, steps, strips, style
+from . import blocks, bound, choices, quality, reuse, sizes, steps, strips, style
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
 
 __all__ = ["Claim", "Drawing", "NotDrawnError", "claims_table", "drawings", "main", "write"]
@@ -39,6 +39,7 @@ KINDS = (
     Kind("fig7", "fig7", strips.fig7),
     Kind("bound", "bound", bound.bound),
     Kind("alpha", "alpha", quality.alpha),
+    Kind("ambiguities", "ambiguities", choices.ambiguities),
     Kind("downsample", "table3", quality.downsample),
     Kind("pareto", "table1", quality.pareto, each=True),
 )

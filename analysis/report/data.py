@@ -16,7 +16,7 @@ import pandas as pd
 from pcbench.store import Place, records
 
 from ..load import EFFICIENCY, folders, labels, load_records, load_samples
-from ..pareto import CURVE_FIELDS
+from ..pareto import kind_of
 from ..stats import bootstrap
 
 DIGITS = 5  # significant, of every number in the page
@@ -89,7 +89,7 @@ def _method(
         "id": record["id"],
         "method": record["recipe"]["method"]["name"],
         "label": label,
-        "curve": _curve(record["recipe"]["method"]),
+        "curve": " ".join(map(str, kind_of(record["recipe"]["method"]).values())),
         "error": record.get("error"),
         "computed": short(_mean(s["computed"] for s in taken)),
         "steps": taken[0]["steps"] if taken else None,
@@ -102,11 +102,6 @@ def _method(
         "n": len(taken),
         "scores": {m["name"]: _score(mine, m["name"]) for m in metrics if mine[m["name"]].notna().any()},
     }
-
-
-def _curve(method: dict[str, Any]) -> str:
-    """What settings on one line have in common: the method, and those of its fields that say what it does."""
-    return " ".join(str(method.get(field, usual)) for field, usual in {"name": "", "reuse": "", **CURVE_FIELDS}.items())
 
 
 def _mean(values: Iterator[float]) -> float | None:

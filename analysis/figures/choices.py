@@ -1,0 +1,81 @@
+"""What the paper leaves open, one choice at a time: quality gained against the usual choices at equal MACs."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from ..choices import Choice, choices
+from ..load import Bench
+from ..pareto import METRICS, curves
+from ..stats import Interval
+from . import style
+from .claims import Drawing, NotDrawnError, words
+
+EXPERIMENT = "ambiguities"
+PSNR = next(iter(METRICS))
+
+
+def ambiguities(bench: Bench) -> Drawing:
+    """A line a choice: the PSNR and SSIM that it gains, with intervals."""
+    if PurePosixPath(bench.experiment).name != EXPERIMENT:
+        raise NotDrawnError
+    try:
+        found, prompts = curves(bench)
+    except ValueError as error:
+        raise NotDrawnError(str(error)) from error
+    made = choices(found, prompts)
+    placed = sorted((each for each in made if _known(each)), key=lambda choice: choice.gains[PSNR].value)
+    if not placed:
+        raise NotDrawnError("no choice between settings of the usual ones")
+    figure, axes = style.panels(1, len(METRICS), height=0.7 + 0.17 * len(placed), sharey=True)
+    heights = np.arange(len(placed))
+    for panel, (metric, title) in zip(axes[0], METRICS.items(), strict=True):
+        gained = [choice.gains[metric] for choice in placed]
+        value, low, high = np.array(gained).T
+        bars = np.nan_to_num(np.maximum([value - low, high - value], 0))
+        clear = np.array([_clear(each) for each in gained])
+        for chosen, colour in ((clear, style.RED), (~clear, style.GREY)):
+            panel.errorbar(
+                value[chosen], heights[chosen], xerr=bars[:, chosen], fmt="o", color=colour, capsize=2, elinewidth=0.8
+            )
+        panel.axvline(0, color=style.BLACK, linewidth=0.6)
+        panel.set_xlabel(f"{title} gained at equal MACs")
+    axes[0, 0].set(yticks=heights, yticklabels=[f"{each.changed} ({each.speedup.value:.2f}×)" for each in placed])
+    title = (
+        f"The paper's open choices on {bench.title}, one at a time: the quality of each minus that of the usual choices"
+        f" at several α, where those cost as many MACs (in brackets: how many times fewer than no cache); {prompts}"
+        " prompts, 95 % bootstrap intervals over them, red where they leave out zero."
+    )
+    notes = (*_told(placed), *_beyond([choice for choice in made if choice not in placed]))
+    return Drawing(EXPERIMENT, EXPERIMENT, bench.model, title, figure, (), notes)
+
+
+def _known(choice: Choice) -> bool:
+    return not np.isnan(choice.gains[PSNR].value)
+
+
+def _clear(gained: Interval) -> bool:
+    """Whether the interval leaves out zero."""
+    return gained.low > 0 or gained.high < 0
+
+
+def _told(placed: list[Choice]) -> list[str]:
+    """Who gains, who loses by PSNR; and how many do neither."""
+    better = [each for each in reversed(placed) if each.gains[PSNR].low > 0]
+    worse = [each for each in placed if each.gains[PSNR].high < 0]
+    lines = [
+        f"{verb}, in dB of PSNR: {'; '.join(f'{each.changed} {words(each.gains[PSNR])}' for each in some)}."
+        for verb, some in (("Gain", better), ("Lose", worse))
+        if some
+    ]
+    rest = len(placed) - len(better) - len(worse)
+    return [*lines, f"{rest} of {len(placed)} can be told from the usual choice by neither."]
+
+
+def _beyond(rest: list[Choice]) -> list[str]:
+    if not rest:
+        return []
+    named = "; ".join(f"{choice.changed} ({choice.speedup.value:.2f}×)" for choice in rest)
+    return [f"Not compared, as the usual choices have no settings on either side or no video a PSNR: {named}."]
