@@ -89,9 +89,10 @@ def mean_score(scores: np.ndarray) -> np.ndarray:
 def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
     """All curves of a bench, over the prompts that every record has; and the number of prompts.
 
-    Raises ValueError if the records have no prompt and seed in common. Failed records, without samples, are left out.
+    Raises ValueError if the records have no prompt and seed in common. Failed records, without samples, are left out,
+    and so are replayed schedules, which need not be more or less of one thing.
     """
-    cached = bench.records[(bench.records["method"] != NO_CACHE) & (bench.records["samples"] > 0)]
+    cached = bench.records[~bench.records["method"].isin([NO_CACHE, "replay"]) & (bench.records["samples"] > 0)]
     samples = bench.samples[bench.samples["id"].isin(cached["id"])]
     groups = [set(zip(group["prompt"], group["seed"], strict=True)) for _, group in samples.groupby("id")]
     keys = set.intersection(*groups) if groups else set()

@@ -129,3 +129,9 @@ def test_choices_have_a_table_and_are_not_drawn_as_one_line(tmp_path):
     assert drawing.name == "ambiguities-tiny_wan"
     for words in ("Gain, in dB of PSNR: norm l2 3 [3, 3]", "Lose, in dB of PSNR: accumulate False -2", "max reused 9"):
         assert words in drawing.caption
+
+
+def test_replayed_schedules_are_no_line(tmp_path):
+    found = [record("replay", speed, 40.0, reuse="prediction", steps=speed) for speed in (1.5, 2.5)]
+    (made,) = benches(write(tmp_path, record("none"), *found, record("teacache", 2.0, 40.0)))
+    assert set(pareto.curves(made)[0]) == {"teacache"}

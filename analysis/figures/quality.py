@@ -37,7 +37,7 @@ def pareto(bench: Bench) -> Drawing:
         found, prompts = curves(bench)
     except ValueError as error:
         raise NotDrawnError(str(error)) from error
-    found = {name: c for name, c in found.items() if name != "replay" and not np.isnan(c.scores[PSNR]).all()}
+    found = {name: curve for name, curve in found.items() if not np.isnan(curve.scores[PSNR]).all()}
     if len(found) < 2:
         raise NotDrawnError("fewer than two methods have scores")
     timed = any(not np.isnan(curve.efficiency).any() for curve in found.values())
