@@ -83,7 +83,7 @@ def test_ambiguities_change_one_choice_at_a_time(tmp_path):
         assert changed == {change.partition("=")[0] for change in changes}
         needs_another = {"subtract_bias", "low_pass_first"} & changed  # these mean something with cached_output only
         assert len(changed - {"reference"} if needs_another else changed) == 1
-    assert len(by_label) == 34
+    assert len(by_label) == 37
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "fig2", "fig3", "bound"])  # the rest has their kinds of run
