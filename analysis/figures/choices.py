@@ -71,7 +71,11 @@ def _told(placed: list[Choice]) -> list[str]:
         if some
     ]
     rest = len(placed) - len(better) - len(worse)
-    return [*lines, f"{rest} of {len(placed)} can be told from the usual choice by neither."]
+    return [
+        *lines,
+        f"The other {rest} of {len(placed)} cannot be told from the usual choice, or have no interval. One such"
+        " interval in twenty leaves out zero by chance.",
+    ]
 
 
 def _beyond(rest: list[Choice]) -> list[str]:
