@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 
 from analysis.report import write
@@ -21,7 +22,11 @@ TIMES = "[...player.videos].map((v) => v.currentTime)"
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    return write(parts.make(folder / "results"), folder / "out", say=lambda line: None)
+    figures = folder / "figures"
+    figures.mkdir()
+    iio.imwrite(figures / "fig4.png", np.full((80, 160, 3), 255, np.uint8))
+    (figures / "fig4.md").write_text("Change.\n\nDoes it? The paper: yes. Here: no. R is <b>0.1.\n\nBrackets.\n")
+    return write(parts.make(folder / "results"), folder / "out", figures=figures, say=lambda line: None)
 
 
 @pytest.fixture(scope="module", params=BROWSERS)
@@ -122,6 +127,24 @@ def test_the_keyboard_plays_pauses_and_steps(page):
     wait_for(page, "player.playing")
 
 
+def test_a_figure_answers_first_and_explains_on_demand(page):
+    paused(page)
+    page.run("scrollTo(0, 0)")
+    page.run("document.getElementById('to-figures').click()")
+    assert page.run("document.activeElement.id") == "figures"
+    assert not page.run("location.hash")
+    wait_for(page, "document.querySelector('#figures img').naturalWidth === 160")
+    told = "[...document.querySelectorAll('#figures summary')].map((s) => s.textContent)"
+    assert page.run(told) == ["Does it? no", "More"]
+    words = "document.querySelector('#figures details p')"
+    assert not page.run(f"{words}.checkVisibility()")
+    page.run("document.querySelector('#figures summary').focus()")
+    page.press(" ")  # opens it, and plays nothing
+    wait_for(page, f"{words}.checkVisibility()")
+    assert page.run(f"{words}.textContent") == "The paper: yes. Here: no. R is <b>0.1."
+    assert not page.run("player.playing")
+
+
 def test_the_keyboard_goes_from_prompt_to_prompt(page):
     page.run("scrollTo(0, 0)")
     assert page.run("[...document.querySelectorAll('h3')].map((h) => h.firstChild.textContent)") == [
@@ -135,7 +158,7 @@ def test_the_keyboard_goes_from_prompt_to_prompt(page):
     wait_for(page, "Math.abs(document.activeElement.getBoundingClientRect().top) < 20")
     page.press("k")
     wait_for(page, "document.activeElement.getAttribute('aria-label') === 'the worst'")
-    assert not page.run("document.querySelector('h3 img, figure img')")  # a prompt is text, whatever it says
+    assert not page.run("document.querySelector('h3 img, article img')")  # a prompt is text, whatever it says
 
 
 def test_a_strip_reads_its_steps(page):

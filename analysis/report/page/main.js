@@ -112,11 +112,21 @@ function openBench(bench) {
   state.set({ bench });
 }
 
-/** Drawings made elsewhere, each with its words. */
+/** Drawings made elsewhere: what is drawn, each question with its answer, and all the words on demand. */
 function drawFigures(figures) {
-  $("figures").hidden = !figures.length;
-  const drawn = ({ file, title, words }) => el("figure", {}, el("a", { href: file }, el("img", { src: file, alt: title, loading: "lazy" })), ...words.map((text) => el("p", { class: "note" }, text)));
-  $("figures-drawn").replaceChildren(...figures.map(drawn));
+  $("figures").hidden = $("to-figures").hidden = !figures.length;
+  $("figures-drawn").replaceChildren(...figures.map(drawFigure));
+}
+
+const CLAIM = /^([^?]+\?) (.*Here: (yes|no|undecided)\..*)$/s; // as `analysis figures` writes one
+
+function drawFigure({ file, title, words: [drawn, ...said] }) {
+  const note = (text) => el("p", { class: "note" }, text);
+  const folded = (heading, texts) => el("details", {}, el("summary", {}, ...heading), ...texts.map(note));
+  const claims = said.map((text) => CLAIM.exec(text)).filter(known);
+  const rest = said.filter((text) => !CLAIM.test(text));
+  return el("figure", {}, el("a", { href: file }, el("img", { src: file, alt: title, loading: "lazy" })), known(drawn) ? note(drawn) : null,
+    ...claims.map(([, question, words, answer]) => folded([question, " ", el("b", {}, answer)], [words])), rest.length ? folded(["More"], rest) : null);
 }
 
 function drawChips() {
@@ -160,6 +170,7 @@ function wire() {
   $("back").addEventListener("click", () => player.step(-1));
   $("forth").addEventListener("click", () => player.step(1));
   $("seek").addEventListener("input", () => { player.pause(); player.seek(Number($("seek").value)); });
+  for (const link of document.querySelectorAll("nav a, .skip")) link.addEventListener("click", jump);
   document.addEventListener("keydown", onKey);
   let width = innerWidth;
   addEventListener("resize", () => {
@@ -168,6 +179,14 @@ function wire() {
     drawPlot(state, $("plot"));
     state.emphasise();
   });
+}
+
+/** To a section: the address keeps the name of the bench. */
+function jump(event) {
+  event.preventDefault();
+  const section = document.querySelector(event.currentTarget.getAttribute("href"));
+  section.scrollIntoView();
+  section.focus({ preventScroll: true });
 }
 
 function showTime() {
@@ -182,7 +201,7 @@ function showTime() {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const inside = event.target.closest("input, select, textarea");
-  const press = event.target.closest("button, [role=button]") && event.key === " ";
+  const press = event.target.closest("button, summary, [role=button]") && event.key === " ";
   if ((inside && inside.id !== "seek") || press) return;
   const views = [...$("view").options].map((o) => o.value);
   const last = player.frames - 1;
