@@ -89,17 +89,22 @@ def test_paused_all_videos_show_the_frame_that_is_told(page, tmp_path):
         assert page.run("player.frame") == frame
         assert spread(page) == 0
         assert page.run("document.getElementById('time').textContent").startswith(f"{frame + 1}/{parts.FRAMES} ")
-        time.sleep(0.3)  # until it is painted
-        page.picture(tmp_path / "shown.png")
-        shown = iio.imread(tmp_path / "shown.png")[..., :3]
         # an eighth into each picture, where all four videos are of the frame's own grey
         places = page.run(
             "[...document.querySelectorAll('video.video')].map((v) => v.getBoundingClientRect())"
             ".filter((r) => r.top > 0 && r.bottom < 750).map((r) => [r.left + r.width / 8, r.top + r.height / 8])"
         )
         assert len(places) == 4
-        for x, y in places:
-            assert shown[int(y), int(x)].astype(int) == pytest.approx([10 + 11 * frame] * 3, abs=5), (frame, x, y)
+        until = time.monotonic() + 20
+        while (greys := painted(page, places, tmp_path)) != pytest.approx(10 + 11 * frame, abs=5):
+            assert time.monotonic() < until, (frame, greys)  # a busy machine paints a sought frame late
+
+
+def painted(page, places: list[list[float]], folder) -> np.ndarray:
+    """The red, green and blue of the window at these places: (places, 3)."""
+    page.picture(folder / "shown.png")
+    shown = iio.imread(folder / "shown.png")[..., :3].astype(int)
+    return np.array([shown[int(y), int(x)] for x, y in places])
 
 
 def test_the_keyboard_plays_pauses_and_steps(page):
