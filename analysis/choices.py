@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .load import Bench
 from .pareto import METRICS, SPECS, Curve, curves, resampled
 from .render import Block, Cell, Table
@@ -58,15 +56,14 @@ def _apart(curve: Curve, usual: Curve) -> tuple[int, float]:
 
 
 def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
-    speedup, scores, gains = Interval(np.nan, np.nan, np.nan), {}, {}
+    scores, gains = {}, {}
     for metric in METRICS:
-        speeds, values = (each[:, 0] for each in resampled(curve, metric, False, prompts))
-        speedup = interval(speeds[0], speeds[1:])
+        speeds, values = (each[:, 0] for each in resampled(curve, metric, False, prompts))  # speeds are of any metric
         scores[metric] = interval(values[0], values[1:])
         apart = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
         gains[metric] = interval(apart[0], apart[1:])
     changed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _changed(curve, usual).items())
-    return Choice(changed, usual.name, speedup, scores, gains)
+    return Choice(changed, usual.name, interval(speeds[0], speeds[1:]), scores, gains)
 
 
 def tables(name: str, benches: Sequence[Bench]) -> list[Table]:

@@ -71,7 +71,7 @@ QUANTITIES = {
 
 def compare(results: Path) -> list[Table]:
     """A table for each of the paper's that there are records of, and one of the peers. ValueError if there is none."""
-    found = {name.rpartition("/")[2]: benches for name, benches in experiments(results).items()}
+    found = {benches[0].name: benches for benches in experiments(results).values()}
     mine = {name: found[name] for name in ("table1", "table2", "table3", "table4") if name in found}
     if not mine:
         raise ValueError(f"no records of table1 to table4 under {results}; python -m pcbench +experiment=table1_tiny")

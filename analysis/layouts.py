@@ -184,3 +184,8 @@ GENERAL = Layout(
     optional=("VBench ↑", "LPIPS ↓", *TIMES, "worst", "Pareto"),
 )  # fmt: skip
 LAYOUTS["ambiguities"] = replace(GENERAL, curves=False, choices=True)
+
+
+def layout_of(bench: Bench) -> Layout:
+    """By the name of its experiment."""
+    return LAYOUTS.get(bench.name, GENERAL)

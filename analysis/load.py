@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -164,6 +164,11 @@ class Bench:
     records: pd.DataFrame = field(repr=False)
     samples: pd.DataFrame = field(repr=False)
     raw: tuple[dict[str, Any], ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The experiment without the folders above it: "table1"."""
+        return PurePosixPath(self.experiment).name
 
     @property
     def title(self) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from . import choices, pareto
 from .cells import Row
 from .command import publish, run
-from .layouts import GENERAL, LAYOUTS, Layout
+from .layouts import Layout, layout_of
 from .load import NO_CACHE, Bench, experiments
 from .noise import noise_floor
 from .render import Block, Cell, Table
@@ -34,7 +34,7 @@ def tables(results: Path, convention: str = CONVENTION, against: str | None = No
     _check(convention, [bench for benches in found.values() for bench in benches])
     for experiment, benches in found.items():
         name = experiment.replace("/", "-")
-        layout = LAYOUTS.get(experiment.rpartition("/")[2], GENERAL)
+        layout = layout_of(benches[0])
         made.append(main_table(name, layout, benches, convention))
         made += pareto.tables(name, benches, against) if layout.curves else []
         made += choices.tables(name, benches) if layout.choices else []

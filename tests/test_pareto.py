@@ -8,6 +8,7 @@ import pytest
 from analysis import choices, figures, pareto
 from analysis.load import benches
 from analysis.tables import tables
+from methods import PreciseCacheConfig
 
 from .analysis_parts import record, write
 
@@ -117,6 +118,15 @@ def test_a_choice_is_read_against_the_usual_ones_at_equal_macs(tmp_path):
     assert {name for name, choice in found.items() if "block cache" in choice.usual} == {"block cache rate 0.6"}
     gained = found["norm l2"].gains["psnr@2"]
     assert (gained.low, gained.high) == pytest.approx((3, 3))  # in every prompt
+
+
+def test_the_usual_choices_are_the_configs_defaults():
+    """They are written out for the sake of tables without torch."""
+    usual = pareto.kind_of({"name": "precisecache", "reuse": "prediction"})
+    defaults = {
+        name: getattr(PreciseCacheConfig(), name) for name in usual.keys() - {"name", "retention_steps", "variant"}
+    }
+    assert {name: usual[name] for name in defaults} == defaults
 
 
 def test_choices_have_a_table_and_are_not_drawn_as_one_line(tmp_path):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 import numpy as np
 
 from ..choices import Choice, choices
+from ..layouts import layout_of
 from ..load import Bench
 from ..pareto import METRICS, curves
 from ..stats import Interval
 from . import style
 from .claims import Drawing, NotDrawnError, words
 
-EXPERIMENT = "ambiguities"
 PSNR = next(iter(METRICS))
 
 
 def ambiguities(bench: Bench) -> Drawing:
     """A line a choice: the PSNR and SSIM that it gains, with intervals."""
-    if PurePosixPath(bench.experiment).name != EXPERIMENT:
+    if not layout_of(bench).choices:
         raise NotDrawnError
     try:
         found, prompts = curves(bench)
@@ -49,7 +47,7 @@ def ambiguities(bench: Bench) -> Drawing:
         " prompts, 95 % bootstrap intervals over them, red where they leave out zero."
     )
     notes = (*_told(placed), *_beyond([choice for choice in made if choice not in placed]))
-    return Drawing(EXPERIMENT, EXPERIMENT, bench.model, title, figure, (), notes)
+    return Drawing("ambiguities", "ambiguities", bench.model, title, figure, (), notes)
 
 
 def _known(choice: Choice) -> bool:
@@ -73,7 +71,7 @@ def _told(placed: list[Choice]) -> list[str]:
     rest = len(placed) - len(better) - len(worse)
     return [
         *lines,
-        f"The other {rest} of {len(placed)} cannot be told from the usual choice, or have no interval. One such"
+        f"By PSNR the other {rest} of {len(placed)} cannot be told from the usual choice, or have no interval. One such"
         " interval in twenty leaves out zero by chance.",
     ]
 

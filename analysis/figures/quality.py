@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ..layouts import layout_of
 from ..load import NO_CACHE, Bench
 from ..pareto import METRICS, Curve, curves, mean_score
 from ..published import published
@@ -31,7 +31,7 @@ SIZE = (2, 4, 4)
 
 def pareto(bench: Bench) -> Drawing:
     """PSNR and SSIM against speedup, one line a method. Open choices have a figure of their own."""
-    if PurePosixPath(bench.experiment).name == "ambiguities":
+    if layout_of(bench).choices:
         raise NotDrawnError
     try:
         found, prompts = curves(bench)
@@ -134,7 +134,7 @@ def _ahead(found: dict[str, Curve], prompts: int) -> tuple[str, ...]:
 
 
 def _named(bench: Bench, experiment: str) -> None:
-    if PurePosixPath(bench.experiment).name != experiment:
+    if bench.name != experiment:
         raise NotDrawnError
 
 

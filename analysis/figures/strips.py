@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ Key = tuple[str, int]
 
 def fig7(bench: Bench) -> Drawing:
     """Every method of Table 1 on two prompts."""
-    if PurePosixPath(bench.experiment).name not in EXPERIMENTS:
+    if bench.name not in EXPERIMENTS:
         raise NotDrawnError
     rows = bench.records[bench.records["samples"] > 0].sort_values(
         ["macs_peta_per_video"], ascending=False, kind="stable"

@@ -6,16 +6,17 @@ A bench is what may share a table: one results folder, one machine, one model, o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pcbench.store import Place, records
+from pcbench.store import Place
 
-from ..load import EFFICIENCY, folders, labels, load_records, load_samples
+from .. import load
+from ..load import EFFICIENCY, Bench
 from ..pareto import kind_of
 from ..stats import bootstrap
 
@@ -27,42 +28,32 @@ Key = tuple[str, int]  # prompt and seed
 
 def benches(results: Path) -> list[dict[str, Any]]:
     """Every bench under a results folder, each with `methods`, `metrics`, `prompts`. ValueError if there is none."""
-    found = [bench for root in folders(results) for bench in _benches_of(root, results)]
-    if not found:
-        raise ValueError(f"no records under {results}")
-    return found
+    return [_bench(bench, results) for bench in load.benches(results)]
 
 
-def _benches_of(root: Path, results: Path) -> Iterator[dict[str, Any]]:
-    frame, samples = load_records(root), load_samples(root)
-    raw = {(record["machine"]["name"], record["id"]): record for record in records(root)}
-    for (machine, model, reference), group in frame.groupby(["machine", "model", "reference"], sort=True):
-        told = [raw[machine, identity] for identity in group["id"]]
-        mine = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])] if len(samples) else samples
-        metrics = _metrics(mine)
-        methods = [
-            _method(record, row, label, mine, metrics)
-            for record, (_, row), label in zip(told, group.iterrows(), labels(group), strict=True)
-        ]
-        methods.sort(key=lambda method: (method["id"] != reference, method["macs"] or math.inf, method["label"]))
-        yield {
-            "experiment": "" if root == results else root.relative_to(results).as_posix(),
-            "machine": machine,
-            "model": model,
-            "reference": reference,
-            "hardware": told[0]["machine"],
-            "sampling": _sampling(told, reference),
-            "metrics": metrics,
-            "methods": methods,
-            "prompts": _prompts(told, mine, metrics),
-            "root": root,
-        }
+def _bench(bench: Bench, results: Path) -> dict[str, Any]:
+    told, mine, reference = bench.raw, bench.samples, bench.reference
+    metrics = _metrics(mine)
+    rows = (row for _, row in bench.records.iterrows())
+    methods = [_method(record, row, mine, metrics) for record, row in zip(told, rows, strict=True)]
+    methods.sort(key=lambda method: (method["id"] != reference, method["macs"] or math.inf, method["label"]))
+    return {
+        "experiment": "" if bench.root == results else bench.experiment,
+        "machine": bench.machine,
+        "model": bench.model,
+        "reference": reference,
+        "hardware": told[0]["machine"],
+        "sampling": _sampling(bench),
+        "metrics": metrics,
+        "methods": methods,
+        "prompts": _prompts(told, mine, metrics),
+        "root": bench.root,
+    }
 
 
-def _sampling(told: list[dict[str, Any]], reference: str) -> dict[str, Any]:
+def _sampling(bench: Bench) -> dict[str, Any]:
     """The reference's frames, size and steps; those of another record where the reference has none."""
-    chosen = next((record for record in told if record["id"] == reference), told[0])
-    return chosen["recipe"].get("sampling", {})
+    return (bench.uncached or bench.raw[0])["recipe"].get("sampling", {})
 
 
 def _metrics(samples: pd.DataFrame) -> list[dict[str, Any]]:
@@ -81,14 +72,14 @@ def title(metric: str) -> str:
 
 
 def _method(
-    record: dict[str, Any], row: pd.Series, label: str, samples: pd.DataFrame, metrics: list[dict[str, Any]]
+    record: dict[str, Any], row: pd.Series, samples: pd.DataFrame, metrics: list[dict[str, Any]]
 ) -> dict[str, Any]:
     taken = record["samples"]
     mine = samples[samples["id"] == record["id"]]
     return {
         "id": record["id"],
         "method": record["recipe"]["method"]["name"],
-        "label": label,
+        "label": row["label"],
         "curve": " ".join(map(str, kind_of(record["recipe"]["method"]).values())),
         "error": record.get("error"),
         "computed": short(_mean(s["computed"] for s in taken)),
@@ -121,7 +112,9 @@ def _score(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
     return {"mean": short(values[metric].mean()), "low": short(low), "high": short(high), "n": len(values)}
 
 
-def _prompts(told: list[dict[str, Any]], samples: pd.DataFrame, metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _prompts(
+    told: Sequence[dict[str, Any]], samples: pd.DataFrame, metrics: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Every (prompt, seed), the worst by the first metric first, with the scores and traces of each method's sample."""
     found: dict[Key, dict[str, Any]] = {}
     for record in told:
