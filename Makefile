@@ -2,14 +2,18 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-lpips check clean
+.PHONY: demo test test-fast test-lpips check clean
 
 demo: .venv/installed
 	$(BIN)/python -m pcbench +experiment=demo
 
 # A process a core and a thread each: small models gain little from more.
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations=10
+
+# For the loop while writing: every method on Wan, and all that is quick.
+test-fast: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder -m "not slow"
 
 # LPIPS brings torchvision, whose PyPI build is CUDA's and breaks diffusers beside a CPU torch: it has its own environment.
 test-lpips: .venv-lpips/installed
@@ -19,7 +23,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-lpips results/samples results/.hydra
+	rm -rf .venv .venv-lpips pcbench.egg-info
 
 # torch first and alone: its build decides what the rest may install.
 .venv/installed: pyproject.toml constraints.txt

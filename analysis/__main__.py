@@ -10,8 +10,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "tables": "analysis.tables",
     "figures": "analysis.figures",
-    "compare": "analysis.compare",
-    "audit": "analysis.audit",
+    "compare": "analysis.paper.compare",
+    "audit": "analysis.paper.audit",
     "report": "analysis.report",
 }
 USAGE = f"usage: python -m analysis {'|'.join(COMMANDS)} [results] [--out FOLDER]; --help after a command says more"
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if command not in COMMANDS:
-        print(f"analysis: {f'no command {command!r}; ' if command else ''}{USAGE}", file=sys.stderr)
+        print(f"analysis: {f'no command {command[:60]!r}; ' if command else ''}{USAGE}", file=sys.stderr)
         return 2
     try:
         module = importlib.import_module(COMMANDS[command])

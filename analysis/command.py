@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from .render import Table
 
+LONGEST = 200  # characters of a message
 PRINTED = "-"  # as the folder: Markdown on standard output
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line for what is wrong instead of the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        text = " ".join(f"{self.prog}: {message}; --help says more".split())
+        print(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run(work: Callable[[], str]) -> int:
@@ -18,7 +30,7 @@ def run(work: Callable[[], str]) -> int:
     try:
         said = work()
     except (OSError, ValueError) as error:
-        print(f"analysis: {error}", file=sys.stderr)
+        print(f"analysis: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if said:
         print(f"{said} ({time.perf_counter() - began:.1f} s)")

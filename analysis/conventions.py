@@ -47,8 +47,8 @@ def _cell(summary: dict, digits: int) -> str:
     if summary["mean"] is None:
         return "identical" if summary["identical"] else "not scored"
     missing = [f"{summary[what]} {what}" for what in ("identical", "unscored") if summary.get(what)]
-    told = f" ({', '.join(missing)})" if missing else ""
-    return f"{summary['mean']:.{digits}f}{told}"
+    unscored = f" ({', '.join(missing)})" if missing else ""
+    return f"{summary['mean']:.{digits}f}{unscored}"
 
 
 def main() -> int:

@@ -12,6 +12,8 @@ import pandas as pd
 
 from pcbench.store import records
 
+from .metrics import Metric, metric_of
+
 IDENTICAL_PSNR_1 = 100.0
 NO_CACHE = "none"
 USUAL = 0.75
@@ -60,10 +62,12 @@ RECORD = (
     Column("timed_calls", "latency.repeats"),
     Column("attention", "latency.attention"),
     Column("peak_gpu_bytes", "latency.peak_gpu_bytes"),
+    Column("reference_peak_gpu_bytes", "latency.reference_peak_gpu_bytes"),
+    Column("offload", "latency.conditions.offload"),
 )
 SAMPLE = tuple(Column(name, name) for name in ("prompt", "seed", "steps", "computed", "partial", "macs", "seconds"))
 TEXT = {"machine", "model", "method", "id", "reference", "family", "status", "error", "cpu", "gpu", "dtype",
-        "attention", "prompt"}  # fmt: skip
+        "attention", "offload", "prompt"}  # fmt: skip
 
 
 def folders(results: Path) -> list[Path]:
@@ -77,8 +81,9 @@ def folders(results: Path) -> list[Path]:
 
 
 def load_records(root: Path) -> pd.DataFrame:
-    """One row a record of one folder: the columns of RECORD (missing: NaN or None), the method's `fields` (a dict), the
-    number of `samples`, and `overall_speedup_median`, `_min`, `_max`. MACs are in PMACs a video, latency in seconds.
+    """One row a record of one folder: the columns of RECORD (missing: NaN or None), the method's `version` (raised when
+    its fields come to mean other pixels) and `fields` (a dict), the number of `samples` and of `timed_prompts`, and
+    `overall_speedup_median`, `_min`, `_max`. MACs are in PMACs a video, latency in seconds.
 
     The overall speedup is of all the record's videos: the MACs' ratio times the timed calls' efficiency. A method that
     decides by what it sees may compute many more steps for another prompt than for the timed one, whose own speedup
@@ -90,14 +95,25 @@ def load_records(root: Path) -> pd.DataFrame:
 def _records_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
     rows = [
         {column.name: column.of(record) for column in RECORD}
-        | {"fields": _fields(record), "samples": len(record["samples"])}
+        | {"version": _version(record), "fields": _fields(record)}
+        | {"samples": len(record["samples"]), "timed_prompts": _timed_prompts(record)}
         for record in raw
     ]
-    frame = _numeric(pd.DataFrame(rows, columns=[*(column.name for column in RECORD), "fields", "samples"]))
+    added = ("version", "fields", "samples", "timed_prompts")
+    frame = _numeric(pd.DataFrame(rows, columns=[*(column.name for column in RECORD), *added]))
     for part in SPREAD:
         overall = frame["macs_speedup"] * frame[f"{EFFICIENCY}_{part}"]
         frame[f"overall_speedup_{part}"] = overall.fillna(frame[f"speedup_{part}"])
     return frame
+
+
+def _timed_prompts(record: dict[str, Any]) -> int:
+    """Older records were timed on one prompt and have no list of them."""
+    return len(record["latency"].get("prompts", [None])) if record.get("latency") else 0
+
+
+def _version(record: dict[str, Any]) -> int:
+    return int(record["recipe"]["method"].get("version", 1))
 
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +201,12 @@ class Bench:
         return f"{self.title}; {self.machine}"
 
     @property
+    def metrics(self) -> list[Metric]:
+        """Those that any sample has a value of, by name; of several versions of one the latest."""
+        scored = sorted(name for name in self.samples if "@" in str(name) and self.samples[name].notna().any())
+        return [metric_of(name, self.raw) for name in {name.partition("@")[0]: name for name in scored}.values()]
+
+    @property
     def uncached(self) -> dict[str, Any] | None:
         """The record of the reference, if it is there."""
         return next((record for record in self.raw if record["id"] == self.reference), None)
@@ -212,24 +234,31 @@ def _benches_of(root: Path, results: Path) -> Iterator[Bench]:
     name = results.resolve().name if root == results else root.relative_to(results).as_posix()
     for who, group in frame.groupby(["machine", "model", "reference"], sort=True):
         machine, model, reference = (str(part) for part in who)
-        mine = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
-        told = tuple(raw[int(place)] for place in group.index)
+        of_bench = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
+        of_records = tuple(raw[int(place)] for place in group.index)
         labelled = group.assign(label=labels(group)).reset_index(drop=True)
-        yield Bench(name, root, machine, model, reference, labelled, mine.reset_index(drop=True), told)
+        yield Bench(name, root, machine, model, reference, labelled, of_bench.reset_index(drop=True), of_records)
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:
-    """A method's name, with the fields in which records of that method differ.
+    """A method's name, with the fields, or the version, in which records of that method differ.
 
     What over three quarters of them share goes without saying, and so do tables of numbers.
     """
 
+    frame = frame if "version" in frame else frame.assign(version=1)
+
+    peers_of: dict[str, list[dict[str, Any]]] = {}
+    for method, fields, version in zip(frame["method"], frame["fields"], frame["version"], strict=True):
+        peers_of.setdefault(method, []).append(fields | {"version": version})
+
     def label(row: pd.Series) -> str:
-        peers = list(frame[frame["method"] == row["method"]]["fields"])
-        told = {name: value for name, value in row["fields"].items() if not _is_table(value)}
-        shared = {name: sum(peer.get(name) == value for peer in peers) / len(peers) for name, value in told.items()}
-        varied = [name for name in told if shared[name] <= USUAL]
-        return " ".join([row["method"], *(f"{name}={told[name]}" for name in varied)])
+        peers = peers_of[row["method"]]
+        fields = {name: value for name, value in row["fields"].items() if not _is_table(value)}
+        fields["version"] = row["version"]
+        shared = {name: sum(peer.get(name) == value for peer in peers) / len(peers) for name, value in fields.items()}
+        varied = [name for name in fields if shared[name] <= USUAL]
+        return " ".join([row["method"], *(f"{name}={fields[name]}" for name in varied)])
 
     return frame.apply(label, axis=1)
 

@@ -29,7 +29,7 @@ ROUNDED = {"psnr@2": 0, "ssim@2": 3}  # digits of the qualities at which speeds 
 CURVE_FIELDS = {
     "damping": 1.0,
     "block_cache_rate": 0.0,
-    "reference": "previous_trial",
+    "reference": "cached_output",
     "retention_steps": False,
     "variant": "official",
 }
@@ -50,6 +50,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "max_reused": 0,
         "block_ranking": "absolute",
         "block_sets": "apart",
+        "radius_of": "trial",
     }
 }
 
@@ -59,7 +60,8 @@ class Curve:
     """One method's settings: `macs` (settings, prompts), `efficiency` (settings), `scores` as `macs`, by metric.
 
     Of a prompt with several seeds each is the mean over its seeds; a video without a score has no say. labels: each
-    setting's, as in the bench's records. fields: as `kind_of` has them.
+    setting's, as in the bench's records. fields: as `kind_of` has them, and the method's `version`, of which
+    an older one has lines of its own.
     """
 
     name: str
@@ -71,13 +73,14 @@ class Curve:
     scores: dict[str, np.ndarray]
 
     def speedups(self, prompts: np.ndarray, latency: bool) -> np.ndarray:
-        """Of each setting over these prompts."""
-        ratio = self.reference_macs / self.macs[:, prompts].mean(1)
+        """Of each setting over these prompts: of indices (..., prompts) an array (..., settings)."""
+        ratio = np.moveaxis(self.reference_macs / self.macs[:, prompts].mean(-1), 0, -1)
         return ratio * self.efficiency if latency else ratio
 
-    def at(self, metric: str, target: float, latency: bool, prompts: np.ndarray) -> float:
-        """Mean score over these prompts at a speedup."""
-        return float(at_speedup(self.speedups(prompts, latency), mean_score(self.scores[metric][:, prompts]), target))
+    def at(self, metric: str, target: float, latency: bool, prompts: np.ndarray) -> Any:
+        """Mean score over these prompts at a speedup: of indices (..., prompts) an array (...)."""
+        scores = np.moveaxis(mean_score(self.scores[metric][:, prompts]), 0, -1)
+        return at_speedup(self.speedups(prompts, latency), scores, target)
 
 
 def mean_score(scores: np.ndarray) -> np.ndarray:
@@ -102,12 +105,14 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
     values = ["macs", *(metric for metric in METRICS if metric in samples)]
     means = samples[common].groupby(["id", "prompt"])[values].mean()
     found: dict[str, Curve] = {}
-    for name, group in cached.groupby(cached.apply(_curve_name, axis=1)):
+    older = cached["version"] < cached.groupby("method")["version"].transform("max")
+    names = cached.apply(_curve_name, axis=1) + (" version " + cached["version"].astype(str)).where(older, "")
+    for name, group in cached.groupby(names):
         tables = [means.loc[identity].sort_index() for identity in group["id"]]
         nothing = np.full(len(tables[0]), np.nan)
         found[str(name)] = Curve(
             str(name),
-            _kind(group.iloc[0]),
+            _kind(group.iloc[0]) | {"version": group["version"].iloc[0]},
             list(group["label"]),
             np.stack([table["macs"].to_numpy(float) for table in tables]),
             float(group["macs_reference_peta_per_video"].iloc[0]) * 1e15,
@@ -134,9 +139,9 @@ def _curve_name(record: pd.Series) -> str:
     """The method, and what it does where that is not the usual."""
     kind = _kind(record)
     usual = kind_of({"name": kind["name"]})
-    told = [name for name, value in kind.items() if value != usual[name] and name != "reuse"]
+    changed = [name for name, value in kind.items() if value != usual[name] and name != "reuse"]
     reuse = [kind["reuse"]] if kind["reuse"] else []
-    return " ".join([kind["name"], *reuse, *(f"{name.replace('_', ' ')} {kind[name]}" for name in told)])
+    return " ".join([kind["name"], *reuse, *(f"{name.replace('_', ' ')} {kind[name]}" for name in changed)])
 
 
 def qualities(found: dict[str, Curve], metric: str) -> list[float]:
@@ -153,17 +158,17 @@ def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> l
     no method has two settings on common prompts are left out; nothing is left: no tables. ValueError for a curve that
     is in none.
     """
-    told = []
+    groups = []
     for bench in benches:
         with contextlib.suppress(ValueError):
             found, prompts = curves(bench)
             if any(len(curve.labels) > 1 for curve in found.values()):
-                told.append((bench.heading, found, prompts))
-    there = dict.fromkeys(curve for _, found, _ in told for curve in found)
-    if against and told and against not in there:
-        raise ValueError(f"no curve {against!r} in {name}; there are: {', '.join(there)}")
+                groups.append((bench.heading, found, prompts))
+    curves_found = dict.fromkeys(curve for _, found, _ in groups for curve in found)
+    if against and groups and against not in curves_found:
+        raise ValueError(f"no curve {against!r} in {name}; there are: {', '.join(curves_found)}")
     speed, quality = [], []
-    for title, found, prompts in told:
+    for title, found, prompts in groups:
         baseline = next((found[curve] for curve in ([against] if against else BASELINES) if curve in found), None)
         timed = not any(np.isnan(curve.efficiency).any() for curve in found.values())
         for metric, unit in METRICS.items():

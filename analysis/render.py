@@ -132,12 +132,12 @@ class Table:
                 if cell.missing and cell.why:
                     counts = missing.setdefault(cell.why, {})
                     counts[column] = counts.get(column, 0) + 1
-        told = [
+        absent = [
             f"{DASH} in {', '.join(column.rstrip(' ↑↓') for column in counts)} "
             f"({max(counts.values())} of {len(rows)} rows): {why}."
             for why, counts in missing.items()
         ]
-        return [*self.notes, *told]
+        return [*self.notes, *absent]
 
     def write(self, folder: Path) -> list[Path]:
         """Write NAME.md, NAME.tex and NAME.csv."""

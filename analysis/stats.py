@@ -24,19 +24,19 @@ NOTHING = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def bootstrap(
-    measure: Callable[[np.ndarray], float], prompts: int, resamples: int = RESAMPLES, seed: int = 0
+    measure: Callable[[np.ndarray], Any], prompts: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """`measure` of all prompts, and its 95 % percentile interval over prompts drawn with replacement.
 
-    `measure` gets indices of prompts (with repeats) and returns a number; resamples where it is NaN are left out. The
-    interval is NaN if fewer than nine in ten resamples gave a number, or if there is but one prompt.
+    `measure` gets indices of prompts (..., prompts), with repeats, and returns numbers (...): of all draws at once.
+    Resamples where it is NaN are left out. The interval is NaN if fewer than nine in ten resamples gave a number, or if
+    there is but one prompt.
     """
-    value = measure(np.arange(prompts))
+    value = float(measure(np.arange(prompts)))
     if prompts < 2:
         return Interval(value, float("nan"), float("nan"))
-    generator = np.random.default_rng(seed)
-    drawn = np.array([measure(generator.integers(prompts, size=prompts)) for _ in range(resamples)])
-    return interval(value, drawn)
+    draws = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
+    return interval(value, np.broadcast_to(measure(draws), resamples).astype(float))
 
 
 def interval(value: float, drawn: np.ndarray) -> Interval:
@@ -60,10 +60,10 @@ def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMP
 
     All seeds of a prompt are drawn together. `values` and `prompts` go row by row; NaN has no say.
     """
-    there = values.notna()
-    if not there.any():
+    scored = values.notna()
+    if not scored.any():
         return NOTHING
-    grouped = values[there].astype(float).groupby(prompts[there])
+    grouped = values[scored].astype(float).groupby(prompts[scored])
     totals, counts = grouped.sum().to_numpy(), grouped.count().to_numpy()
     value = totals.sum() / counts.sum()
     if len(totals) < 2:

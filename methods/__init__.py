@@ -8,20 +8,20 @@ print(cache.trace.summary())
 """
 
 from .adacache import AdaCacheConfig
-from .core import Handle, apply
 from .dbcache import DBCacheConfig
 from .easycache import EasyCacheConfig
+from .engine.attach import Handle, apply
+from .engine.method import Cache, Method, StepwiseCache
+from .engine.trace import Call, Step, Trace
 from .fastercache import FasterCacheConfig
 from .first_block_cache import FirstBlockCacheConfig
 from .magcache import MagCacheConfig
-from .method import Cache, Method, StepwiseCache
 from .pab import PABConfig
 from .precisecache import PreciseCacheConfig
 from .schedule import FewerStepsConfig, NoCacheConfig, ReplayConfig, UniformConfig
 from .seacache import SeaCacheConfig
 from .taylorseer import ForaConfig, TaylorSeerConfig
 from .teacache import TeaCacheConfig
-from .trace import Call, Step, Trace
 
 __all__ = [
     "AdaCacheConfig",

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy, Block, Size
-from .denoiser import Denoiser, ModuleCall
-from .method import StepwiseCache, StepwiseRule
-from .trace import Step
+from .engine.anatomy import Anatomy, Block, Size
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import StepwiseCache, StepwiseRule
+from .engine.offload import onload
+from .engine.trace import Step
 
 # Upper bounds of the measure -> steps to the next computed one; by name, then by the number of steps they were made
 # for (configs/sample_adacache.py:11-14). The official 100-step codebook has no name; it lies near "slow".
@@ -144,18 +145,28 @@ class AdaCacheConfig(StepwiseCache):
         probed = [f"{block.path}.{name}" if name else block.path for name in (attention, gate)]
         return list(dict.fromkeys([*super().modules(anatomy, transformer), *probed]))
 
+    def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:
+        residual = tokens.float() * tokens.new_ones(1).float()
+        (residual - residual).abs().sum()
+
     def rule(self) -> AdaptiveCaching:
         return AdaptiveCaching(self)
 
 
 @dataclass
 class Sums:
-    """L1 norms over the guidance branches of one computed step."""
+    """L1 norms over the guidance branches of one computed step, by what they are of; left on their device."""
 
-    branches: int = 0
-    change: float = 0.0
-    before: float = 0.0
-    motion: dict[int, list[float]] = field(default_factory=dict)  # stride: between frames, of the frames
+    norms: dict[Any, list[torch.Tensor]] = field(default_factory=dict)
+
+    def add(self, of: Any, residual: torch.Tensor) -> None:
+        """Add the norm of a residual."""
+        self.norms.setdefault(of, []).append(residual.abs().sum())
+
+    def totals(self) -> dict[Any, float]:
+        """What was added up so far; the host waits for the device once."""
+        values = iter(torch.stack([each for norms in self.norms.values() for each in norms]).tolist())
+        return {of: sum(next(values) for _ in norms) for of, norms in self.norms.items()}
 
 
 class AdaptiveCaching(StepwiseRule):
@@ -173,6 +184,14 @@ class AdaptiveCaching(StepwiseRule):
         self.moreg = self.last_moreg = 1.0
         self.sums = Sums()
 
+    def forget_branch(self, name: str) -> None:
+        super().forget_branch(name)
+        self.residuals.pop(name, None)
+
+    def change_transformer(self) -> None:
+        super().change_transformer()
+        self.block, self.gate, self.residuals = None, None, {}
+
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         since = denoiser.index - self.computed
         step.accumulated, step.threshold = float(since), float(self.rate)
@@ -188,6 +207,7 @@ class AdaptiveCaching(StepwiseRule):
         if call.path == self.block.path and not gate and not denoiser.reused:
             timestep = call.kwargs.get("temb", call.args[2] if len(call.args) > 2 else None)
             assert timestep is not None
+            onload(denoiser.transformer, call.path, alone=True)
             self.gate = (self.block.module.scale_shift_table + timestep.float())[..., place, :]
         output = super().visit(denoiser, call) if denoiser.block_of(call) else call.run()
         if gate and call.path == f"{self.block.path}.{gate}":
@@ -206,34 +226,36 @@ class AdaptiveCaching(StepwiseRule):
         self.residuals[denoiser.branch.name], self.gate = residual, None
         if previous is None:
             return
-        self.sums.branches += 1
-        self.sums.change += _l1(residual - previous)
-        self.sums.before += _l1(previous)
+        self.sums.add("change", residual - previous)
+        self.sums.add("before", previous)
         if self.config.moreg:
             for stride in self.config.moreg_strides:
                 later, earlier = residual[:, stride * height * width :], residual[:, : -stride * height * width]
-                sums = self.sums.motion.setdefault(stride, [0.0, 0.0])
-                sums[0] += _l1(later - earlier)
-                sums[1] += _l1(later) + _l1(earlier)
+                self.sums.add(("between", stride), later - earlier)
+                self.sums.add(("frames", stride), later)
+                self.sums.add(("frames", stride), earlier)
 
     def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
         """After each branch: the measure of the branches so far, and the step to compute next."""
-        if not self.sums.branches:
+        if not self.sums.norms:
             return
-        measure = _ratio(self.sums.change, self.sums.before) / self.last_rate
+        totals = self.sums.totals()
+        measure = _ratio(totals["change"], totals["before"]) / self.last_rate
         if self.config.moreg:
-            regularised = self._moreg(denoiser)
+            regularised = self._moreg(denoiser, totals)
             denoiser.step.details["moreg"] = regularised
             measure *= regularised
         denoiser.step.indicator = measure
         self.rate = self.config.steps_after(measure, denoiser.num_steps)
 
-    def _moreg(self, denoiser: Denoiser) -> float:
+    def _moreg(self, denoiser: Denoiser, totals: dict[Any, float]) -> float:
         """How much a video moves, about 1, plus how fast that changes."""
         config = self.config
         self.moreg = 1.0
         if config.in_moreg_window(denoiser.index + 1, denoiser.num_steps):
-            motion = sum(_ratio(between, of) for between, of in self.sums.motion.values()) / len(self.sums.motion)
+            strides = config.moreg_strides
+            motion = sum(_ratio(totals["between", stride], totals["frames", stride]) for stride in strides)
+            motion /= len(strides)
             self.moreg = (motion / config.moreg_scale) ** config.moreg_power / config.moreg_divisor
         return self.moreg + abs(config.mograd * (self.moreg - self.last_moreg) / self.last_rate)
 
@@ -244,10 +266,6 @@ def probe_of(block: Block) -> tuple[str, str, int]:
     if kind not in PROBES:
         raise ValueError(f"adacache: where to measure the attention of a {kind} is not known")
     return PROBES[kind]
-
-
-def _l1(tensor: torch.Tensor) -> float:
-    return float(tensor.abs().sum())
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .anatomy import Anatomy
+from .engine.anatomy import Anatomy
 
 FOLDER = Path(__file__).parent / "calibrations"
 

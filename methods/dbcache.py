@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy
-from .core import HOOK_NAME
-from .denoiser import Denoiser, ModuleCall
-from .method import Cache, Rule
+from .engine.anatomy import Anatomy
+from .engine.caller import transformers_of
+from .engine.core import HOOK_NAME
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import Cache, Rule
 
 FAMILIES = ("wan", "hunyuanvideo", "cogvideox")
 
@@ -87,10 +88,7 @@ class DBCacheConfig(Cache):
             while undo:
                 undo.pop()()
 
-        for name in ("transformer", "transformer_2"):
-            transformer = getattr(pipe, name, None)
-            if transformer is None:
-                continue
+        for transformer in dict.fromkeys(transformers_of(pipe).values()):
             ours = transformer._diffusers_hook.get_hook(HOOK_NAME).fn_ref
             undo.append(_restorer(transformer, ours))
             try:
@@ -103,20 +101,20 @@ class DBCacheConfig(Cache):
                 raise
         return undo_all
 
-    def official(self, separate: bool, num_steps: int | None = None) -> Any:
-        """cache-dit's own config."""
+    def official(self, separate: bool, num_steps: int | None = None, start: int = 0) -> Any:
+        """cache-dit's own config, for a transformer that begins at step `start` of a pipeline call."""
         from cache_dit import DBCacheConfig as Official
 
         first = int(self.protect_first if self.protect_first >= 1 else self.protect_first * (num_steps or 0))
         mask = None
         if self.protect_last and num_steps is not None:
             between = max(num_steps - first - self.protect_last, 0)
-            mask = ([1] * first + [0] * between + [1] * self.protect_last)[:num_steps]
+            mask = ([1] * first + [0] * between + [1] * self.protect_last)[start:num_steps]
         return Official(
             Fn_compute_blocks=self.fn_blocks,
             Bn_compute_blocks=self.bn_blocks,
             residual_diff_threshold=self.residual_diff_threshold,
-            max_warmup_steps=first,
+            max_warmup_steps=max(first - start, 0),
             max_cached_steps=self.max_cached_steps,
             max_continuous_cached_steps=self.max_continuous_cached_steps,
             enable_separate_cfg=separate,
@@ -132,14 +130,17 @@ class DualBlock(Rule):
 
     def __init__(self, config: DBCacheConfig) -> None:
         self.config = config
-        self.separate: bool | None = None  # None before the first step
+        self.separate: bool | None = None  # None before the first step, and where cache-dit is to begin again
+        self.start: int | None = None  # the step at which it began
         self.called: Counter[str] = Counter()
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self.separate is None:
             self._begin(denoiser)
         seen = len(denoiser.branches)
-        if (seen > 1) != self.separate and (seen > 1 or denoiser.index > 0):
+        if (seen > 1) != self.separate and (seen > 1 or denoiser.index != self.start):
+            if self.start and self.config.separate_cfg is None:
+                raise ValueError("dbcache: guidance was switched on in mid-call, which cache-dit cannot follow")
             raise ValueError(f"dbcache: {seen} guidance branch(es) a step; set separate_cfg={str(seen > 1).lower()}")
         self.called.clear()
         prediction = denoiser.run()
@@ -152,15 +153,24 @@ class DualBlock(Rule):
         self.called[call.pattern] += 1
         return call.run()
 
+    def forget_branch(self, name: str) -> None:
+        self.separate = None  # cache-dit tells branches by their turn
+
+    def change_transformer(self) -> None:
+        self.separate = None
+
     def _begin(self, denoiser: Denoiser) -> None:
         """A fresh context: nothing of an earlier pipeline call, one that failed included."""
         import cache_dit
 
         self.separate = self.config.separate_cfg
-        if self.separate is None:
+        if self.start is not None:  # in mid-call the step's branches are known
+            self.separate = len(denoiser.branches) > 1
+        elif self.separate is None:
             self.separate = denoiser.anatomy.BATCHED is None and _guidance(denoiser) > 1
+        self.start = denoiser.index
         with _quietly():
-            official = self.config.official(self.separate, denoiser.num_steps)
+            official = self.config.official(self.separate, denoiser.num_steps, self.start)
             cache_dit.refresh_context(denoiser.transformer, cache_config=official)
 
     def _describe(self, denoiser: Denoiser) -> None:
@@ -170,8 +180,8 @@ class DualBlock(Rule):
         for name in dict.fromkeys(block.path.partition(".")[0] for block in denoiser.blocks):
             blocks = getattr(denoiser.transformer, name)
             known = blocks._residual_diffs if first or not self.separate else blocks._cfg_residual_diffs
-            if str(denoiser.index) in known:
-                diffs[name] = float(known[str(denoiser.index)])
+            if (count := str(denoiser.index - (self.start or 0))) in known:
+                diffs[name] = float(known[count])
         if diffs:
             step = denoiser.step
             step.indicator, step.threshold = next(iter(diffs.values())), self.config.residual_diff_threshold

@@ -7,15 +7,16 @@ threshold, what the whole transformer added to its input is added again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from .anatomy import Anatomy
-from .denoiser import Denoiser
-from .method import StepwiseCache, StepwiseRule
-from .trace import Step
+from .engine.anatomy import Anatomy
+from .engine.denoiser import Denoiser
+from .engine.method import StepwiseCache, StepwiseRule
+from .engine.trace import Step
 
 # Family: threshold, steps computed at the start.
 PUBLISHED = {
@@ -38,8 +39,10 @@ class EasyCacheConfig(StepwiseCache):
     The decision is the step's first branch's, the conditional one, and the other follows, each with its own residual.
     Where one call holds both branches (CogVideoX, not official) it looks at both at once.
 
-    Deviation: official code keeps the latents in float32; diffusers hands the transformer a latent in the weights'
-    type, so in bfloat16 the change from step to step carries that rounding.
+    Deviations: official code counts steps anew for each video but keeps k from the video before, which decides where
+    fewer than two steps are protected at the start (officially 5 and 10 are); here each call starts without. It keeps
+    the latents in float32; diffusers hands the transformer a latent in the weights' type, so in bfloat16 the change
+    from step to step carries that rounding.
     """
 
     threshold: float | None = None
@@ -79,20 +82,21 @@ class EasyCache(StepwiseRule):
         super().__init__(config)
         self.leader = ""  # name of the branch that comes first
         self.error = 0.0  # foretold change since the last computed step
-        self.rate: float | None = None  # k, from the last two computed steps
+        self.rate: torch.Tensor | None = None  # k, from the last two computed steps
         self.latent: torch.Tensor | None = None  # of the step before, computed or not
         self.computed: tuple[torch.Tensor, torch.Tensor] | None = None  # latent and prediction, last computed step
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         assert self.config.threshold is not None
         self.leader = denoiser.branch.name
-        before, self.latent = self.latent, denoiser.branch.inputs["hidden_states"]
+        before, self.latent = self.latent, _noisy(denoiser)
         if denoiser.must_compute:
             self.error = 0.0
             return True
         if before is None or self.computed is None or self.rate is None:
             return True
-        foretold = self.rate * float(_difference(self.latent, before) / self.computed[1].float().abs().mean())
+        change = _difference(self.latent, before) / self.computed[1].float().abs().mean()
+        foretold = math.prod(torch.stack([self.rate, change]).tolist())
         self.error += foretold
         step.indicator, step.accumulated, step.threshold = foretold, self.error, self.config.threshold
         reuse = self.error < self.config.threshold  # never with a NaN
@@ -103,11 +107,16 @@ class EasyCache(StepwiseRule):
     def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
         if denoiser.branch.name != self.leader:
             return
-        latent, prediction = denoiser.branch.inputs["hidden_states"], denoiser.anatomy.used(prediction)
+        latent, prediction = _noisy(denoiser), denoiser.anatomy.used(prediction)
         if self.computed is not None:
             latent_before, prediction_before = self.computed
-            self.rate = float(_difference(prediction, prediction_before) / _difference(latent, latent_before))
+            self.rate = _difference(prediction, prediction_before) / _difference(latent, latent_before)
         self.computed = latent, prediction
+
+
+def _noisy(denoiser: Denoiser) -> torch.Tensor:
+    """The raw input: the latent without an image's channels behind it (easycache_generate.py:476)."""
+    return denoiser.anatomy.used(denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"]))
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy, Size
-from .denoiser import Denoiser, ModuleCall
+from .engine.anatomy import Anatomy, Size
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import Cache, Rule
+from .engine.trace import Step
 from .frequency import low_passed
-from .method import Cache, Rule
-from .trace import Step
 
 LEAD, OTHER = "lead", "other"  # the guidance branch that always runs, and the one that CFG-Cache makes up
 
@@ -49,7 +49,9 @@ class FasterCacheConfig(Cache):
     and only attention is extrapolated.
 
     Deviations from the official code: differences are kept as pixels and not as spectra, the same since the transform
-    is linear; they and attention outputs are kept from the first step, not from shortly before they are needed.
+    is linear; they are kept from the first step, not from shortly before they are needed.
+    Latte's script (fastercache_sample_latte.py) runs the conditional half of its batch (`[1:2]`, :90) but gives it the
+    unconditional half's kept attention (`[:f]`, :420) at ten of 50 steps; here each branch has its own.
     """
 
     steps: int = 50
@@ -122,6 +124,7 @@ class _FasterCache(Rule):
         self._low: torch.Tensor | None = None  # other minus lead: low frequencies,
         self._high: torch.Tensor | None = None  # and high ones
         self._extrapolate = False  # attention is not computed at this step
+        self._keeps = False  # attention computed at this step may be needed at a later one
         self._newest_whole = True  # the last step that computed attention ran both branches
         self._parts: tuple[str, ...] = ()  # guidance branches of the run in progress, in the order of its batch
         self._outputs: dict[tuple[str, str], list[Any]] = {}  # (module, part) -> [c0, c1]
@@ -152,10 +155,17 @@ class _FasterCache(Rule):
         due = number % config.attention_every == config.attention_phase
         fits = self._newest_whole or self._lead_only or not config.match_batch
         self._extrapolate = may and self._time >= config.attention_start and not due and fits
+        self._keeps = (number + 2) * stretch >= config.attention_start and not denoiser.is_last_step
         if not self._extrapolate:
             self._newest_whole = not self._lead_only
         reused = {"attention": self._extrapolate, "guidance": self._lead_only}
         denoiser.step.details["reused"] = [name for name, true in reused.items() if true]
+
+    def forget_branch(self, name: str) -> None:
+        self.change_transformer()  # alone, the leading branch stood for both
+
+    def change_transformer(self) -> None:
+        self._low, self._high, self._outputs = None, None, {}
 
     def _predict_both(self, denoiser: Denoiser) -> torch.Tensor:
         lead_first = self.config.branch == "as_published" or denoiser.anatomy.BATCHED == "cond_first"
@@ -195,6 +205,9 @@ class _FasterCache(Rule):
             answers = [_tensorwise(self._extrapolated, *each) for each in kept if each is not None]
             return answers[0] if len(answers) == 1 else _tensorwise(lambda *rows: torch.cat(rows), *answers)
         output = call.run()
+        if not self._keeps:
+            self._outputs = {key: kept for key, kept in self._outputs.items() if key[0] != call.path}
+            return output
         for index, part in enumerate(self._parts):
             rows = output if len(self._parts) == 1 else _tensorwise(lambda x, i=index: x.chunk(2)[i], output)
             for each in (LEAD, OTHER) if self._lead_only else (part,):  # alone, it stands for both

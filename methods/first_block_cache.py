@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy, Block
-from .denoiser import Denoiser, ModuleCall
-from .method import Cache, Rule
-from .reuse import hidden_of, replaced, video_of
+from .engine.anatomy import Anatomy, Block
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import Cache, Rule
+from .engine.reuse import hidden_of, replaced, video_of
 
 
 @dataclass(kw_only=True)
@@ -66,6 +66,12 @@ class FirstBlockCache(Rule):
     def __init__(self, config: FirstBlockCacheConfig) -> None:
         self.config = config
         self.memory: dict[str, Memory] = {}
+
+    def forget_branch(self, name: str) -> None:
+        self.memory.pop(name, None)
+
+    def change_transformer(self) -> None:
+        self.memory = {}
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         block = denoiser.block_of(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -51,11 +52,14 @@ def low_frequency(
     dims = (-2, -1) if spectrum == "spatial" else (-3, -2, -1)
     frequencies = torch.fft.fftshift(torch.fft.fftn(prediction.float(), dim=dims, norm="ortho"), dim=dims)
     frames, height, width = prediction.shape[-3:]
-    if spectrum == "spatial":
-        mask = low_pass_mask(height, width, radius_ratio, whole_bins)
-    else:
-        mask = low_pass_ball(frames, height, width, radius_ratio, whole_bins)
-    return frequencies * mask.to(prediction.device)
+    size = (1 if spectrum == "spatial" else frames, height, width)
+    return frequencies * _mask_on(prediction.device, size, radius_ratio, whole_bins)
+
+
+@functools.lru_cache(maxsize=8)
+def _mask_on(device: torch.device, size: tuple[int, int, int], radius_ratio: float, whole_bins: bool) -> torch.Tensor:
+    """The ball on a device; made there once, since a copy from the host has the device wait."""
+    return low_pass_ball(*size, radius_ratio, whole_bins).to(device)
 
 
 def low_passed(

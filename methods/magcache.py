@@ -14,11 +14,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from .anatomy import Anatomy, Size
 from .calibration import FOLDER, measured, signature
-from .denoiser import Denoiser
-from .method import StepwiseCache, StepwiseRule
-from .trace import Step
+from .engine.anatomy import Anatomy, Size
+from .engine.denoiser import Denoiser
+from .engine.method import StepwiseCache, StepwiseRule
+from .engine.trace import Step
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     # MagCache4Wan2.1/magcache_generate.py, defaults of --magcache_thresh and --magcache_K
@@ -40,14 +40,17 @@ class MagCacheConfig(StepwiseCache):
         HunyuanVideo 6).
     ratios: for each guidance branch, "cond" and "uncond", or for "all", each step's mean residual norm over that of the
         step before, with 1.0 for the first step; for another number of steps the nearest are taken, as in the official
-        code. None is the official set of the backbone (of two resolutions 720p's), or else its measured calibration.
+        code. None is the official set of the backbone, or else its measured calibration. Of sets for two resolutions it
+        is 720p's, whatever size is sampled: for 480p or 544p, name the other (`ratio_set`).
     ratio_set: an official set by name (calibrations/magcache-official.json), on whatever backbone.
     ratio_power: exponent of the ratios; the paper and the official evaluations take 0.5, the generation scripts 1. None
         is 0.5 on Open-Sora, for which there is an evaluation alone, and 1 elsewhere.
     signed: sum 1 - r with its sign instead of |1 - r|; None is what the official code does: on Open-Sora alone.
 
     Each guidance branch decides for itself. Wan2.2's A14B cannot be told from Wan2.1's 14B and gets its ratios; its own
-    official ones are not among the sets.
+    official ones are not among the sets. Its steps are counted over both transformers, as in the official code, and the
+    second's first is computed; officially a fifth of each transformer's steps is, and on image to video all of the
+    first's.
 
     Deviations: official HunyuanVideo and Open-Sora code skips at an error equal to the threshold, which Wan's and ours
     does not. Official Wan code protects a share of the calls, not of the steps: for numbers of steps that end in 3, 4,

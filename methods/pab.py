@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy
-from .denoiser import Denoiser, ModuleCall
-from .method import Cache, Rule
+from .engine.anatomy import Anatomy
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import Cache, Rule
 
 RANGES = {"spatial_range": "self", "temporal_range": "temporal", "cross_range": "cross"}  # field -> kind of module
 
@@ -118,6 +118,7 @@ class _Broadcast(Rule):
         self._counts: dict[str, int] = {}  # calls so far, by branch
         self._mlp_until: dict[str, int] = {}  # the count up to which a branch's MLP outputs are good
         self._now: set[str] = set()  # kinds answered from memory in the call that runs
+        self._lasting: set[str] = set()  # kinds that the next call of the branch may be answered
         self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> its latest output, a tuple if it gave one
         self._kinds: dict[str, str] = {}  # module -> kind
         self._gates: dict[str, str] = {}  # module -> its gate, which answers in its place
@@ -131,7 +132,7 @@ class _Broadcast(Rule):
         branch = denoiser.branch.name
         count = self._counts.get(branch, 0)
         self._counts[branch] = count + 1
-        timestep = denoiser.anatomy.timestep(denoiser.transformer, denoiser.branch.inputs)
+        timestep = denoiser.timestep()
         low, high = self.config.window or ELSEWHERE["window"]
         self._now = {kind for kind, every in self.config.ranges.items() if count % every and low < timestep < high}
         if timestep in (self.config.mlp_timesteps or ()):
@@ -140,8 +141,27 @@ class _Broadcast(Rule):
             self._now.add("mlp")
         if denoiser.must_compute:
             self._now = set()
+        self._lasting = self._needed_next(denoiser, count, timestep)
         denoiser.step.details["broadcast"] = sorted(self._now)
         return denoiser.run()
+
+    def _needed_next(self, denoiser: Denoiser, count: int, timestep: int) -> set[str]:
+        """Kinds that the branch's next call may be answered from memory; of the others nothing need be kept."""
+        if denoiser.is_last_step:
+            return set()
+        low, high = self.config.window or ELSEWHERE["window"]
+        following = denoiser.next_timestep()
+        within = low < timestep if following is None else low < following < high  # they fall from step to step
+        needed = {kind for kind, every in self.config.ranges.items() if (count + 1) % every and within}
+        return needed | ({"mlp"} if self._mlp_until.get(denoiser.branch.name, -1) > count else set())
+
+    def forget_branch(self, name: str) -> None:
+        self._counts.pop(name, None)
+        self._mlp_until.pop(name, None)
+        self._memory = {key: value for key, value in self._memory.items() if key[0] != name}
+
+    def change_transformer(self) -> None:
+        self._memory, self._kinds = {}, {}
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         branch, gate = denoiser.branch.name, self._gates.get(call.path)
@@ -149,9 +169,12 @@ class _Broadcast(Rule):
         fresh = self._kinds[call.path] not in self._now or key not in self._memory
         if gate:  # keeps the output itself; to be answered from memory it only has to be called
             return call.run() if fresh else call.args[0]
-        if fresh:
-            self._memory[key] = call.run()
-        return self._memory[key]
+        output = call.run() if fresh else self._memory[key]
+        if self._kinds[call.path] in self._lasting:
+            self._memory[key] = output
+        else:
+            self._memory.pop(key, None)
+        return output
 
 
 def _number(block: str) -> int:

@@ -5,28 +5,33 @@ much the low frequencies of its prediction have moved (the LFD); while the accum
 last prediction is reused. BlockCache decides *which blocks* to compute at the steps that are: a refresh step measures
 what every block adds to its input, the next L computed steps take that from memory for the blocks that add least.
 
-Where the paper leaves a choice it is a field here, with a default and a reason; docs/precisecache.md has the
-measurements behind the defaults.
+`PreciseCache.algorithm_1` is to be read beside the paper. Where the paper leaves a choice it is a field, with a default
+and a reason, and a small function around the algorithm; the defaults are Algorithm 1 to the letter. What the other
+choices do: docs/precisecache.md.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy, Block, Size
-from .denoiser import Denoiser, ModuleCall
+from .engine.anatomy import Anatomy, Block, Size
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import StepwiseCache, StepwiseRule
+from .engine.reuse import hidden_of, replaced, text_of, video_of
+from .engine.trace import Step
 from .frequency import DOWNSAMPLE_MODES, NORMS, SPECTRA, low_frequency_difference, low_passed
-from .method import StepwiseCache, StepwiseRule
-from .reuse import hidden_of, replaced, text_of, video_of
-from .trace import Step
+
+SURPLUS = 4  # blocks kept while ranking beyond those that will be reused
 
 CHOICES = {
     "downsample_mode": DOWNSAMPLE_MODES,
-    "reference": ("previous_trial", "cached_output", "anchor_trial"),
+    "reference": ("cached_output", "previous_trial", "anchor_trial"),
+    "radius_of": ("trial", "latent"),
     "guidance": ("guided", "cond"),
     "norm": NORMS,
     "spectrum": SPECTRA,
@@ -53,24 +58,28 @@ class PreciseCacheConfig(StepwiseCache):
 
     What the paper leaves open, by the number of the question in docs/precisecache.md:
     accumulate (1): sum the LFDs since the last computed step (Algorithm 1, line 12), or look at the latest alone.
-    reference (2): what a trial is compared with. "cached_output" is Algorithm 1 to the letter: the downsampled
-        prediction last used; it puts a resolution gap under every LFD. "previous_trial" compares trials of adjacent
-        steps, "anchor_trial" with the trial of the last computed step.
+    reference (2): what a trial is compared with. "cached_output" is Algorithm 1 (line 10): the downsampled prediction
+        last used; it puts a resolution gap under every LFD. "previous_trial" compares trials of adjacent steps
+        (equation 10 of appendix A.2, on trials), "anchor_trial" with the trial of the last computed step.
     subtract_bias (3): with "cached_output", take off the gap measured at the last computed step, where trial and full
         prediction are both at hand.
-    norm (4): of the LFD, see `low_frequency_difference`.
+    norm (4): of the LFD, see `low_frequency_difference`. "rms" is the L2 norm of line 11 over a constant, which cancels
+        out of E < alpha * max LFD: the same decisions, and values that compare across sizes.
     threshold_from (5): measure the warm-up's LFDs on trials, as later ones are, or on full predictions, which is free
         but another scale.
     count_warmup (6): let E start with the warm-up's LFDs instead of 0.
     spectrum (7), whole_bins (8): see `low_frequency`.
     low_pass_first (9): with "cached_output", low-pass the prediction before it is downsampled (Algorithm 1, line 4) and
-        not only after (line 10).
+        not only after (line 10, which sets the same quantity anew before line 4's is ever used).
     downsample_mode (11): how the latent is shrunk, see `frequency.DOWNSAMPLE_MODES`; the paper says "Downsample".
     guidance (15): the trial's prediction after classifier-free guidance ("guided", as the cached one in section 4.3),
         or of the conditional branch alone ("cond", half the cost).
     max_reused (20): steps reused in a row at most; 0 is no limit, as in the paper.
     block_ranking (24): by the norm of the residual (section 3.4), or by its share of the norm of the block's input.
-    block_sets (26): each guidance branch ranks for itself, or all follow the first.
+    block_sets (26): each guidance branch ranks for itself, or all follow the first. Where both are in one batch
+        (CogVideoX, Open-Sora) they have one ranking anyway.
+    radius_of (31): min(H, W) is the trial's, whose spectrum is masked, or the full latent's, as section 3.3 defines H
+        and W; the mask then keeps nearly all of the trial (83 to 100 % at the released sizes).
     """
 
     alpha: float = 0.7
@@ -81,7 +90,7 @@ class PreciseCacheConfig(StepwiseCache):
     block_cache_steps: int = 3
 
     accumulate: bool = True
-    reference: str = "previous_trial"
+    reference: str = "cached_output"
     subtract_bias: bool = False
     norm: str = "rms"
     threshold_from: str = "trial"
@@ -94,8 +103,10 @@ class PreciseCacheConfig(StepwiseCache):
     max_reused: int = 0
     block_ranking: str = "absolute"
     block_sets: str = "apart"
+    radius_of: str = "trial"
 
     NAME: ClassVar[str] = "precisecache"
+    VERSION: ClassVar[int] = 2  # 1: `reference` was "previous_trial" unless set
     INERT: ClassVar = {"alpha": 0.0, "block_cache_rate": 0.0}
     EAGER: ClassVar = {"alpha": 5.0, "downsample_factor": (2, 2, 2)}
 
@@ -127,6 +138,15 @@ class PreciseCacheConfig(StepwiseCache):
         super().check(anatomy, latent_size, num_steps)
         anatomy.trial_size(latent_size, self.downsample_factor)
 
+    def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:
+        frames = anatomy.latent_size(inputs)[0]
+        left = anatomy.trial_size(anatomy.latent_size(inputs), self.downsample_factor)[0]
+        if anatomy.conditioned(inputs) and left == anatomy.patch[0] < frames:
+            raise ValueError(
+                f"downsample factor {self.downsample_factor} leaves of {frames} latent frames only the first, which in"
+                " image to video is the image and not denoised; lower the factor in time"
+            )
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         if self.block_cache_rate:
             return [block.path for block in anatomy.blocks(transformer)]
@@ -136,105 +156,134 @@ class PreciseCacheConfig(StepwiseCache):
         return PreciseCache(self)
 
 
+def accumulated(config: PreciseCacheConfig, error: float, lfd: float, warming_up: bool) -> float:
+    """Line 12: E with one more LFD; or the LFD alone (question 1), or E as it is in the warm-up (question 6)."""
+    if not config.accumulate:
+        return lfd
+    return error + lfd if config.count_warmup or not warming_up else error
+
+
+def larger(maximum: float, lfd: float) -> float:
+    """The larger; a NaN stays one, so that nothing is reused after it."""
+    return lfd if math.isnan(lfd) or lfd > maximum else maximum
+
+
+def radius_ratio(config: PreciseCacheConfig, latent: Size, compared: Size) -> float:
+    """Question 31: the low-pass radius as a share of min(H, W) of what is compared, which may be of the latent's."""
+    if config.radius_of == "trial":
+        return config.radius_ratio
+    return config.radius_ratio * min(latent[1:]) / min(compared[1:])
+
+
 class PreciseCache(StepwiseRule):
-    """Algorithm 1, lines 2-20, for one pipeline call; step indices count up where the paper's count down."""
+    """Algorithm 1 for one pipeline call; step indices count up where the paper's count down."""
 
     config: PreciseCacheConfig
 
     def __init__(self, config: PreciseCacheConfig) -> None:
         super().__init__(config)
-        self.error = 0.0  # E
-        self.max_lfd = 0.0  # over the warm-up; the threshold is alpha times it
-        self.bias = 0.0  # what the trial's resolution alone does to an LFD, at the last computed step
+        self.error = 0.0  # E, line 2
+        self.max_lfd = 0.0  # of the warm-up; the threshold is alpha times it
         self.reused = 0  # steps in a row
-        self.trial: torch.Tensor | None = None  # of the current step
-        self.previous_trial: torch.Tensor | None = None
-        self.anchor_trial: torch.Tensor | None = None
+        self.past_trial: torch.Tensor | None = None  # of the step before, or of the last computed one
+        self.bias = 0.0  # what the trial's resolution alone does to an LFD, at the last computed step
         self.latest_full: torch.Tensor | None = None  # prediction, kept through the warm-up where needed
         self.block_cache = BlockCache(config) if config.block_cache_rate else None
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
-        compute = self._lf_cache(denoiser, step)
-        if compute and self.block_cache is not None:
+        compute = self.algorithm_1(denoiser, step)
+        if compute and self.block_cache is not None:  # line 16
             self.block_cache.begin_step(denoiser, warming_up=denoiser.index < self.config.warmup_steps - 1)
         return compute
 
-    def _lf_cache(self, denoiser: Denoiser, step: Step) -> bool:
-        config = self.config
+    def algorithm_1(self, denoiser: Denoiser, step: Step) -> bool:
+        """Lines 2-18 at one step: whether to compute (lines 16-17) or to reuse (line 14)."""
+        config, warming_up = self.config, denoiser.index < self.config.warmup_steps
         if denoiser.index == 0:
             return True  # line 3
-        self._measure_bias(denoiser)
         size = denoiser.anatomy.trial_size(denoiser.latent_size, config.downsample_factor)
         reference = self._reference(denoiser, size)  # line 10
-        self.trial = denoiser.trial(size, config.downsample_mode, config.guidance)  # lines 7-8
-        lfd = self._lfd(self.trial, reference)  # lines 9-11
-        lfd = 0.0 if lfd < self.bias else lfd - self.bias
-
-        warming_up = denoiser.index < config.warmup_steps
-        if config.threshold_from == "full" and denoiser.index <= config.warmup_steps:
-            self._calibrate(self._full_lfd(denoiser))
-        elif config.threshold_from == "trial" and warming_up:
-            self._calibrate(lfd)
-        if config.accumulate and (config.count_warmup or not warming_up):
-            self.error += lfd  # line 12
-        elif not config.accumulate:
-            self.error = lfd
-        threshold = config.alpha * self.max_lfd
-        step.indicator, step.threshold = lfd, None if warming_up else threshold
-        step.accumulated = None if warming_up else self.error
-
-        free = not warming_up and not denoiser.must_compute
-        if config.max_reused and self.reused >= config.max_reused:
-            free = False
-        reuse = free and self.error < threshold  # line 13; never with a NaN
-        self.reused = self.reused + 1 if reuse else 0
-        if not reuse:
-            self.error = self.error if warming_up and config.count_warmup else 0.0  # line 17
-            self.anchor_trial = self.trial
-        self.previous_trial = self.trial
+        trial = denoiser.trial(size, config.downsample_mode, config.guidance)  # lines 7-8
+        lfd = self._above_bias(denoiser, self._lfd(denoiser, trial, reference))  # lines 9-11
+        self.error = accumulated(config, self.error, lfd, warming_up)  # line 12
+        threshold = config.alpha * self._max_lfd(denoiser, lfd)  # section 4.1
+        reuse = self.error < threshold and self._may_reuse(denoiser)  # line 13; never with a NaN
+        step.indicator = lfd
+        if not warming_up:
+            step.accumulated, step.threshold = self.error, threshold
+        if not reuse and not (warming_up and config.count_warmup):
+            self.error = 0.0  # line 17
+        self._remember(trial, reuse)
         return not reuse
 
-    def _calibrate(self, lfd: float) -> None:
-        self.max_lfd = lfd if math.isnan(lfd) or lfd > self.max_lfd else self.max_lfd  # a NaN stays
-
-    def _lfd(self, a: torch.Tensor, b: torch.Tensor) -> float:
-        config = self.config
-        options = config.radius_ratio, config.whole_bins, config.spectrum, config.norm
-        return float(low_frequency_difference(a, b, *options))
-
     def _reference(self, denoiser: Denoiser, size: Size) -> torch.Tensor:
+        """Question 2: what the trial is compared with, at its size."""
         config = self.config
         if config.reference == "cached_output":
             return self._cached(denoiser, size)
-        if self.previous_trial is None or self.anchor_trial is None:
-            # The first step's trial, made up for now that all of its branches have been seen.
-            first = denoiser.trial(size, config.downsample_mode, config.guidance, previous=True)
-            self.previous_trial = self.anchor_trial = first
-        return self.previous_trial if config.reference == "previous_trial" else self.anchor_trial
+        if self.past_trial is None:  # the first step's, made up for now that all of its branches have been seen
+            self.past_trial = denoiser.trial(size, config.downsample_mode, config.guidance, previous=True)
+        return self.past_trial
 
     def _cached(self, denoiser: Denoiser, size: Size) -> torch.Tensor:
+        """Line 10, or with `low_pass_first` (question 9) line 4: the prediction last used, downsampled."""
         config, whole = self.config, denoiser.latent_size
         if not config.low_pass_first:
             return denoiser.cached(size, config.downsample_mode, config.guidance)
         full = denoiser.cached(whole, config.downsample_mode, config.guidance)
         low = low_passed(full, config.radius_ratio, config.whole_bins, config.spectrum)
-        return torch.nn.functional.interpolate(low, size, mode=config.downsample_mode)
+        conditioned = denoiser.anatomy.conditioned(denoiser.branch.inputs)
+        return denoiser.anatomy.resize_video(low, size, config.downsample_mode, conditioned)
 
-    def _measure_bias(self, denoiser: Denoiser) -> None:
-        """LFD of the last computed step's trial and its own full prediction: the floor under "cached_output"."""
-        if self.config.reference != "cached_output" or self.trial is None or self.reused:
-            return
-        frames, height, width = self.trial.shape[-3:]
-        bias = self._lfd(self.trial, self._cached(denoiser, (frames, height, width)))
-        denoiser.step.details["bias"] = bias
-        self.bias = bias if self.config.subtract_bias else 0.0
+    def _lfd(self, denoiser: Denoiser, a: torch.Tensor, b: torch.Tensor) -> float:
+        config = self.config
+        ratio = radius_ratio(config, denoiser.latent_size, (a.shape[-3], a.shape[-2], a.shape[-1]))
+        return float(low_frequency_difference(a, b, ratio, config.whole_bins, config.spectrum, config.norm))
+
+    def _above_bias(self, denoiser: Denoiser, lfd: float) -> float:
+        """Question 3: with `subtract_bias`, less the LFD of the last computed step's trial and full prediction."""
+        if self.config.subtract_bias and self.past_trial is not None and not self.reused:
+            frames, height, width = self.past_trial.shape[-3:]
+            self.bias = self._lfd(denoiser, self.past_trial, self._cached(denoiser, (frames, height, width)))
+            denoiser.step.details["bias"] = self.bias
+        return 0.0 if lfd < self.bias else lfd - self.bias
+
+    def _max_lfd(self, denoiser: Denoiser, lfd: float) -> float:
+        """Section 4.1: the largest LFD of the warm-up, of trials or (question 5) of full predictions."""
+        config = self.config
+        if config.threshold_from == "full" and denoiser.index <= config.warmup_steps:
+            self.max_lfd = larger(self.max_lfd, self._full_lfd(denoiser))
+        elif config.threshold_from == "trial" and denoiser.index < config.warmup_steps:
+            self.max_lfd = larger(self.max_lfd, lfd)
+        return self.max_lfd
 
     def _full_lfd(self, denoiser: Denoiser) -> float:
         """LFD of the last two full predictions, which the warm-up computes anyway; 0 while there is only one."""
         config = self.config
         latest = denoiser.cached(denoiser.latent_size, config.downsample_mode, config.guidance)
         before, self.latest_full = self.latest_full, latest
-        return 0.0 if before is None else self._lfd(latest, before)
+        return 0.0 if before is None else self._lfd(denoiser, latest, before)
+
+    def _may_reuse(self, denoiser: Denoiser) -> bool:
+        """What is asked beside line 13: no warm-up (section 4.1), no protected step, no limit reached (question 20)."""
+        limit = self.config.max_reused or math.inf
+        return denoiser.index >= self.config.warmup_steps and not denoiser.must_compute and self.reused < limit
+
+    def _remember(self, trial: torch.Tensor, reused: bool) -> None:
+        """Keep the trial that later ones may be compared with."""
+        self.reused = self.reused + 1 if reused else 0
+        if self.config.reference == "previous_trial" or not reused:
+            self.past_trial = trial
+
+    def forget_branch(self, name: str) -> None:
+        super().forget_branch(name)
+        if self.block_cache is not None:
+            self.block_cache.kept.pop(name, None)
+
+    def change_transformer(self) -> None:
+        super().change_transformer()
+        if self.block_cache is not None:
+            self.block_cache.left, self.block_cache.kept = 0, {}
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         return super().visit(denoiser, call) if self.block_cache is None else self.block_cache.visit(denoiser, call)
@@ -243,7 +292,8 @@ class PreciseCache(StepwiseRule):
 class BlockCache:
     """Section 3.4, equations (5)-(6): a refresh keeps what the least pivotal blocks add; for L computed steps, add it.
 
-    Only what will be reused is kept, one block more while ranking: about `rate` times blocks times branches residuals.
+    Only what will be reused is kept, `SURPLUS` blocks more while ranking: about `rate` times blocks times branches
+    residuals. The host waits for the device once for so many blocks, not at each.
     With two streams both are kept, and ranked by the video's.
     """
 
@@ -251,7 +301,8 @@ class BlockCache:
         self.config = config
         self.phase = "full"  # or "refresh" or "cached"; a trial never comes here
         self.left = 0  # computed steps until the next refresh
-        self.kept: dict[str, dict[str, tuple[float, torch.Tensor, torch.Tensor | None]]] = {}  # branch -> block -> D
+        # branch -> block -> norm, D of the video, D of the text
+        self.kept: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
         self.leader: str | None = None  # the branch whose ranking counts, with shared sets
 
     def begin_step(self, denoiser: Denoiser, warming_up: bool) -> None:
@@ -290,6 +341,9 @@ class BlockCache:
             size = size / torch.linalg.vector_norm(before.float())
         text_index = block.metadata.return_encoder_hidden_states_index
         text = None if text_index is None else output[text_index] - text_of(block, call)
-        kept[block.path] = float(size), video, text
-        if not follows and len(kept) > round(self.config.block_cache_rate * len(denoiser.blocks)):
-            del kept[max(kept, key=lambda path: kept[path][0])]  # the most pivotal so far
+        kept[block.path] = size, video, text
+        surplus = len(kept) - round(self.config.block_cache_rate * len(denoiser.blocks))
+        if not follows and (surplus > SURPLUS or (surplus > 0 and block.path == denoiser.blocks[-1].path)):
+            sizes = dict(zip(kept, torch.stack([norm for norm, _, _ in kept.values()]).tolist(), strict=True))
+            for path in sorted(sizes, key=lambda path: sizes[path], reverse=True)[:surplus]:
+                del kept[path]  # the most pivotal so far

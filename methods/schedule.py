@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .anatomy import Anatomy, Size
-from .denoiser import Denoiser
-from .method import Method, StepwiseCache, StepwiseRule
-from .trace import Step
+from .engine.anatomy import Anatomy, Size
+from .engine.denoiser import Denoiser
+from .engine.method import Method, StepwiseCache, StepwiseRule
+from .engine.trace import Step
 
 
 @dataclass(kw_only=True)
@@ -35,26 +35,53 @@ class FewerStepsConfig(Method):
     EXPECTS_REUSE: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_budget(self.steps)
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         _check_fits(self.NAME, self.steps, num_steps)
 
     def patch(self, pipe: Any) -> Callable[[], None]:
-        scheduler = pipe.scheduler
-        original = scheduler.set_timesteps
+        scheduler, plain = pipe.scheduler, type(pipe.scheduler)
+        scheduler.__class__ = shortened = _shortened(plain, self.steps)
 
-        @functools.wraps(original)
-        def set_timesteps(num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> None:
-            sigmas = kwargs.get("sigmas")
-            if sigmas is not None:  # a pipeline with its own noise levels: the same curve, fewer points
-                asked_at = np.arange(len(sigmas)) / len(sigmas)
-                kwargs["sigmas"] = np.interp(np.arange(self.steps) / self.steps, asked_at, sigmas).tolist()
-                return original(num_inference_steps, *args, **kwargs)
-            return original(self.steps, *args, **kwargs)
+        def undo() -> None:
+            shortened.shortened_to = None  # type: ignore[attr-defined]  # of copies made meanwhile, too
+            scheduler.__class__ = plain
 
-        scheduler.set_timesteps = set_timesteps
-        return lambda: scheduler.__dict__.pop("set_timesteps", None)
+        return undo
+
+    def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:
+        if getattr(type(pipe.scheduler), "shortened_to", None) != self.steps:
+            raise ValueError(
+                f"fewer_steps was applied to another scheduler than the one of the {type(pipe).__name__} that is"
+                " calling: remove() the handle, and apply it to this pipeline with this scheduler"
+            )
+
+
+def _shortened(kind: type, steps: int) -> type:
+    """A scheduler class that takes `steps` steps whatever it is asked for, as long as `shortened_to` is not None.
+
+    A class and not a changed method: a copy of the scheduler then changes its own timesteps, not the original's.
+    """
+
+    @functools.wraps(kind.set_timesteps)  # type: ignore[attr-defined]
+    def set_timesteps(self: Any, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> None:
+        budget, sigmas = type(self).shortened_to, kwargs.get("sigmas")
+        if budget is not None and sigmas is not None:  # a pipeline with its own noise levels: the same curve
+            asked_at = np.arange(len(sigmas)) / len(sigmas)
+            kwargs["sigmas"] = np.interp(np.arange(budget) / budget, asked_at, sigmas).tolist()
+        elif budget is not None:
+            num_inference_steps = budget
+        return kind.set_timesteps(self, num_inference_steps, *args, **kwargs)  # type: ignore[attr-defined]
+
+    members = {
+        "shortened_to": steps,
+        "set_timesteps": set_timesteps,
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+    }
+    return type(kind.__name__, (kind,), members)
 
 
 @dataclass(kw_only=True)
@@ -123,6 +150,8 @@ class _Replay(StepwiseRule):
     config: ReplayConfig
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        if step.index >= len(self.config.actions):
+            raise ValueError(f"replay: {len(self.config.actions)} actions, but the pipeline goes on")
         return denoiser.must_compute or self.config.actions[step.index] == "F"
 
 

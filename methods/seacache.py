@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from .anatomy import Anatomy
-from .denoiser import Denoiser, ModuleCall
-from .method import StepwiseCache, StepwiseRule
-from .reuse import StackResidual
+from .engine.anatomy import Anatomy, Size
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import StepwiseCache, StepwiseRule
+from .engine.reuse import StackResidual
+from .engine.trace import Step
 from .teacache import relative_l1
-from .trace import Step
 
 # What each variant sets where the user does not.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -95,6 +95,14 @@ class SeaCacheConfig(StepwiseCache):
         filters_all = self.variant == "diffusers" or anatomy.family != "wan"
         return dataclasses.replace(self, filter_protected=filters_all)
 
+    @property
+    def needs_noise_level(self) -> bool:
+        return True
+
+    def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:
+        if self.variant != "diffusers":  # which filters the latent, a small thing
+            sea_filter(tokens.unflatten(1, anatomy.token_grid(latent_size)), 0.5, self.power_exp)
+
     def rule(self) -> SeaCache:
         return SeaCache(self)
 
@@ -123,6 +131,14 @@ class SeaCache(StepwiseRule):
         self.branches: dict[str, _Branch] = {}
         if config.reuse == "stack" and config.residual_order:
             self.reuse = _LinearStackResidual()
+
+    def forget_branch(self, name: str) -> None:
+        super().forget_branch(name)
+        self.branches.pop(name, None)
+
+    def change_transformer(self) -> None:
+        super().change_transformer()
+        self.branches = {}  # features are tokens of the transformer's own
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         config, branch = self.config, self.branches.setdefault(denoiser.branch.name, _Branch())
@@ -180,6 +196,14 @@ class _LinearStackResidual(StackResidual):
     def __init__(self) -> None:
         super().__init__()
         self.computed: dict[str, list[tuple[int, torch.Tensor]]] = {}  # by branch: the last two steps and residuals
+
+    def forget_branch(self, name: str) -> None:
+        super().forget_branch(name)
+        self.computed.pop(name, None)
+
+    def change_transformer(self) -> None:
+        super().change_transformer()
+        self.computed = {}
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         name, index = denoiser.branch.name, denoiser.index

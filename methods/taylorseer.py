@@ -3,7 +3,7 @@
 At a fresh step every attention and MLP of every block runs and keeps its output with finite differences of it; in
 between each module's output is forecast by a Taylor expansion in steps, and only norms, gates, embeddings and the head
 run. FORA is order 0: the last output again. The same forecast of the whole prediction, far lighter on memory and
-usable with every decision, is `reuse="taylorseer"` of the step-wise methods (reuse.py).
+usable with every decision, is `reuse="taylorseer"` of the step-wise methods (engine/reuse.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch.utils._pytree import tree_map
 
-from .anatomy import Anatomy
-from .denoiser import Denoiser, ModuleCall
-from .method import Cache, Rule
+from .engine.anatomy import Anatomy
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.method import Cache, Rule
 
 
 @dataclass(kw_only=True)
@@ -100,6 +100,12 @@ class TaylorForecast(Rule):
             self.seen = denoiser.index
             self._decide(denoiser)
         return denoiser.run()
+
+    def forget_branch(self, name: str) -> None:
+        self.memory = {key: value for key, value in self.memory.items() if key[0] != name}
+
+    def change_transformer(self) -> None:
+        self.memory = {}
 
     def _decide(self, denoiser: Denoiser) -> None:
         """Fresh while protected, and each `interval` steps since the last fresh one."""

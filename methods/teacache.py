@@ -19,12 +19,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .anatomy import Anatomy
 from .calibration import measured
-from .denoiser import Denoiser
-from .method import StepwiseCache, StepwiseRule
+from .engine.anatomy import Anatomy
+from .engine.denoiser import Denoiser
+from .engine.method import StepwiseCache, StepwiseRule
+from .engine.trace import Step
 from .teacache_official import RETENTION_SETS, SETS, Official, set_of
-from .trace import Step
 
 SPEEDS = {"slow": 0.1, "fast": 0.2}  # thresholds of the paper (section 4.1), for backbones it has none of
 FEATURES = {"wan": "e", "hunyuanvideo": "modulated", "cogvideox": "embedding", "opensora": "modulated"}
@@ -64,7 +64,7 @@ class TeaCacheConfig(StepwiseCache):
 
     NAME: ClassVar[str] = "teacache"
     INERT: ClassVar = {"threshold": 0.0}
-    EAGER: ClassVar = {"threshold": 0.5, "coefficients": [1.0, 0.0]}
+    EAGER: ClassVar = {"threshold": 1.5, "coefficients": [1.0, 0.0]}
 
     def __post_init__(self) -> None:
         first, last = (5, 0) if self.retention_steps else (1, 1)
@@ -127,6 +127,10 @@ class TeaCache(StepwiseRule):
         super().__init__(config)
         self.previous: torch.Tensor | None = None  # of the step before, computed or not
         self.accumulated = 0.0
+
+    def change_transformer(self) -> None:
+        super().change_transformer()
+        self.previous = None  # an embedding of the other's
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         assert self.config.coefficients is not None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .anatomy import Anatomy
 from .calibration import signature
+from .engine.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def set_of(anatomy: Anatomy) -> str | None:
     config, known = anatomy.config, signature(anatomy)
     if known == "opensora-28x1152":  # which predicts a variance too, in channels of its own
         return "opensora-1.2"
-    of_images = config.get("in_channels") != (config.get("out_channels") or config.get("in_channels"))
+    more_channels = config.get("in_channels") != (config.get("out_channels") or config.get("in_channels"))
+    of_images = more_channels or bool(config.get("image_condition_type"))
     if known == "wan-40x5120" and of_images:
         raise ValueError(
             "teacache has two coefficient sets for Wan2.1-I2V-14B:"

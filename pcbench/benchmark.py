@@ -12,7 +12,6 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,10 +21,10 @@ import torch
 
 from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig
 
-from . import backbones, cli, provenance
+from . import backbones, compose, devices, provenance
 from .backbones import weights
 from .config import ConfigError, Run
-from .generate import cached, decode, denoise
+from .sampling.generate import cached, decode, denoise
 from .store import write_json
 
 NEVER, ALWAYS = 0.0, 1e9  # α of a cache that never reuses, and of one that always does
@@ -38,7 +37,7 @@ Times = dict[str, list[float]]
 
 def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, dict[str, int | None]]:
     """Seconds of each kind of step (every guidance branch) and part, and peak bytes of each kind of generation."""
-    device = backbones.resolve_device(run.device)
+    device = devices.resolve(run.device)
     pipe = backbones.load(run.recipe, device, run.offload)
     family = backbones.family(run.recipe.backbone)
     prompt, seed = run.samples[0]
@@ -61,29 +60,29 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
     generation(NoCacheConfig(), 1)  # kernels are chosen and compiled here
     precise = partial(PreciseCacheConfig, protect_last=0, downsample_factor=_trial_factor(family, run))
     for number in range(rounds):
-        _reset_peak()
+        devices.reset_peak(device)
         rows, latents = generation(ReplayConfig(actions="FFr"), 3)
-        peaks["no cache"] = _peak()
+        peaks["no cache"] = devices.peak(device)
         for action, seconds, _ in rows:
             note(FULL if action == "full" else REUSED, seconds)
-        _reset_peak()
+        devices.reset_peak(device)
         rows, _ = generation(precise(alpha=ALWAYS), 2 * WARM)
-        peaks["LFCache"] = _peak()
+        peaks["LFCache"] = devices.peak(device)
         for _, seconds, _ in rows[WARM:]:
             note(TRIAL, seconds - times[REUSED][-1])
-        _reset_peak()
+        devices.reset_peak(device)
         rows, _ = generation(precise(alpha=NEVER, block_cache_rate=0.4, block_cache_steps=L), WARM + L + 1)
-        peaks["LFCache and BlockCache"] = _peak()
+        peaks["LFCache and BlockCache"] = devices.peak(device)
         for _, seconds, phase in rows:
             if phase != "full":  # the last step of the warm-up refreshes already
                 note(REFRESH if phase == "refresh" else CACHED, seconds - times[TRIAL][-1])
-        _reset_peak()
-        note("VAE decoding", _timed(partial(decode, pipe, run, latents)))
-        peaks["VAE decoding"] = _peak()
+        devices.reset_peak(device)
+        note("VAE decoding", _timed(partial(decode, pipe, run, latents), device))
+        peaks["VAE decoding"] = devices.peak(device)
         say(f"round {number + 1} of {rounds}: full step {times[FULL][-1]:.3f} s")
     if pipe.text_encoder is not None:
         for _ in range(rounds):
-            note("text encoders", _timed(lambda: family.embed(pipe, prompt, run.recipe)))
+            note("text encoders", _timed(lambda: family.embed(pipe, prompt, run.recipe), device))
     return times, peaks
 
 
@@ -96,40 +95,21 @@ def _trial_factor(family: Any, run: Run) -> tuple[int, int, int]:
 
 def time_text_encoders(run: Run, rounds: int) -> list[float]:
     """Seconds to encode one prompt by the family's text encoders with random weights, at full size."""
-    device, family = backbones.resolve_device(run.device), backbones.family(run.recipe.backbone)
+    device, family = devices.resolve(run.device), backbones.family(run.recipe.backbone)
     seconds = [0.0] * (rounds + 1)
     for kind, config, tokens in family.TEXT_ENCODERS:
         with weights.at(device, getattr(torch, run.recipe.numerics.dtype)):
             encoder = kind(config()).eval()
         ids = torch.randint(3, 1000, (1, tokens), device=device)
         for number in range(rounds + 1):  # the first one warms up
-            seconds[number] += _timed(partial(encoder, ids))
+            seconds[number] += _timed(partial(encoder, ids), device)
         del encoder
     return seconds[1:]
 
 
 @torch.no_grad()
-def _timed(work: Callable[[], Any]) -> float:
-    _synchronize()
-    began = time.perf_counter()
-    work()
-    _synchronize()
-    return time.perf_counter() - began
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _reset_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak() -> int | None:
-    """Peak bytes on the GPU since the last reset; None on a CPU, which does not tell."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+def _timed(work: Callable[[], Any], device: str) -> float:
+    return devices.timed(work, device)[0]
 
 
 def table(times: Times) -> list[str]:
@@ -146,21 +126,21 @@ def table(times: Times) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code, as the main command line does."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"}.intersection(words):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0
     try:
-        rounds, run = parse(words)
+        rounds, run = parse(arguments)
         weights.require(run.recipe.backbone, run.download)
-    except (cli.HydraException, cli.OmegaConfBaseException, ConfigError, ValueError, TypeError) as error:
-        print(f"pcbench.benchmark: {cli.in_one_line(error)}", file=sys.stderr)
+    except Exception as error:
+        print(f"pcbench.benchmark: {compose.one_line(error)}", file=sys.stderr)
         return 2
     times, peaks = measure(run, rounds, lambda line: print(line, flush=True))
     if "text encoders" not in times:
         backbones.forget()
         times["text encoders"] = time_text_encoders(run, rounds)
-    recipe, machine = run.recipe, provenance.machine()
+    recipe, machine = run.recipe, provenance.machine_of(run)
     data = {
         "model": recipe.backbone.name,
         "weights": recipe.backbone.source,
@@ -187,15 +167,15 @@ def _memory_lines(data: dict[str, Any]) -> list[str]:
     return [f"peak GPU memory, {name}: {each / 2**30:.2f} GiB" for name, each in peaks.items()]
 
 
-def parse(words: list[str]) -> tuple[int, Run]:
+def parse(arguments: list[str]) -> tuple[int, Run]:
     """How many rounds, and the uncached run whose parts to time."""
-    if options := [word for word in words if word.startswith(("-", "method"))]:
+    if options := [word for word in arguments if word.startswith(("-", "method"))]:
         raise ConfigError(f"{options[0]!r} is no option here: the benchmark chooses the methods itself")
-    told = [word.partition("=")[2] for word in words if word.startswith("rounds=")]
-    if told and not (told[-1].isdigit() and int(told[-1]) > 0):
-        raise ConfigError(f"rounds must be a whole number of at least 1, not {told[-1]!r}")
-    rest = [word for word in words if not word.startswith("rounds=")]
-    return int(told[-1]) if told else 3, cli.run_from([*rest, "method=none"])
+    rounds = [word.partition("=")[2] for word in arguments if word.startswith("rounds=")]
+    if rounds and not (rounds[-1].isdigit() and int(rounds[-1]) > 0):
+        raise ConfigError(f"rounds must be a whole number of at least 1, not {rounds[-1]!r}")
+    rest = [word for word in arguments if not word.startswith("rounds=")]
+    return int(rounds[-1]) if rounds else 3, compose.run_from([*rest, "method=none"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`python -m pcbench.calibrate method=teacache model=… prompts=…`: measure what a method must know about a backbone.
 
 The prompts are run without a cache while a rule watches the block stack; what comes out is written to
-methods/calibrations/, where the method finds it. `method` is one of:
+methods/calibrations/, where the method finds it. If there is one for the backbone already, that stays as it is and the
+new one goes to results/calibrations/. `method` is one of:
 
 teacache            the polynomial from the change of the input feature to that of the output between adjacent steps
 teacache_retention  the same for TeaCache's retention steps (Wan alone)
@@ -21,15 +22,16 @@ import numpy as np
 import torch
 
 from methods import Method, apply, calibration
-from methods.anatomy import Anatomy, anatomy_of
-from methods.denoiser import Denoiser, ModuleCall
-from methods.method import Rule
-from methods.reuse import hidden_of, video_of
+from methods.engine.anatomy import Anatomy, anatomy_of
+from methods.engine.denoiser import Denoiser, ModuleCall
+from methods.engine.method import Rule
+from methods.engine.reuse import hidden_of, video_of
 from methods.teacache import TeaCacheConfig, look, relative_l1
 
-from . import backbones, cli, provenance
+from . import backbones, compose, provenance
+from .backbones import weights
 from .config import ConfigError, Run
-from .generate import denoise
+from .sampling.generate import denoise
 from .store import write_json
 
 DEGREE = 4  # of the published polynomials
@@ -117,9 +119,9 @@ def measure(pipe: Any, method: str, calls: Iterable[Callable[[], Any]]) -> dict[
     with apply(pipe, watching) as handle:
         for call in calls:
             call()
-    about = {"method": method, "signature": calibration.signature(anatomy), "steps": len(handle.trace.steps)}
+    header = {"method": method, "signature": calibration.signature(anatomy), "steps": len(handle.trace.steps)}
     fitted = polynomial(watching.videos, FIRST_STEP[method]) if feature else ratios(watching.videos)
-    return {**about, **({"feature": feature} if feature else {}), **fitted}
+    return {**header, **({"feature": feature} if feature else {}), **fitted}
 
 
 def polynomial(videos: list[Video], first_step: int = 1) -> dict[str, Any]:
@@ -186,46 +188,49 @@ def describe(data: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code, as the main command line does."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"}.intersection(words):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0
     try:
-        method, run = parse(words)
-    except (cli.HydraException, cli.OmegaConfBaseException, ConfigError, ValueError, TypeError) as error:
-        print(f"pcbench.calibrate: {cli.in_one_line(error)}", file=sys.stderr)
+        method, run = parse(arguments)
+        weights.require(run.recipe.backbone, run.download)
+    except Exception as error:
+        print(f"pcbench.calibrate: {compose.one_line(error)}", file=sys.stderr)
         return 2
     try:
-        pipe = backbones.load(run.recipe, backbones.resolve_device(run.device))
+        pipe = backbones.load(run.recipe, run.device, run.offload)
         data = measure(pipe, method, (_call(pipe, run, *sample) for sample in run.samples))
     except Exception as error:
-        print(f"pcbench.calibrate: failed: {cli.in_one_line(error)}", file=sys.stderr)
+        print(f"pcbench.calibrate: failed: {compose.one_line(error)}", file=sys.stderr)
         return 1
     recipe = run.recipe
     data |= {"model": recipe.backbone.name, "source": recipe.backbone.source, "revision": recipe.backbone.revision}
     data |= {"sampling": asdict(recipe.sampling), "dtype": recipe.numerics.dtype}
     data |= {"prompts": run.prompts, "seeds": run.seeds, "packages": provenance.revision()["packages"]}
-    path = calibration.path_of(method, anatomy_of(pipe.transformer))
-    path.parent.mkdir(exist_ok=True)
+    used = calibration.path_of(method, anatomy_of(pipe.transformer))
+    path = run.results / "calibrations" / used.name if used.exists() else used
     write_json(path, data)
-    print("\n".join([*describe(data), f"written to {path}"]))
+    stays = f"; {used} stays in use until you put this one in its place" if path != used else ""
+    print("\n".join([*describe(data), f"written to {path}{stays}"]))
     return 0
 
 
-def parse(words: list[str]) -> tuple[str, Run]:
+def parse(arguments: list[str]) -> tuple[str, Run]:
     """What to calibrate, and the uncached run to do it on."""
-    if options := [word for word in words if word.startswith(("-", "method."))]:
+    if options := [word for word in arguments if word.startswith(("-", "method."))]:
         raise ConfigError(f"{options[0]!r} is no option here: a calibration is one run without a cache")
-    names = [word.partition("=")[2] for word in words if word.startswith("method=")]
+    names = [word.partition("=")[2] for word in arguments if word.startswith("method=")]
     if len(names) != 1 or names[0] not in MEASURES:
         raise ConfigError(f"say what to calibrate: method= one of {', '.join(MEASURES)}")
-    return names[0], cli.run_from([*(word for word in words if not word.startswith("method=")), "method=none"])
+    return names[0], compose.run_from([*(word for word in arguments if not word.startswith("method=")), "method=none"])
 
 
 def _call(pipe: Any, run: Run, prompt: str, seed: int) -> Callable[[], torch.Tensor]:
     def call() -> torch.Tensor:
         print(f"{prompt!r} seed {seed}", flush=True)
-        return denoise(pipe, run.recipe, seed, prompt=prompt)
+        with backbones.placed(pipe, run.offload, run.device):
+            return denoise(pipe, run.recipe, seed, prompt=prompt)
 
     return call
 

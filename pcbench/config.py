@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from methods import Method, NoCacheConfig
+from methods.engine.numbers import LARGEST, check_plain
+
+from .messages import nearest, shortened
 
 STAGES = ("generate", "latency", "score")  # unless asked otherwise
 ALL_STAGES = (*STAGES, "observe")
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("pretrained", "random")
 RANDOM = "random"  # a backbone's source when its weights are random
+LARGEST_FILE = 100_000_000  # bytes of a prompt file
+LONGEST_PROMPT = 10_000  # characters; VBench's longest augmented ones have under a thousand
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
 OFFLOADS = ("none", "model", "group")
 
 
@@ -20,12 +30,54 @@ class ConfigError(ValueError):
     """The user asked for something that cannot be: reported in one line, exit code 2."""
 
 
+def number(low: float, high: float = LARGEST, default: Any = MISSING) -> Any:
+    """A field whose number, or whose numbers, are from `low` to `high`."""
+    given = {} if default is MISSING else {"default": default}
+    return field(**given, metadata={"range": (low, high)})
+
+
+def check_fields(config: Any, name: str) -> None:
+    """Raise ConfigError for a field of a dataclass that is out of its range, or not finite, or not text in UTF-8.
+
+    Composition has checked types, but for lists, dictionaries and dataclasses that an interpolation stands in for.
+    """
+    kinds = _containers(config.__class__)
+    for each in fields(config):
+        if each.name in kinds and not isinstance(value := getattr(config, each.name), kinds[each.name]):
+            raise ConfigError(f"{name}.{each.name}".lstrip(".") + f" cannot be {shortened(value)!r}")
+        try:
+            check_plain(f"{name}.{each.name}".lstrip("."), getattr(config, each.name), *each.metadata.get("range", ()))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+@functools.cache
+def _containers(config: type) -> dict[str, type]:
+    """The fields of a dataclass that hold a list, a dictionary or another dataclass."""
+    kinds = {name: get_origin(hint) or hint for name, hint in get_type_hints(config).items()}
+    return {name: kind for name, kind in kinds.items() if kind in (list, dict) or is_dataclass(kind)}
+
+
+def names_of(option: str, value: Any) -> list[str]:
+    """An option that takes names: a list of them, one alone, or none. Raises ConfigError for anything else."""
+    listed = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(each, str) for each in listed):
+        raise ConfigError(f"{option} takes a name or a list of names, not {shortened(value)!r}")
+    return list(listed)
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise ConfigError unless the value is one of the known."""
+    if value not in known:
+        raise ConfigError(f"{name} cannot be {shortened(value)!r}: {nearest(value, known)}")
+
+
 @dataclass(kw_only=True, slots=True)
 class Backbone:
     """A diffusers pipeline and where its weights are.
 
     source: a folder of weights bundled with pcbench ("bundled:tiny_wan"), a local folder, a hub repository, or
-        "random" (set by `model.weights=random`).
+        "random" (set by `model.weights=random`; of a folder "random:" and the folder, whose configs are kept).
     revision: commit of a hub repository; for bundled weights their fingerprint, so that new weights are a new recipe.
     call: further arguments of the pipeline call.
     transformer: the transformer's config where it differs from the class defaults; lets a plan be priced without
@@ -39,23 +91,29 @@ class Backbone:
     call: dict[str, Any] = field(default_factory=dict)
     transformer: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_fields(self, "model.backbone")
+        if not NAME.fullmatch(self.name):  # it names folders
+            form = "up to 64 letters, digits, dots and dashes, no dot first"
+            raise ConfigError(f"model.backbone.name must be {form}, not {shortened(self.name)!r}")
+        if not self.source.strip():
+            raise ConfigError("model.backbone.source is empty: give a folder or a hub repository")
+
 
 @dataclass(kw_only=True, slots=True)
 class Sampling:
     """What is asked of the pipeline. Sizes in pixels and frames; `flow_shift` None keeps the scheduler's own."""
 
-    height: int
-    width: int
-    frames: int
-    steps: int = 50
-    guidance_scale: float = 5.0
+    height: int = number(1, 2**20)
+    width: int = number(1, 2**20)
+    frames: int = number(1, 2**20)
+    steps: int = number(1, 1000, 50)  # schedulers are trained on a thousand
+    guidance_scale: float = number(0, 100, 5.0)
     negative_prompt: str = ""
-    flow_shift: float | None = None
+    flow_shift: float | None = number(1e-3, 1000, None)
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "frames", "steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"sampling.{name} must be at least 1, not {getattr(self, name)}")
+        check_fields(self, "model.sampling")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,19 +122,17 @@ class Numerics:
 
     attention: one of diffusers' attention backends ("native", "flash", "_native_cudnn", …); None leaves the default.
     vae_tiling: decode in overlapping tiles, for less memory at slightly different pixels.
-    parallel: GPUs that share the transformer's tokens (parallel.py).
+    parallel: GPUs that share the transformer's tokens (sampling/parallel.py).
     """
 
     dtype: str = "float32"
     attention: str | None = None
     vae_tiling: bool = False
-    parallel: int = 1
+    parallel: int = number(1, 1024, 1)
 
     def __post_init__(self) -> None:
-        if self.parallel < 1:
-            raise ConfigError(f"numerics.parallel must be at least 1, not {self.parallel}")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"numerics.dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        check_fields(self, "model.numerics")
+        check_choice("model.numerics.dtype", self.dtype, DTYPES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,9 +140,12 @@ class Download:
     """What a user without the weights should know: their size, how to make a local copy if a plain download is not
     enough, and the bundled twin."""
 
-    gigabytes: float | None = None
+    gigabytes: float | None = number(0, default=None)
     obtain: str | None = None
     twin: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model.download")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,19 +163,24 @@ class Model:
     numerics: Numerics = field(default_factory=Numerics)
     weights: str = "pretrained"
     offload: str = "none"
-    fps: int = 16
+    fps: int = number(1, 240, 16)
     download: Download = field(default_factory=Download)
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise ConfigError(f"model.weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
-        if self.offload not in OFFLOADS:
-            raise ConfigError(f"model.offload must be one of {', '.join(OFFLOADS)}, not {self.offload!r}")
+        check_fields(self, "model")
+        check_choice("model.weights", self.weights, WEIGHTS)
+        check_choice("model.offload", self.offload, OFFLOADS)
+        if self.backbone.source.partition(":")[0] == RANDOM:
+            raise ConfigError("model.backbone.source=random: for random weights say model.weights=random")
 
     @property
     def chosen_backbone(self) -> Backbone:
         """The backbone with the weights asked for."""
-        return replace(self.backbone, source=RANDOM, revision=None) if self.weights == RANDOM else self.backbone
+        if self.weights != RANDOM:
+            return self.backbone
+        source, known = self.backbone.source, self.backbone.source.startswith("bundled:")
+        source = f"{RANDOM}:{source}" if known or Path(source).is_dir() else RANDOM
+        return replace(self.backbone, source=source, revision=None)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,40 +188,55 @@ class Prompts:
     """A text file with one prompt a line ('#' starts a comment), and the seeds each is sampled with."""
 
     file: str
-    limit: int | None = None
-    seeds: list[int] = field(default_factory=lambda: [0])
+    limit: int | None = number(1, default=None)
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"range": (0, 2**63 - 1)})
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"prompts.limit must be at least 1, not {self.limit}")
+        check_fields(self, "prompts")
         if not self.seeds:
             raise ConfigError("prompts.seeds is empty: give at least one seed")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError("prompts.seeds holds a seed twice")
 
     def read(self, folder: Path) -> list[str]:
         """The prompts, from `file` relative to the working directory or else to `folder`."""
-        path = next((p for p in (Path(self.file), folder / self.file) if p.is_file()), None)
-        if path is None:
-            raise ConfigError(f"prompt file {self.file!r} not found (looked in . and {folder})")
+        name = shortened(self.file)
         try:
-            lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"prompt file {path} cannot be read: {error}") from error
-        prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+            path = next((p for p in (Path(self.file), folder / self.file) if p.is_file()), None)
+            if path is None:
+                raise ConfigError(f"prompt file {name!r} not found, here or in {shortened(folder)}")
+            if path.stat().st_size > LARGEST_FILE:
+                raise ConfigError(f"prompt file {name!r} has more than {LARGEST_FILE / 1e6:g} MB: no list of prompts")
+            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+            prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+        except UnicodeDecodeError:
+            raise ConfigError(f"prompt file {name!r} cannot be read: it is not text in UTF-8") from None
+        except OSError as error:
+            raise ConfigError(f"prompt file {name!r} cannot be read: {error.strerror}") from error
         if not prompts:
-            raise ConfigError(f"prompt file {path} holds no prompt: one per line, '#' starts a comment")
+            raise ConfigError(f"prompt file {name!r} holds no prompt: one per line, '#' starts a comment")
+        if bad := [prompt for prompt in prompts if CONTROL.search(prompt) or len(prompt) > LONGEST_PROMPT]:
+            why = f"control characters or more than {LONGEST_PROMPT} letters"
+            raise ConfigError(f"prompt file {name!r}: {shortened(bad[0])!r} has {why}")
         return prompts[: self.limit]
 
 
 @dataclass(kw_only=True, slots=True)
 class Latency:
-    """How latency is measured: calls before timing, and timed calls of the method and of the reference each."""
+    """How latency is measured.
 
-    warmup: int = 1
-    repeats: int = 3
+    warmup: calls of each recipe in this process before any is timed; at least one is made, whatever is said here, and
+        those that made samples count.
+    repeats: timed calls of the method and of the reference, each, a prompt.
+    prompts: how many of the run's prompts are timed, each with the first seed; all there are, if fewer.
+    """
+
+    warmup: int = number(0, 1000, 1)
+    repeats: int = number(1, 1000, 3)
+    prompts: int = number(1, 1_000_000, 1)
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or self.repeats < 1:
-            raise ConfigError("latency.warmup must be at least 0 and latency.repeats at least 1")
+        check_fields(self, "latency")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -169,14 +248,13 @@ class Score:
     vbench_timeout: seconds after which a dimension is given up.
     """
 
-    vbench: Any = field(default_factory=list)  # of strings; one alone may do without the brackets
+    vbench: Any = field(default_factory=list)  # of names; one alone may do without the brackets
     vbench_partial: bool = False
-    vbench_timeout: float = 6 * 3600.0
+    vbench_timeout: float = number(1e-3, 1e8, 6 * 3600.0)
 
     def __post_init__(self) -> None:
-        self.vbench = [self.vbench] if isinstance(self.vbench, str) else list(self.vbench or [])
-        if not self.vbench_timeout > 0:
-            raise ConfigError(f"score.vbench_timeout must be above 0 seconds, not {self.vbench_timeout}")
+        self.vbench = names_of("score.vbench", self.vbench)
+        check_fields(self, "score")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -196,7 +274,11 @@ class Recipe:
 
 @dataclass(kw_only=True, slots=True)
 class Run:
-    """One recipe over some prompts, and what to do with it. `label` is what tables call it."""
+    """One recipe over some prompts, and what to do with it.
+
+    label: what tables call it. preset: the choice in conf/method/ whose settings the recipe's method has, all of them,
+    however they were asked for; None if there is none.
+    """
 
     label: str
     recipe: Recipe
@@ -213,6 +295,7 @@ class Run:
     device: str = "auto"
     offload: str = "none"
     download: Download = field(default_factory=Download)
+    preset: str | None = None
 
     @property
     def samples(self) -> list[tuple[str, int]]:
@@ -222,4 +305,4 @@ class Run:
     @property
     def reference(self) -> Run:
         """The run of the uncached reference over the same samples."""
-        return replace(self, label="none", recipe=self.recipe.reference)
+        return replace(self, label="none", preset="none", recipe=self.recipe.reference)

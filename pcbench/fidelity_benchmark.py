@@ -22,8 +22,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import fidelity, provenance
+from . import provenance
 from .config import ConfigError
+from .fidelity import stage as fidelity
 
 METRICS = ("videosys.psnr@1", "videosys.ssim@1")
 Scores = tuple[float, float]  # PSNR in dB, SSIM: means over a video's frames
@@ -83,10 +84,10 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def options(words: Sequence[str]) -> dict[str, str]:
+def options(arguments: Sequence[str]) -> dict[str, str]:
     """Command-line words as options. Raises ConfigError for one that is not known."""
     chosen = {"official": "", "videos": "16", "size": "65x480x640", "seed": "0"}
-    for word in words:
+    for word in arguments:
         key, equals, value = word.partition("=")
         if not equals or key not in chosen:
             raise ConfigError(f"unknown option {word!r}; options are {', '.join(f'{name}=…' for name in chosen)}")
@@ -94,9 +95,9 @@ def options(words: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def run(words: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Time both codes and print the table."""
-    chosen = options(words)
+    chosen = options(arguments)
     try:
         videos, seed = int(chosen["videos"]), int(chosen["seed"])
         frames, height, width = (int(part) for part in chosen["size"].split("x"))
@@ -123,14 +124,14 @@ def run(words: Sequence[str]) -> None:
 
 
 def _print(videos: int, size: str, ours: float, theirs: float, off: list[float], memory: float, beside: bool) -> None:
-    machine = provenance.machine()
+    machine = provenance.machine("cpu")
     table = Table(title=f"PSNR + SSIM of {videos} videos of {size}, {machine['name']}", title_justify="left")
     for name in ("code", "seconds", "a video", "speedup", "largest difference: PSNR dB", "SSIM", "peak memory GiB"):
         table.add_column(name, justify="left" if name == "code" else "right")
     if beside:
         table.add_row("official", f"{theirs:.1f}", f"{theirs / videos:.2f}", "1.0x", "", "", "")
-    told = [f"{theirs / ours:.1f}x", *(f"{value:.1e}" for value in off)] if beside else ["-"] * 3
-    table.add_row("pcbench", f"{ours:.1f}", f"{ours / videos:.2f}", *told, f"{memory:.2f}")
+    comparison = [f"{theirs / ours:.1f}x", *(f"{value:.1e}" for value in off)] if beside else ["-"] * 3
+    table.add_row("pcbench", f"{ours:.1f}", f"{ours / videos:.2f}", *comparison, f"{memory:.2f}")
     Console(highlight=False, width=140).print(table)
 
 

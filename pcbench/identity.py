@@ -40,5 +40,5 @@ def recipe_id(recipe: Recipe) -> str:
 
 def sample_key(prompt: str, seed: int) -> str:
     """A file name for one sample: a readable beginning, a hash that keeps prompts apart, the seed."""
-    words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:40].rstrip("-")
-    return f"{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}-s{seed}"
+    readable = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:40].rstrip("-")
+    return f"{readable}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}-s{seed}"

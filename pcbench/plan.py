@@ -9,19 +9,20 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from . import backbones, observe
-from .config import ConfigError, Run
-from .generate import missing, place
-from .macs import PETA
-from .memory import GIB, activations_bytes, block_cache_bytes, weights_bytes
-from .price import Price, price_of
-from .record import reference_macs
-from .store import read_json, records
+from .config import ConfigError
+from .cost.estimate import Price, price_of
+from .cost.macs import PETA, reference_macs
+from .cost.memory import GIB, block_cache_bytes, needed
+from .job import Job
+from .observe import stage as observe
+from .sampling import latency
+from .store import records
 
 # Peak of dense bfloat16 (= float16) matrix products in TFLOPS, and memory in GB, as in the vendors' data sheets.
 GPUS: dict[str, tuple[float, int]] = {
@@ -76,14 +77,14 @@ def style_of(plan: Any) -> str | None:
 
 
 def show(
-    runs: Sequence[Run], style: str = "true", device: Device | None = None, say: Callable[[str], None] = print
+    jobs: Sequence[Job], style: str = "true", device: Device | None = None, say: Callable[[str], None] = print
 ) -> None:
-    """Print the plan of the runs and of the references they need, as a table or as one JSON document."""
+    """Print the plan of the jobs and of the references they need, as a table or as one JSON document."""
     device = device or Device()
-    all_priced = priced(runs)
-    rows = [row(run, price, device) for run, price in all_priced]
+    all_priced = priced(jobs)
+    rows = [row(job, price, device) for job, price in all_priced]
     total = totals(rows)
-    observed = [found for run, _ in all_priced if (found := observation(run, device)) is not None]
+    observed = [found for job, _ in all_priced if (found := observation(job, device)) is not None]
     if style == "json":
         document = {"runs": rows, "totals": total, "observations": observed, "assumptions": device.words}
         say(json.dumps(document, indent=1, allow_nan=False))
@@ -92,27 +93,32 @@ def show(
             say(line)
 
 
-def priced(runs: Sequence[Run]) -> list[tuple[Run, Price]]:
-    """Every distinct recipe among the runs and their references, with the price of one video."""
-    distinct: dict[tuple[str, str], Run] = {}
-    for run in runs:
-        for each in (run.reference, run):
-            distinct.setdefault((each.recipe.backbone.name, place(each).id), each)
-    known = {folder: list(records(folder)) for folder in {run.results for run in runs}}
-    return [(run, price_of(run, known[run.results])) for run in distinct.values()]
+def priced(jobs: Sequence[Job]) -> list[tuple[Job, Price]]:
+    """Every distinct recipe among the jobs and their references, with the price of one video."""
+    distinct: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        for each in (job.reference, job):
+            distinct.setdefault((each.recipe.backbone.name, each.id), each)
+    known = {folder: known_records(folder) for folder in {job.run.results for job in jobs}}
+    return [(job, price_of(job.run, known[job.run.results])) for job in distinct.values()]
 
 
-def row(run: Run, price: Price, device: Device) -> dict[str, Any]:
+def known_records(results: Path) -> list[dict[str, Any]]:
+    """The records of a results folder; where it has none, those published under it (results/README.md)."""
+    own = list(records(results))
+    return own or [each for folder in sorted(results.glob("published/*")) for each in records(folder)]
+
+
+def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
     """One recipe's plan as plain data; everything that is not a total is per video."""
-    recipe, count = run.recipe, len(missing(run))
-    held = price.rehearsal.held * _itemsize(run)
-    parts = weights_bytes(recipe), activations_bytes(recipe), held
+    run, recipe, count = job.run, job.recipe, len(job.missing())
+    parts = needed(run, price.rehearsal.held)
     seconds = device.seconds(price.expected.total)
-    timed = read_json(place(run).latency)
+    timed = latency.stored(job)
     return {
         "model": recipe.backbone.name,
         "method": run.label,
-        "id": place(run).id,
+        "id": job.id,
         "size": [recipe.sampling.frames, recipe.sampling.height, recipe.sampling.width],
         "steps": price.steps,
         "computed_steps": price.computed,
@@ -126,11 +132,11 @@ def row(run: Run, price: Price, device: Device) -> dict[str, Any]:
         "pmacs_upper": price.upper.total / PETA,
         "pflops": 2 * price.expected.total / PETA,
         "trial_pmacs": price.trial.total / PETA,
-        "trial_overhead": price.trial.total / reference_macs(run),
+        "trial_overhead": price.trial.total / reference_macs(job),
         "block_cache_gib": block_cache_bytes(recipe) / GIB,
         "weights_gib": parts[0] / GIB,
         "activations_gib": parts[1] / GIB,
-        "cache_gib": held / GIB,
+        "cache_gib": parts[2] / GIB,
         "peak_gib": sum(parts) / GIB,
         "fits_gpu": sum(parts) < GPUS[device.name][1] * 1e9,
         "gpu": device.name,
@@ -140,13 +146,13 @@ def row(run: Run, price: Price, device: Device) -> dict[str, Any]:
         "videos": len(run.samples),
         "videos_missing": count,
         "gpu_hours_missing": count * seconds / 3600,
-        "disk_mb_missing": count * _disk_bytes(run) / 1e6,
+        "disk_mb_missing": count * _disk_bytes(job) / 1e6,
     }
 
 
-def observation(run: Run, device: Device) -> dict[str, Any] | None:
-    """What looking at a recipe's samples still takes (observe.py); no part of the totals. None for nothing."""
-    todo = observe.plan(run)
+def observation(job: Job, device: Device) -> dict[str, Any] | None:
+    """What looking at a recipe's samples still takes (observe/stage.py); no part of the totals. None for nothing."""
+    todo = observe.plan(job)
     return None if todo is None else {**todo, "gpu_hours": device.seconds(todo["pmacs"] * PETA) / 3600}
 
 
@@ -176,13 +182,8 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _itemsize(run: Run) -> int:
-    return {"float32": 4}.get(run.recipe.numerics.dtype, 2)
-
-
-def _disk_bytes(run: Run) -> float:
-    sampling, backbone = run.recipe.sampling, run.recipe.backbone
-    shapes = backbones.family(backbone).arguments(run.recipe, backbones.transformer_config(backbone))
+def _disk_bytes(job: Job) -> float:
+    sampling, shapes = job.recipe.sampling, job.family.arguments(job.recipe, job.config)
     latent = 4.0 * math.prod(shapes["hidden_states"])
     return latent + BYTES_PER_PIXEL * sampling.height * sampling.width * sampling.frames
 

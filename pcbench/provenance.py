@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import re
 import subprocess
+import uuid
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from . import devices
+from .config import Run
+
+CODE = [":/methods", ":/pcbench", ":/conf"]
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "torchmetrics")
 
 
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
+            ["git", "--no-optional-locks", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -38,30 +52,71 @@ def _slug(text: str) -> str:
 
 
 @functools.cache
-def machine() -> dict[str, Any]:
-    """Hardware and runtime that latency depends on; `name` is a folder name made of the parts that matter."""
-    import torch
+def host() -> str:
+    """Six hex digits for this host: a hash, of which nothing personal can be read.
 
+    Of the environment variable PCBENCH_HOST if it is set: for hosts that are alike and to count as one, or a container
+    whose name changes. Otherwise of the system's machine-id and the host's name, since images are copied with their
+    machine-id and hosts are called alike; without a machine-id the network card's number takes its place.
+    """
+    parts = [os.environ.get("PCBENCH_HOST") or f"{_machine_id()} {platform.node()}"]
+    return hashlib.sha256(" ".join(["pcbench", *parts]).encode()).hexdigest()[:6]
+
+
+def _machine_id() -> str:
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            text = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text not in ("", "uninitialized"):
+            return text
+    number = uuid.getnode()
+    return "" if number >> 40 & 1 else f"{number:012x}"  # that bit: made up for this process
+
+
+def machine(device: str, gpus: int = 1) -> dict[str, Any]:
+    """Hardware and runtime of what runs on `device`, on so many GPUs; `name` is a folder name made of what latency and
+    the last bits of a video depend on. Raises ConfigError for a device that is not here."""
+    return dict(_machine(devices.resolve(device), gpus, torch.get_num_threads()))
+
+
+@functools.cache
+def _machine(device: str, gpus: int, threads: int) -> dict[str, Any]:
     described: dict[str, Any] = {
+        "host": host(),
+        "device": device.partition(":")[0],
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "gpu": None,
         "torch": torch.__version__,
     }
-    if torch.cuda.is_available():
-        described["gpu"] = f"{torch.cuda.device_count()}x {torch.cuda.get_device_name()}"
+    processor = f"{described['cpu']} {threads} threads"
+    if device != "cpu":
+        used = [device] if gpus == 1 else [f"cuda:{number}" for number in range(gpus)]
+        names = Counter(torch.cuda.get_device_name(each) for each in used)
+        described["gpu"] = processor = " ".join(f"{count}x {name}" for name, count in names.items())
         described["cuda"] = torch.version.cuda
-    processor = described["gpu"] or f"{described['cpu']} {described['threads']} threads"
-    return {"name": _slug(f"{processor} torch {torch.__version__.split('+')[0]}"), **described}
+    name = _slug(f"{processor} torch {torch.__version__.split('+')[0]} {described['host']}")
+    return {"name": name, **described}
+
+
+def machine_of(run: Run) -> dict[str, Any]:
+    """The machine that a run uses."""
+    return machine(run.device, run.recipe.numerics.parallel)
 
 
 @functools.cache
 def revision() -> dict[str, Any]:
-    """The project's commit, whether the code in the tree differs from it, and package versions."""
-    dirty = _git("status", "--porcelain", "--", "methods", "pcbench", "conf")
+    """The project's commit, whether the code in the tree differs from it, and package versions.
+
+    An installed pcbench has neither: whatever repository the installation lies in, git does not know its files.
+    """
+    ours = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    dirty = _git("status", "--porcelain", "--", *CODE) if ours else None
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") if ours else None,
         "dirty": None if dirty is None else bool(dirty),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }

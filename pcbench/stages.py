@@ -1,43 +1,154 @@
-"""Carry out a run: reference first, then the method, each stage only as far as it is missing; a record at the end."""
+"""Carry out jobs: the reference first, then the methods, each stage only as far as it is missing; a record at the end.
+
+What fails is recorded and the rest goes on: the other samples, the other stages, and the other jobs of a sweep.
+
+A reference's frames are decoded once, not once for each method: where the videos of all prompts would not stay in
+memory, all methods of a model make and score as many as do, and then the next.
+"""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 
-from . import fidelity, latency, observe, record
-from .config import Run
-from .generate import generate, place
+from . import backbones, integrity, record
+from .failures import FailedError, Failure, attempt
+from .fidelity import stage as fidelity
+from .job import Job
+from .observe import stage as observe
+from .sampling import latency, video
+from .sampling.generate import generate
 from .store import write_whole
 from .vbench import stage as vbench
 
 Say = Callable[[str], None]
 
 
-def execute(run: Run, say: Say = print) -> None:
-    """Run all stages. On an error the record is written with what there is and the error, which is raised again."""
-    each = [run] if run.recipe.method.NAME == "none" else [run.reference, run]
-    for current in each:
-        try:
-            if "generate" in run.stages:
-                generate(current, say)
-            if "latency" in run.stages:
-                latency.profile(current, say)
-            if "score" in run.stages:
-                fidelity.score(current, say)
-                vbench.score(current, say)
-            if "observe" in run.stages:
-                observe.observe(current, say)
-        except Exception as error:
-            say(f"{current.label}  failed, details in {_keep_details(current)}")
-            record.write(current, f"{type(error).__name__}: {error}")
-            raise
-        record.write(current)
+@dataclass(frozen=True)
+class Share:
+    """A job as far as some of its prompts go: what is carried out in one go.
+
+    job: the whole. part: the job of these prompts alone. number: which of the sweep's jobs it is done for, from 1.
+    first, last: whether it is the job's first or last share.
+    """
+
+    job: Job
+    part: Job
+    number: int
+    first: bool
+    last: bool
 
 
-def _keep_details(run: Run) -> Path:
-    """Write the current traceback beside the run's samples."""
-    path, text = place(run).folder / "error.txt", traceback.format_exc()
-    write_whole(path, lambda partial: partial.write_text(text))
-    return path
+def shares(jobs: Sequence[Job]) -> Iterator[Share]:
+    """The jobs, each after its reference, in the order they are carried out in."""
+    numbered = list(enumerate(jobs, 1))
+    done: set[Job] = set()
+    for _, group in groupby(numbered, lambda pair: pair[1].reference):
+        ordered: dict[Job, int] = {}  # what is still to do, and for which of the jobs
+        for number, job in group:
+            for each in (job.reference, job):
+                if each not in done:
+                    ordered.setdefault(each, number)
+        if not ordered:
+            continue
+        done |= set(ordered)
+        chunks = _chunks([*ordered])
+        for place, prompts in enumerate(chunks):
+            for job, number in ordered.items():
+                part = job if len(chunks) == 1 else _part(job, prompts)
+                yield Share(job, part, number, place == 0, place == len(chunks) - 1)
+
+
+def _part(job: Job, prompts: list[str]) -> Job:
+    uncached = job.uncached and _part(job.uncached, prompts)
+    return replace(job, run=replace(job.run, prompts=prompts), uncached=uncached)
+
+
+def _chunks(jobs: Sequence[Job]) -> list[list[str]]:
+    """The prompts of jobs with one reference, in as many parts as it takes for the frames of a part to stay in memory
+    until they are scored: those of the references, and those of the method at hand."""
+    run, sampling = jobs[0].run, jobs[0].recipe.sampling
+    size = len(run.prompts)
+    if len(jobs) > 1 and {"generate", "score"} <= set(run.stages):
+        frames = 3 * sampling.frames * sampling.height * sampling.width
+        size = max(1, video.kept.limit // (2 * frames * fidelity.arrays(run) * len(run.seeds)))
+    return [run.prompts[start : start + size] for start in range(0, len(run.prompts), size)]
+
+
+class Sweep:
+    """What became of the shares so far."""
+
+    def __init__(self) -> None:
+        self._settled: set[Job] = set()
+        self._failures: dict[Job, list[Failure]] = {}
+        self._held: dict[int, str | None] = {}  # the backbone loaded when the share, by number, of a job was begun
+
+    def carry_out(self, share: Share, say: Say = print) -> list[Failure]:
+        """One share; returns what failed in it. The record has it by then, and the memory is what it was."""
+        job, before = share.job, self._held.setdefault(share.number, backbones.held())
+        if share.first:
+            if integrity.settled(job):
+                self._settled.add(job)
+            else:
+                integrity.check(job.place, say)
+        if job in self._settled:
+            return []
+        failures = _try_stages(share, say)
+        known = self._failures.setdefault(job, [])
+        known += failures
+        if failures:
+            _keep_details(job, known, say)
+        whole = job if share.last else share.part  # of which nothing may be missing
+        failed = attempt("record", partial(record.write, whole, "; ".join(each.line for each in known) or None))
+        if failed is not None:
+            failures.append(failed)
+            known.append(failed)
+        if share.last and not known:
+            integrity.settle(job)
+        if failures and backbones.held() != before:
+            backbones.forget()
+        return failures
+
+
+def execute(job: Job, say: Say = print) -> None:
+    """All stages of one job, of its uncached reference first. Raises FailedError at the end if something failed."""
+    sweep = Sweep()
+    failures = [failure for share in shares([job]) for failure in sweep.carry_out(share, say)]
+    if failures:
+        raise FailedError(failures)
+
+
+def _try_stages(share: Share, say: Say) -> list[Failure]:
+    """Without a pipeline the other stages are not tried."""
+    failures: list[Failure] = []
+    for name, stage in _stages(share, say):
+        failed = attempt(name, lambda stage=stage: failures.extend(stage() or []))  # type: ignore[misc]
+        if failed is not None:
+            failures.append(failed)
+            if name == "generate":
+                break
+    return failures
+
+
+def _stages(share: Share, say: Say) -> Iterator[tuple[str, Callable[[], list[Failure] | None]]]:
+    job, part, asked = share.job, share.part, share.job.run.stages
+    if "generate" in asked:
+        yield "generate", partial(generate, part, say)
+    if "latency" in asked and share.last:
+        yield "latency", partial(latency.profile, job, say)
+    if "score" in asked:
+        yield "score", partial(fidelity.score, part, say)
+    if "score" in asked and share.last:
+        yield "VBench", partial(vbench.score, job, say)
+    if "observe" in asked and share.last:
+        yield "observe", partial(observe.observe, job, say)
+
+
+def _keep_details(job: Job, failures: list[Failure], say: Say) -> None:
+    """Write the tracebacks beside the run's samples."""
+    path = job.place.folder / "error.txt"
+    text = "\n".join(f"{each.what}\n{each.details}" for each in failures)
+    failed = attempt("error.txt", lambda: write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8")))
+    say(f"{job.run.label}  failed, details in {path}" if failed is None else f"{job.run.label}  failed; {failed.line}")

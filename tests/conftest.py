@@ -69,6 +69,28 @@ def call(
     ).frames
 
 
+# Files that take over ten seconds. `make test-fast` leaves them out, and the contract of all families but Wan's.
+SLOW = {
+    f"test_{name}.py"
+    for name in (
+        "algorithm1", "backbones", "block_cache", "calibrate", "cli", "clock", "clone", "committed_results", "compose",
+        "contract_steps", "dbcache", "experiments", "failures", "faults", "figures", "fuzz", "group_offload", "latency",
+        "memory", "new_things", "notebooks", "observe", "observe_measures", "paper_check", "parallel", "plan",
+        "planned_memory", "presets", "report", "report_browser", "stages", "tiny_training", "tiny_world", "tracking",
+        "twins", "vbench", "vbench_cli", "vbench_real", "wheel",
+    )
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """What shares generations, or a file's fixtures, goes to one worker, which makes them once."""
+    for item in items:
+        family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
+        item.add_marker(pytest.mark.xdist_group(item.path.name if family is None else family))
+        if item.path.name in SLOW or (item.path.name == "test_contract.py" and family not in (None, "wan")):
+            item.add_marker(pytest.mark.slow)
+
+
 MATRIX: dict[str, dict[str, str]] = {}  # preset -> family -> "works" or why not; filled by test_contract.py
 
 

@@ -13,6 +13,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    WanVideoToVideoPipeline,
 )
 
 from pcbench.backbones.opensora.pipeline import OpenSoraPipeline
@@ -34,9 +35,38 @@ class Family:
         """A fresh random pipeline; the same seed gives the same weights."""
         return MAKERS[self.name](seed)
 
-    def call(self, pipe: Any, prompt: int = 0, seed: int = 0, steps: int = STEPS) -> torch.Tensor:
-        """One generation's final latents."""
-        return CALLS[self.name](pipe, prompt, seed, steps)
+    def call(self, pipe: Any, prompt: int = 0, seed: int = 0, steps: int = STEPS, **options: Any) -> torch.Tensor:
+        """One generation's final latents. options: more arguments of the pipeline's call."""
+        return CALLS[self.name](pipe, prompt, seed, steps, **options)
+
+
+def _wan_video_to_video(seed: int) -> WanVideoToVideoPipeline:
+    pipe = WanVideoToVideoPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=None,
+        transformer=random_transformer(seed),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _call_wan_video_to_video(pipe: Any, prompt: int, seed: int, steps: int, **options: Any) -> torch.Tensor:
+    """`steps` steps, from part way down the schedule; the pipeline announces neither steps nor branches."""
+    text = torch.Generator().manual_seed(1000 + prompt)
+    return pipe(
+        prompt_embeds=torch.randn(1, 8, 16, generator=text),
+        negative_prompt_embeds=torch.zeros(1, 8, 16),
+        latents=torch.randn(1, 4, 5, 16, 16, generator=torch.Generator().manual_seed(seed)),
+        height=128,
+        width=128,
+        num_inference_steps=steps * 4 // 3,
+        strength=0.75,
+        guidance_scale=4.0,
+        output_type="latent",
+        **options,
+    ).frames
 
 
 def _hunyuan(seed: int) -> HunyuanVideoPipeline:
@@ -69,7 +99,7 @@ def _hunyuan(seed: int) -> HunyuanVideoPipeline:
 
 
 def _call_hunyuan(true_cfg: float) -> Any:
-    def run(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tensor:
+    def run(pipe: Any, prompt: int, seed: int, steps: int, **options: Any) -> torch.Tensor:
         text = torch.Generator().manual_seed(1000 + prompt)
         negative = {
             "negative_prompt_embeds": torch.zeros(1, 8, 16),
@@ -88,6 +118,7 @@ def _call_hunyuan(true_cfg: float) -> Any:
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
             **(negative if true_cfg > 1 else {}),
+            **options,
         ).frames
 
     return run
@@ -123,7 +154,7 @@ def _cogvideox(rotary: bool) -> Any:
     return make
 
 
-def _call_cogvideox(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tensor:
+def _call_cogvideox(pipe: Any, prompt: int, seed: int, steps: int, **options: Any) -> torch.Tensor:
     text = torch.Generator().manual_seed(1000 + prompt)
     return pipe(
         prompt_embeds=torch.randn(1, 8, 16, generator=text),
@@ -135,6 +166,7 @@ def _call_cogvideox(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tens
         guidance_scale=4.0,
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",
+        **options,
     ).frames
 
 
@@ -153,7 +185,7 @@ def _opensora(seed: int) -> OpenSoraPipeline:
     return pipe
 
 
-def _call_opensora(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tensor:
+def _call_opensora(pipe: Any, prompt: int, seed: int, steps: int, **options: Any) -> torch.Tensor:
     """Five latent frames of 15x13, which are not whole patches."""
     text = torch.Generator().manual_seed(1000 + prompt)
     return pipe(
@@ -166,11 +198,14 @@ def _call_opensora(pipe: Any, prompt: int, seed: int, steps: int) -> torch.Tenso
         guidance_scale=4.0,
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",
+        **options,
     ).frames
 
 
 MAKERS = {
     "wan": lambda seed: pipeline_of(random_transformer(seed)),
+    "wan_two": lambda seed: pipeline_of(random_transformer(seed), random_transformer(seed + 1), boundary_ratio=0.8),
+    "wan_video_to_video": _wan_video_to_video,
     "hunyuan": _hunyuan,
     "hunyuan_true_cfg": _hunyuan,
     "cogvideox_2b": _cogvideox(rotary=False),
@@ -179,6 +214,8 @@ MAKERS = {
 }
 CALLS = {
     "wan": call,
+    "wan_two": call,
+    "wan_video_to_video": _call_wan_video_to_video,
     "hunyuan": _call_hunyuan(1.0),
     "hunyuan_true_cfg": _call_hunyuan(6.0),
     "cogvideox_2b": _call_cogvideox,
@@ -187,6 +224,8 @@ CALLS = {
 }
 FAMILIES = {
     "wan": Family("wan", branches=2),
+    "wan_two": Family("wan_two", branches=2),
+    "wan_video_to_video": Family("wan_video_to_video", branches=2),
     "hunyuan": Family("hunyuan"),
     "hunyuan_true_cfg": Family("hunyuan_true_cfg", branches=2, options={"guidance_scale": 6.0}),
     "cogvideox_2b": Family("cogvideox_2b"),

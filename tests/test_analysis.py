@@ -12,7 +12,7 @@ import pytest
 from analysis.__main__ import COMMANDS, main
 from analysis.conventions import conventions_table
 from analysis.load import Column, benches, experiments, folders, labels, load_records, load_samples, one_machine
-from analysis.noise import noise_floor
+from analysis.tables.noise import noise_floor
 
 from .analysis_parts import record, table1, write
 
@@ -159,7 +159,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("command", ["tables", "audit"])
 def test_tables_from_the_committed_records_need_pandas_alone(tmp_path, command):
-    words = [command, str(ROOT / "results"), "--out", str(tmp_path)]
+    words = [command, str(ROOT / "results" / "published"), "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, "-c", BLOCKED, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     wanted = "audit" if command == "audit" else "methods"
@@ -188,7 +188,7 @@ def test_conventions_side_by_side(tmp_path):
 def test_the_document_on_fidelity_says_what_its_records_say():
     document = (ROOT / "docs" / "fidelity.md").read_text()
     for metric in ("psnr", "ssim"):
-        table = conventions_table(ROOT / "results" / "fidelity", "tiny_wan", metric)
+        table = conventions_table(ROOT / "results" / "published" / "fidelity", "tiny_wan", metric)
         for convention, *cells in table.to_numpy().tolist():
             teacache_slow, precisecache, teacache_fast = cells
             assert f"| `{convention}` | {teacache_slow} | {teacache_fast} | {precisecache} |" in document

@@ -62,7 +62,7 @@ def test_the_interval_covers_the_mean_and_shrinks_with_prompts():
     widths = []
     for prompts in (16, 256):
         values = generator.normal(30, 2, prompts)
-        mean, low, high = bootstrap(lambda p, v=values: float(v[p].mean()), prompts)
+        mean, low, high = bootstrap(lambda p, v=values: v[p].mean(-1), prompts)
         assert low < mean < high
         assert high - low == pytest.approx(2 * 1.96 * values.std() / prompts**0.5, rel=0.15)
         quick = mean_interval(pd.Series(values), pd.Series(range(prompts)))

@@ -14,7 +14,7 @@ from analysis.load import benches
 from analysis.render import DASH, Block, Cell, Table
 from analysis.tables import main, tables, worst_table
 
-from .analysis_parts import NO_LPIPS, record, spread, table1, write
+from .analysis_parts import NO_LPIPS, ours, record, spread, table1, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,16 +58,31 @@ def test_a_row_says_what_its_record_says(tmp_path):
 
 def test_a_speedup_is_of_all_videos_not_of_the_timed_one(tmp_path):
     """The timed prompt computed half as much as the mean one: four times fewer MACs, 3.2 times faster."""
-    made = record("precisecache", 2.0, 40.0, alpha=0.5)
+    made = ours("base", 2.0, 40.0, alpha=0.5)
     made["latency"]["speedup"] = spread([3.2])
     made["latency"]["speedup_over_macs_speedup"] = spread([0.75, 0.8, 0.85])
     write(tmp_path / "table1", record("none", 1.0, None), made)
     assert rows(table(tmp_path, "table1"))["PreciseCache-base"]["Speedup ↑"].words() == ("1.60×", "[1.50, 1.70]")
 
 
-def test_two_presets_alike_are_told_apart(tmp_path):
-    write(tmp_path / "table1", *table1(), record("teacache", 2.5, 33.0, threshold=0.2))
-    assert {"TeaCache threshold=0.1", "TeaCache threshold=0.2"} <= set(rows(table(tmp_path, "table1")))
+def test_only_what_the_record_says_is_a_preset_has_its_name(tmp_path):
+    """Settings that look like Turbo's are not, where one field is another's; nor are records from before presets."""
+    alike = record("precisecache", 2.1, 30.0, alpha=0.7, block_cache_rate=0.0, reuse="prediction", accumulate=False)
+    write(tmp_path / "table1", *table1(), alike, record("teacache", 2.5, 33.0, threshold=0.2))
+    found = rows(table(tmp_path, "table1"))
+    assert {"TeaCache", "teacache threshold=0.2", "PreciseCache-turbo"} <= set(found)
+    assert sum(name.startswith("precisecache alpha=0.7") for name in found) == 1
+
+
+def test_both_readings_have_a_row(tmp_path):
+    write(tmp_path / "table1", *table1(), ours("trial_turbo", 3.0, 30.0, alpha=0.7, reference="previous_trial"))
+    names = list(rows(table(tmp_path, "table1")))
+    assert names[-4:] == [
+        "PreciseCache-base",
+        "PreciseCache-turbo",
+        "PreciseCache-flash",
+        "PreciseCache-turbo (trial to trial)",
+    ]
 
 
 def test_two_machines_share_no_block(tmp_path):
@@ -86,7 +101,7 @@ def test_two_references_share_no_block(tmp_path):
 
 
 def test_what_is_missing_says_why(tmp_path):
-    untimed = record("pab", 1.3, None, spatial_range=2) | {"latency": None}
+    untimed = record("pab", 1.3, None, preset="pab", spatial_range=2) | {"latency": None}
     failed = record("dbcache", threshold=0.1) | {"status": "failed", "error": "out of memory", "samples": []}
     write(tmp_path / "table1", record("none"), untimed, failed)
     found = table(tmp_path, "table1")
@@ -102,7 +117,7 @@ def test_what_is_missing_says_why(tmp_path):
 
 
 def test_vbench_is_its_total_or_what_lacks(tmp_path):
-    whole, half = record("pab", 1.3, 30.0), record("teacache", 1.9, 30.0)
+    whole, half = record("pab", 1.3, 30.0, preset="pab"), record("teacache", 1.9, 30.0)
     whole["vbench"] = [{"total": 0.8123, "missing": []}]
     half["vbench"] = [{"total": None, "missing": ["scene: not scored", "color: not scored"]}]
     write(tmp_path / "table1", record("none"), whole, half)
@@ -152,7 +167,7 @@ def test_any_folder_gets_the_general_table(tmp_path):
 
 
 def test_another_convention_may_be_asked_for(tmp_path, capsys):
-    scored = record("pab", 1.3, 30.0)
+    scored = record("pab", 1.3, 30.0, preset="pab")
     for sample in scored["samples"]:
         sample["fidelity"]["videosys.psnr@1"] = 25.0
     write(tmp_path / "table1", record("none"), scored)
@@ -221,7 +236,7 @@ def _no_latex() -> bool:
 @pytest.mark.skipif(_no_latex(), reason="pdflatex with booktabs and adjustbox is not installed")
 def test_latex_compiles_and_fits_the_page(tmp_path):
     """Every table of the committed records, between the margins of the plainest class."""
-    made = tables(ROOT / "results")
+    made = tables(ROOT / "results" / "published")
     inputs = [table.write(tmp_path)[1].name for table in made]
     body = "".join(rf"\input{{{name}}}\clearpage" for name in inputs)
     head = r"\documentclass{article}\usepackage{booktabs,adjustbox}\begin{document}"

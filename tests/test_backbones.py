@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from pcbench import backbones, cli, generate
+from pcbench import backbones, cli
 from pcbench.backbones import weights
-from pcbench.backbones.tiny.twins import TWINS
 from pcbench.config import ConfigError
-from pcbench.latency import profile
-from pcbench.record import build, reference_macs
+from pcbench.cost.macs import reference_macs
+from pcbench.job import job_of
+from pcbench.messages import message
+from pcbench.record import build
+from pcbench.sampling import generate
+from pcbench.sampling.latency import profile
+from pcbench.tiny.twins import TWINS
 
 MODELS = {"wan": "wan", "hunyuan": "hunyuan", "cogvideox": "cogvideox", "opensora": "opensora"}
 SMALL = ["model.sampling.height=32", "model.sampling.width=48", "model.sampling.frames=17", "model.sampling.steps=4"]
@@ -54,16 +58,16 @@ def run_of(family: str, folder: str, results, *words: str):
 def test_loads_generates_times_and_prices(family, folders, tmp_path):
     run = run_of(family, folders[family], tmp_path)
     said: list[str] = []
-    generate.generate(run, said.append)
-    profile(run, said.append)
-    record = build(run)
+    generate.generate(job_of(run), said.append)
+    profile(job_of(run), said.append)
+    record = build(job_of(run))
     assert record["status"] == "ok"
     assert record["samples"][0]["trace"]["actions"].count("F") == 2
     assert record["macs"]["speedup"] == pytest.approx(2.0)
     assert record["latency"]["speedup"]["median"] > 0
     pipe = backbones.load(run.recipe, "cpu")
     assert next(pipe.transformer.parameters()).dtype == torch.float32
-    frames = generate.frames_of(run, generate.place(run).sample(record_key(run)))
+    frames = generate.frames_of(run, job_of(run).place.sample(record_key(run)))
     assert frames.shape == (17, 32, 48, 3)
     assert frames.dtype == np.uint8
 
@@ -90,14 +94,14 @@ def test_decodes_as_the_pipeline_does_and_embeds_as_it_does(family, folders, tmp
 
 def test_the_shapes_used_for_pricing_are_those_of_the_call(family, folders, tmp_path):
     run = run_of(family, folders[family], tmp_path)
-    generate.generate(run, lambda _: None)
-    trace = next(iter(generate.place(run).traces()))[1]
+    generate.generate(job_of(run), lambda _: None)
+    trace = next(iter(job_of(run).place.traces()))[1]
     module, config = backbones.family(run.recipe.backbone), backbones.transformer_config(run.recipe.backbone)
     told = module.arguments(run.recipe, config)
     assert {name: list(shape) for name, shape in trace["arguments"].items()} == told
     full = [call for step in trace["steps"] for call in step["calls"]]
     assert len(full) == 2 * module.branches(run.recipe)
-    assert reference_macs(run) > 0
+    assert reference_macs(job_of(run)) > 0
 
 
 def test_group_offload_gives_the_same_video(family, folders, tmp_path):
@@ -157,9 +161,9 @@ def test_a_second_transformer_takes_over_below_the_boundary():
 
 
 BAD = {
-    "model.offload=disk": "model.offload must be one of none, model, group",
-    "model.weights=trained": "model.weights must be one of pretrained, random",
-    "model.numerics.attention=fast": "model.numerics.attention must be one of",
+    "model.offload=disk": "model.offload cannot be 'disk': there are none, model, group",
+    "model.weights=trained": "model.weights cannot be 'trained': did you mean 'pretrained'",
+    "model.numerics.attention=fast": "model.numerics.attention cannot be 'fast'",
     "model.sampling.frames=48": "multiple of 4 plus one",
     "model=cogvideox model.sampling.frames=45": "multiple of 8 plus one",
     "model.sampling.height=100": "multiples of 16",
@@ -192,6 +196,7 @@ def test_missing_weights_are_one_line_that_says_what_to_do(model, monkeypatch, t
         weights.require(run.recipe.backbone, run.download)
     line = str(caught.value)
     assert "\n" not in line
+    assert message(line) == line  # short enough to be shown whole
     for part in (run.recipe.backbone.source, " GB)", "model.backbone.source=", "model.weights=random", "model=tiny_"):
         assert part in line
 
@@ -203,3 +208,16 @@ def test_a_folder_that_is_no_pipeline_is_named(tmp_path):
     gone = cli.run_from(["model=wan", "model.backbone.source=/no/such/folder"])
     with pytest.raises(ConfigError, match="no such folder"):
         weights.require(gone.recipe.backbone, gone.download)
+
+
+@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox", "opensora"])
+def test_random_weights_of_a_bundled_model_have_its_own_width(family):
+    """And not the class defaults', which are the full-size model's."""
+    run = cli.run_from([f"model=tiny_{family}", "model.weights=random", "method=none"])
+    trained = cli.run_from([f"model=tiny_{family}", "method=none"]).recipe.backbone
+    config = backbones.transformer_config(run.recipe.backbone)
+    assert config == backbones.transformer_config(trained)
+    assert config["num_attention_heads"] * config["attention_head_dim"] < 512
+    pipe = backbones.load(run.recipe, "cpu")
+    assert pipe.transformer.config.num_layers == config["num_layers"]
+    assert sum(each.numel() for each in pipe.transformer.parameters()) < 1e7

@@ -13,7 +13,7 @@ import torch
 
 from methods import apply
 from methods import calibration as calibrations
-from methods.anatomy import anatomy_of
+from methods.engine.anatomy import anatomy_of
 from methods.teacache import TeaCacheConfig
 from pcbench import calibrate
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_measured_is_refused(pipe):
 
 def test_the_command_writes_what_the_method_reads(pipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(calibrations, "FOLDER", tmp_path / "calibrations")
-    monkeypatch.setattr(calibrate.backbones, "load", lambda recipe, device: pipe)
+    monkeypatch.setattr(calibrate.backbones, "load", lambda recipe, device, offload: pipe)
     monkeypatch.setattr(calibrate, "denoise", lambda pipe, recipe, seed, prompt: call(pipe, len(prompt), seed))
     for method in calibrate.MEASURES:
         words = [f"method={method}", "prompts.limit=2", "prompts.seeds=[0,3]", f"results={tmp_path}"]
@@ -131,6 +131,21 @@ def test_the_command_writes_what_the_method_reads(pipe, tmp_path, monkeypatch, c
     with apply(pipe, config) as handle:
         call(pipe)
     assert 0 < handle.trace.reused < STEPS
+
+
+def test_a_calibration_that_is_there_stays_as_it_is(pipe, tmp_path, monkeypatch, capsys):
+    """What comes with pcbench is in git; a new measurement of it lies with the user's own results."""
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path / "methods")
+    monkeypatch.setattr(calibrate.backbones, "load", lambda recipe, device, offload: pipe)
+    monkeypatch.setattr(calibrate, "denoise", lambda pipe, recipe, seed, prompt: call(pipe, len(prompt), seed))
+    words = ["method=magcache", f"results={tmp_path / 'results'}"]
+    name = "magcache-wan-2x24.json"
+    assert calibrate.main([*words, "prompts.limit=1"]) == 0
+    before = (tmp_path / "methods" / name).read_bytes()
+    assert calibrate.main([*words, "prompts.limit=2"]) == 0
+    assert (tmp_path / "methods" / name).read_bytes() == before
+    assert json.loads((tmp_path / "results" / "calibrations" / name).read_text())["samples"] == 2
+    assert f"{tmp_path / 'methods' / name} stays in use" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
-"""docs/ says what results/ says: tables, figures and the rows of docs/comparison.md, made anew from the records.
+"""docs/ says what results/published says: tables, figures and rows in documents, made anew from the records.
 
-`python -m analysis tables results --out docs/tables; python -m analysis figures results --out docs/figures` brings them
-up to date. Records that git does not know, of somebody's own runs, are left out.
+results/README.md has the commands that bring them up to date. What git does not know is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pytest
 
 from analysis import figures
 from analysis.tables import tables
-from pcbench.generate import write_video
+from pcbench.sampling.generate import write_video
 from pcbench.store import Place, records
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +27,7 @@ STRIPS = ("table1", "figures")  # whose figures show videos, which are not in gi
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     """The committed records alone."""
-    listed = subprocess.run(["git", "ls-files", "-z", "results"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files", "-z", "results/published"], cwd=ROOT, capture_output=True, text=True)
     if not listed.stdout:
         pytest.skip("not a git checkout: which records are committed is not known")
     folder = tmp_path_factory.mktemp("committed")
@@ -36,8 +35,8 @@ def results(tmp_path_factory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for experiment in STRIPS:
-        stand_ins(folder / "results" / experiment)
-    return folder / "results"
+        stand_ins(folder / "results" / "published" / experiment)
+    return folder / "results" / "published"
 
 
 def stand_ins(root: Path) -> None:

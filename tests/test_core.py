@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods import NoCacheConfig, PreciseCacheConfig, UniformConfig, apply
+from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig, UniformConfig, apply
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
 from .families import FAMILIES
@@ -13,11 +13,11 @@ from .families import FAMILIES
 METHODS = {
     "none": NoCacheConfig(),
     "uniform": UniformConfig(steps=6),
-    "previous_trial": PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2)),
+    "precisecache": PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2)),
 }
 
 
-@pytest.mark.parametrize("name", ["none", "previous_trial", "uniform"])
+@pytest.mark.parametrize("name", ["none", "precisecache", "uniform"])
 def test_without_guidance_there_is_one_branch(pipe, name):
     with apply(pipe, METHODS[name]) as handle:
         call(pipe, guidance_scale=1.0)
@@ -45,8 +45,8 @@ def test_branches_reuse_their_own_prediction(pipe):
     assert not torch.equal(cond[0], uncond[0])
 
 
-def test_two_transformers_each_keep_their_own_state():
-    """Wan2.2: the second transformer takes over in mid-call, with its own warm-up and its own cache."""
+def test_two_transformers_are_one_call():
+    """Wan2.2: the second transformer takes over in mid-call; warm-up, threshold and sum go on, as do predictions."""
     pipe = pipeline_of(random_transformer(0), random_transformer(1), boundary_ratio=0.8)
     clean = call(pipe)
     with apply(pipe, PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2))) as handle:
@@ -54,8 +54,11 @@ def test_two_transformers_each_keep_their_own_state():
     assert torch.equal(first, second)
     assert [len(trace.steps) for trace in handle.traces] == [STEPS, STEPS]
     assert [row.index for row in handle.trace.steps] == list(range(STEPS))
-    switch = next(i for i in range(1, STEPS) if handle.trace.steps[i].indicator is None)
-    assert all(row.action == "full" for row in handle.trace.steps[switch : switch + 3])
+    assert [row.indicator is None for row in handle.trace.steps] == [True] + [False] * (STEPS - 1)
+    assert len({row.threshold for row in handle.trace.steps[3:]}) == 1
+    with apply(pipe, ReplayConfig(actions="FrFFFrrrrrrF")) as handle:
+        call(pipe)
+    assert [row.forwards for row in handle.trace.steps] == [2, 0, 2, 2, 2, 0, 0, 0, 0, 0, 0, 2]
     assert torch.equal(call(pipe), clean)
 
 
@@ -65,7 +68,7 @@ def test_one_timestep_a_token_is_shrunk_with_the_latent():
     uncached = call(pipe)
     with apply(pipe, PreciseCacheConfig(alpha=0.0)), pytest.warns(UserWarning, match="never hit"):
         assert torch.equal(call(pipe), uncached)
-    with apply(pipe, METHODS["previous_trial"]) as handle:
+    with apply(pipe, METHODS["precisecache"]) as handle:
         call(pipe)
     assert handle.trace.arguments["timestep"] == [1, 5 * 8 * 8]
     assert 0 < handle.trace.reused < STEPS

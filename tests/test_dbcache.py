@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from methods import apply
-from methods.anatomy import anatomy_of
 from methods.dbcache import DBCacheConfig
-from pcbench.macs import trace_macs
+from methods.engine.anatomy import anatomy_of
+from pcbench.cost.macs import trace_macs
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
 from .families import FAMILIES
@@ -31,7 +31,8 @@ def cache_dit():
     return pytest.importorskip("cache_dit", reason='optional extra: pip install "pcbench[dbcache]"')
 
 
-@pytest.mark.parametrize("family", SUPPORTED)
+# cache-dit alone counts the steps of each of two transformers for itself; ours are counted over both.
+@pytest.mark.parametrize("family", [name for name in SUPPORTED if name != "wan_two"])
 def test_equals_cache_dit_alone(cache_dit, family):
     kind = FAMILIES[family]
     pipe = kind.pipeline()
@@ -125,7 +126,7 @@ def test_two_transformers(cache_dit):
     assert torch.equal(first, second)
     full = [row.index for row in handle.trace.steps if row.action == "full"]
     assert full[:3] == [0, 1, 2]
-    assert len(full) >= 6  # each of the two warms up
+    assert len(full) > 3  # the two warm up together, but the second's blocks have nothing to reuse at its first step
     assert torch.equal(call(pipe, steps=20), uncached)
 
 

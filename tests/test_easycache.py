@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from methods import apply
-from methods.anatomy import anatomy_of
 from methods.easycache import EasyCache, EasyCacheConfig
+from methods.engine.anatomy import anatomy_of
 
 from .conftest import STEPS
 from .families import FAMILIES
@@ -136,7 +136,7 @@ def test_nan_never_skips(monkeypatch):
 
     def broken(self, denoiser, prediction):
         observe(self, denoiser, prediction)
-        self.rate = math.nan
+        self.rate = torch.tensor(math.nan)
 
     monkeypatch.setattr(EasyCache, "observe", broken)
     with apply(pipe, EasyCacheConfig(threshold=1e9, protect_first=3)), pytest.warns(UserWarning, match="NaN"):
@@ -168,7 +168,7 @@ def test_every_reuse_strategy_works_with_the_decision(reuse):
     ("options", "match"),
     [
         ({"threshold": -0.1}, "threshold must be at least 0"),
-        ({"threshold": math.nan}, "threshold must be at least 0"),
+        ({"threshold": math.nan}, "threshold must be a finite number"),
         ({"reuse": "all"}, "reuse must be one of"),
         ({"protect_first": -1}, "at least 0"),
         ({"protect_last": -1}, "at least 0"),

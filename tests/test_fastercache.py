@@ -170,25 +170,36 @@ def test_without_guidance_only_attention_is_reused():
         assert reused(handle, "attention") == "FFFrrFrr"
 
 
-def test_only_two_outputs_of_a_module_are_kept():
+def test_no_more_than_two_outputs_of_a_module_are_kept_and_those_while_they_can_be_needed():
     family = FAMILIES["cogvideox_2b"]
     pipe = family.pipeline()
-    rules = []
+    rules, kept = [], []
+    pipe.scheduler.step = _after(pipe.scheduler.step, lambda: kept.append(dict(rules[0]._outputs)))
     with apply(pipe, FasterCacheConfig(**SHORT)) as handle:
         rule = handle.method.rule
         handle.method.rule = lambda: rules.append(rule()) or rules[-1]
         family.call(pipe, steps=12)
-    kept = rules[0]._outputs
-    assert len(kept) == 2 * 2  # blocks and guidance branches
-    assert all(len(outputs) == 2 for outputs in kept.values())
-    for path in {path for path, _ in kept}:
+    assert kept[-1] == {}  # no step follows
+    newest = kept[-2]
+    assert len(newest) == 2 * 2  # blocks and guidance branches
+    assert all(len(outputs) == 2 for outputs in newest.values())
+    for path in {path for path, _ in newest}:
         storages = {
             tensor.untyped_storage().data_ptr()
             for part in ("lead", "other")
-            for output in kept[path, part]
+            for output in newest[path, part]
             for tensor in output[:1]
         }
         assert len(storages) <= 3  # the branches share what one call gave
+
+
+def _after(function, then):
+    def run(*args, **kwargs):
+        result = function(*args, **kwargs)
+        then()
+        return result
+
+    return run
 
 
 def test_an_unknown_number_of_steps_is_refused():

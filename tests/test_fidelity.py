@@ -13,12 +13,16 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from pcbench import cli, fidelity, generate, record, similarity, stages, table
+from pcbench import cli, record, stages, summary
 from pcbench.config import ConfigError
-from pcbench.conventions import CONVENTIONS, IDENTICAL, METRICS
-from pcbench.fidelity import measure
-from pcbench.frames import Kept, read_mp4, through_mp4
+from pcbench.fidelity import psnr_ssim
+from pcbench.fidelity import stage as fidelity
+from pcbench.fidelity.metrics import CONVENTIONS, IDENTICAL, METRICS
+from pcbench.fidelity.stage import measure
 from pcbench.identity import sample_key
+from pcbench.job import job_of
+from pcbench.sampling import generate
+from pcbench.sampling.video import Kept, read_mp4, through_mp4
 from pcbench.store import read_json, write_json
 
 GOLDEN = Path(__file__).parent / "golden" / "fidelity"
@@ -69,22 +73,22 @@ def test_ssim_of_flat_videos_keeps_its_precision(colours):
             use_sample_covariance=False, full=True,
         )  # fmt: skip
         expected.append(full[5:-5, 5:-5].mean())
-    assert similarity.ssim(video, reference) == pytest.approx(expected, abs=1e-6)
+    assert psnr_ssim.ssim(video, reference) == pytest.approx(expected, abs=1e-6)
 
 
 def test_work_in_pieces_gives_the_same(pair, monkeypatch):
-    whole = similarity.ssim(*pair)
-    monkeypatch.setattr(similarity, "CHUNK", 1)
-    assert similarity.ssim(*pair) == pytest.approx(whole, abs=1e-12)
+    whole = psnr_ssim.ssim(*pair)
+    monkeypatch.setattr(psnr_ssim, "CHUNK", 1)
+    assert psnr_ssim.ssim(*pair) == pytest.approx(whole, abs=1e-12)
 
 
 @pytest.mark.gpu
 def test_ssim_on_a_gpu_is_the_same(pair):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    assert similarity.ssim(*pair, device="cuda") == pytest.approx(similarity.ssim(*pair), abs=1e-6)
-    assert similarity.ssim_torchmetrics(*pair, device="cuda") == pytest.approx(
-        similarity.ssim_torchmetrics(*pair), abs=1e-4
+    assert psnr_ssim.ssim(*pair, device="cuda") == pytest.approx(psnr_ssim.ssim(*pair), abs=1e-6)
+    assert psnr_ssim.ssim_torchmetrics(*pair, device="cuda") == pytest.approx(
+        psnr_ssim.ssim_torchmetrics(*pair), abs=1e-4
     )
 
 
@@ -242,20 +246,21 @@ def scored(tmp_path_factory):
     (folder / "prompts.txt").write_text("a red circle moving left on a black background\na blue square moving up\n")
     words = ["method=uniform", "method.steps=2", *SMALL, "stages=[generate,score]"]
     run = cli.run_from([*words, f"prompts.file={folder / 'prompts.txt'}", f"results={folder / 'results'}"])
-    stages.execute(run, say=lambda line: None)
+    stages.execute(job_of(run), say=lambda line: None)
     return run
 
 
 def files_of(run, number: int = 0):
-    return generate.place(run).sample(sample_key(*run.samples[number]))
+    return job_of(run).place.sample(sample_key(*run.samples[number]))
 
 
 def times(run) -> dict[Path, int]:
-    return {p: p.stat().st_mtime_ns for p in run.results.rglob("*.*") if p.is_file()}
+    found = (p for p in run.results.rglob("*.*") if p.is_file() and not p.name.startswith("."))  # without the ledger
+    return {p: p.stat().st_mtime_ns for p in found}
 
 
 def test_records_hold_every_sample_and_say_what_is_missing(scored):
-    data = record.build(scored)
+    data = record.build(job_of(scored))
     assert set(data["fidelity"]) == set(CONVENTIONS["raw"])
     entries = [read_json(files_of(scored, number).fidelity)["metrics"] for number in (0, 1)]
     assert all(len(entry["psnr@2"]["frames"]) == 13 for entry in entries)
@@ -283,33 +288,33 @@ def test_another_convention_is_added_without_generating(scored, monkeypatch):
     measured = fidelity.measure
     monkeypatch.setattr(fidelity, "measure", lambda name, *rest: computed.append(name) or measured(name, *rest))
     more = replace(scored, fidelity=("raw", "chitu"), stages=("score",))
-    stages.execute(more, say=lambda line: None)
+    stages.execute(job_of(more), say=lambda line: None)
     assert sorted(set(computed)) == sorted(CONVENTIONS["chitu"])
     new = read_json(files_of(scored).fidelity)["metrics"]
     assert new.keys() == {*CONVENTIONS["raw"], *CONVENTIONS["chitu"]}
     assert {name: new[name] for name in old} == old
     assert {p for p, t in times(scored).items() if before.get(p) != t} == {
         *(files_of(scored, number).fidelity for number in (0, 1)),
-        generate.place(scored).record,
+        job_of(scored).place.record,
     }
     computed.clear()
     after = times(scored)
-    stages.execute(more, say=lambda line: None)
+    stages.execute(job_of(more), say=lambda line: None)
     assert not computed
     assert times(scored) == after
-    cells = table.row(more, ["chitu.psnr@1"])
-    assert cells[-2] == f"{record.build(more)['fidelity']['chitu.psnr@1']['mean']:.2f}"
+    cells = summary.row(job_of(more), ["chitu.psnr@1"])
+    assert cells[-2] == f"{record.build(job_of(more))['fidelity']['chitu.psnr@1']['mean']:.2f}"
 
 
 def test_scores_of_another_frame_rate_or_an_older_form_do_not_count(scored):
     faster = replace(scored, fps=24)
-    held = fidelity.stored(faster, files_of(scored))
+    held = fidelity.stored(job_of(faster), files_of(scored))
     assert set(CONVENTIONS["raw"]) <= set(held)
     assert not set(held) & set(CONVENTIONS["chitu"])
     files = files_of(scored)
     text = files.fidelity.read_text()
     write_json(files.fidelity, {"reference": read_json(files.fidelity)["reference"], "scores": {"psnr@1": 30.0}})
-    assert fidelity.stored(scored, files) == {}
+    assert fidelity.stored(job_of(scored), files) == {}
     files.fidelity.write_text(text)
 
 
@@ -321,9 +326,9 @@ def test_a_reference_that_is_missing_leaves_the_sample_unscored(scored, tmp_path
     files_of(run.reference).latent.unlink()
     files_of(run).fidelity.unlink()
     said: list[str] = []
-    stages.execute(run, said.append)
+    stages.execute(job_of(run), said.append)
     assert any("not scored, its reference was not generated" in line for line in said)
-    summary = record.build(run)["fidelity"]["psnr@2"]
+    summary = record.build(job_of(run))["fidelity"]["psnr@2"]
     assert (summary["n"], summary["unscored"]) == (1, 1)
 
 

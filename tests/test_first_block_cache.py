@@ -10,7 +10,7 @@ import torch
 from diffusers.hooks import FirstBlockCacheConfig as DiffusersConfig
 
 from methods import apply
-from methods.anatomy import anatomy_of
+from methods.engine.anatomy import anatomy_of
 from methods.first_block_cache import FirstBlockCache, FirstBlockCacheConfig
 
 from .conftest import STEPS
@@ -44,7 +44,8 @@ def calls_of(pipe, family, steps=STEPS) -> tuple[torch.Tensor, list[str]]:
     return latents, calls
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# diffusers' own looks at one transformer alone, and takes each guidance branch for a step where none is announced.
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("wan_two", "wan_video_to_video")])
 def test_parity_with_diffusers(name):
     family, threshold = FAMILIES[name], THRESHOLDS[name]
     pipe = family.pipeline()
@@ -101,8 +102,9 @@ def test_both_streams_end_where_they_would():
             return output
 
         tail.forward = spy
-        pipe.transformer(**call)
-        pipe.transformer(**call)
+        for _ in range(2):
+            with pipe.transformer.cache_context("cond"):
+                pipe.transformer(**call)
         tail.forward = forward
     assert [step.action for step in handle.trace.steps] == ["full", "reuse"]
     (video, text), (video_again, text_again) = seen
@@ -168,5 +170,5 @@ def test_defaults_are_diffusers():
 
 @pytest.mark.parametrize("threshold", [-0.1, math.nan])
 def test_bad_thresholds_are_refused(threshold):
-    with pytest.raises(ValueError, match="threshold must be at least 0"):
+    with pytest.raises(ValueError, match=r"threshold must be (at least 0|a finite number)"):
         FirstBlockCacheConfig(threshold=threshold)

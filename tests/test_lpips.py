@@ -6,6 +6,7 @@ The numbers need the `lpips` extra, which has an environment of its own: make te
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import json
 from dataclasses import replace
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from pcbench import cli, generate, perceptual, record, stages
-from pcbench.conventions import METRICS
-from pcbench.fidelity import measure
-from pcbench.frames import read_mp4
+from pcbench import cli, record, stages
+from pcbench.fidelity import lpips
+from pcbench.fidelity.metrics import METRICS
+from pcbench.fidelity.stage import measure
 from pcbench.identity import sample_key
+from pcbench.job import job_of
+from pcbench.sampling.video import read_mp4
 from pcbench.store import read_json
 
 GOLDEN = Path(__file__).parent / "golden" / "fidelity"
@@ -34,9 +37,9 @@ def no_trunk(tmp_path, monkeypatch) -> Path:
     """Torch hub's folder, empty; and no network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("went to the network"))
-    perceptual._network.cache_clear()
-    yield perceptual.trunk_file()
-    perceptual._network.cache_clear()
+    lpips._network.cache_clear()
+    yield lpips.trunk_file()
+    lpips._network.cache_clear()
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def random_trunk(no_trunk, monkeypatch) -> Path:
     no_trunk.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save(alexnet(weights=None).state_dict(), no_trunk)
-    monkeypatch.setattr(perceptual, "SHA256", hashlib.sha256(no_trunk.read_bytes()).hexdigest())
+    monkeypatch.setattr(lpips, "SHA256", hashlib.sha256(no_trunk.read_bytes()).hexdigest())
     return no_trunk
 
 
@@ -63,9 +66,9 @@ def test_without_its_parts_there_is_a_reason_and_no_number(name, no_trunk):
     assert entry["value"] is None
     assert entry["frames"] == []
     if HERE:
-        assert perceptual.TRUNK in entry["note"]
+        assert lpips.TRUNK in entry["note"]
         assert "hub/checkpoints" in entry["note"]
-        assert perceptual.URL in entry["note"]
+        assert lpips.URL in entry["note"]
         assert str(no_trunk.parent) not in entry["note"]  # records name no machine's folders
     else:
         assert "pip install 'pcbench[lpips]'" in entry["note"]
@@ -91,15 +94,14 @@ def test_every_convention_is_its_official_code(entry, random_trunk):
 
 @needs_lpips
 def test_raw_lpips_is_the_package_s_own_number(random_trunk, monkeypatch):
-    import lpips
-
-    network = lpips.LPIPS(net="alex", verbose=False).eval()
+    package = importlib.import_module("lpips")
+    network = package.LPIPS(net="alex", verbose=False).eval()
     video, reference = videos(OFFICIAL["pairs"][1])
     x, y = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1 for frames in (video, reference))
     with torch.no_grad():
         expected = network(x, y).flatten().tolist()
     assert measure("lpips@1", video, reference)["frames"] == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr(perceptual, "CHUNK", 1)
+    monkeypatch.setattr(lpips, "CHUNK", 1)
     assert measure("lpips@1", video, reference)["frames"] == pytest.approx(expected, rel=1e-5)
     assert measure("lpips@1", video, video)["value"] == 0
 
@@ -111,17 +113,17 @@ def test_a_trunk_that_comes_later_adds_lpips_alone(no_trunk, tmp_path, monkeypat
     words = ["method=uniform", "method.steps=2", *size, f"prompts.file={tmp_path / 'prompts.txt'}"]
     run = cli.run_from([*words, "stages=[generate,score]", f"results={tmp_path / 'results'}"])
     said: list[str] = []
-    stages.execute(run, said.append)
-    data = record.build(run)
+    stages.execute(job_of(run), said.append)
+    data = record.build(job_of(run))
     assert data["samples"][0]["fidelity"]["lpips@1"] is None
-    assert perceptual.TRUNK in data["samples"][0]["fidelity_notes"]["lpips@1"]
+    assert lpips.TRUNK in data["samples"][0]["fidelity_notes"]["lpips@1"]
     assert (data["fidelity"]["lpips@1"]["n"], data["fidelity"]["lpips@1"]["unscored"]) == (0, 1)
-    file = generate.place(run).sample(sample_key(*run.samples[0])).fidelity
+    file = job_of(run).place.sample(sample_key(*run.samples[0])).fidelity
     before, touched = read_json(file)["metrics"], file.stat().st_mtime_ns
-    stages.execute(run, said.append)
+    stages.execute(job_of(run), said.append)
     assert file.stat().st_mtime_ns == touched
     request.getfixturevalue("random_trunk")
-    stages.execute(replace(run, stages=("score",)), said.append)
+    stages.execute(job_of(replace(run, stages=("score",))), said.append)
     after = read_json(file)["metrics"]
     assert after["lpips@1"]["value"] > 0
     assert {name: after[name] for name in after if name != "lpips@1"} == {

@@ -8,7 +8,7 @@ from diffusers import WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from methods import PreciseCacheConfig, apply
-from pcbench.macs import PETA, forward_macs
+from pcbench.cost.macs import PETA, forward_macs
 
 from .conftest import call
 
@@ -30,7 +30,7 @@ def test_attention_is_counted(pipe):
     """Without it the counter's total would be smaller by more than the contract's tolerance."""
     with FlopCounterMode(display=False) as blind:
         call(pipe)
-    expected, _ = counted(pipe, PreciseCacheConfig(alpha=0.0, reference="cached_output"))
+    expected, _ = counted(pipe, PreciseCacheConfig(alpha=0.0))
     assert blind.get_total_flops() // 2 < 0.95 * expected
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from methods import apply, magcache
-from methods.anatomy import HunyuanVideoAnatomy, WanAnatomy, anatomy_of
 from methods.calibration import NotCalibratedError
+from methods.engine.anatomy import HunyuanVideoAnatomy, WanAnatomy, anatomy_of
 from methods.magcache import MagCache, MagCacheConfig, nearest, official
 
 from .conftest import STEPS
@@ -211,7 +211,7 @@ def test_nothing_cached_yet_computes(decisions):
         ({"ratios": {"cond": [1.0]}}, 'for "all" or for "cond" and "uncond"'),
         ({"ratios": {}}, 'for "all" or'),
         ({"ratios": {"all": []}}, "lists of finite numbers"),
-        ({"ratios": {"all": [1.0, math.nan]}}, "lists of finite numbers"),
+        ({"ratios": {"all": [1.0, math.nan]}}, "finite number"),
         ({"ratios": {"all": [1.0, 0.0]}}, "lists of finite numbers"),
         ({"ratios": {"all": [1.0]}, "ratio_set": "hunyuanvideo-720p"}, "either ratios or ratio_set"),
     ],

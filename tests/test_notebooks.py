@@ -69,7 +69,8 @@ def committed(tmp_path, monkeypatch) -> Path:
     """A folder with the notebooks, and the records in git without the samples that are not."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("samples", "wandb", ".*"))
+    published = Path("results") / "published"
+    shutil.copytree(ROOT / published, tmp_path / published, ignore=shutil.ignore_patterns("samples"))
     return tmp_path
 
 
@@ -77,7 +78,7 @@ def committed(tmp_path, monkeypatch) -> Path:
 def test_tables_run_from_committed_records(committed):
     tables = shown(execute(committed / "notebooks" / "tables.ipynb"), "text/markdown")
     titles = [table.splitlines()[0] for table in tables]
-    for name in experiments(committed / "results"):
+    for name in experiments(committed / "results" / "published"):
         assert any(name.replace("/", "-") in title or name.removeprefix("table") in title for title in titles)
     assert any("against itself" in title for title in titles)
     assert all("| ---" in table for table in tables)
@@ -86,7 +87,7 @@ def test_tables_run_from_committed_records(committed):
 @needs_kernel
 def test_figures_run_from_committed_records(committed):
     outputs = execute(committed / "notebooks" / "figures.ipynb")
-    found, _ = drawings(committed / "results")
+    found, _ = drawings(committed / "results" / "published")
     claims, *captions = shown(outputs, "text/markdown")
     assert sorted(captions) == sorted(drawing.caption for drawing in found)
     assert len(shown(outputs, "image/png")) == len(found)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from pcbench import backbones, cli, observe, plan, record
-from pcbench.generate import latents_of, place
+from pcbench import backbones, cli, compose, plan, record
 from pcbench.identity import sample_key
-from pcbench.observations import change, impact
-from pcbench.observations.watch import Caller
+from pcbench.job import job_of
+from pcbench.observe import change, impact
+from pcbench.observe import stage as observe
+from pcbench.observe.kinds import OBSERVATIONS
+from pcbench.observe.watch import Caller
+from pcbench.sampling.generate import latents_of
 from pcbench.stages import execute
+from pcbench.store import load_json
 
 STEPS = 6
 SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.frames=13"]
@@ -28,13 +33,13 @@ def run_of(results: Path, *words: str, stages: str = "[generate,observe]", metho
 
 def carried_out(results: Path, *words: str, **options):
     run = run_of(results, *words, **options)
-    execute(run, say=lambda line: None)
+    execute(job_of(run), say=lambda line: None)
     return run
 
 
 def files_of(run):
     prompt, seed = run.samples[0]
-    return place(run).sample(sample_key(prompt, seed))
+    return job_of(run).place.sample(sample_key(prompt, seed))
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +49,16 @@ def everything(tmp_path_factory):
 
 
 def found_in(run) -> dict:
-    return json.loads(files_of(run).observations.read_text())
+    found = load_json(files_of(run).observations)
+    found.pop("latent")  # which latent it was seen of
+    return found
 
 
 def test_the_record_has_all_that_was_seen(everything):
-    (entry,) = json.loads(place(everything).record.read_text())["observations"]
+    (entry,) = json.loads(job_of(everything).place.record.read_text())["observations"]
     prompt, seed = everything.samples[0]
     assert entry == {"prompt": prompt, "seed": seed, **found_in(everything)}
-    assert list(entry) == ["prompt", "seed", "rerun_rmse", *observe.NAMES.values()]
+    assert list(entry) == ["prompt", "seed", "rerun_rmse", *(each.name for each in OBSERVATIONS if not each.cached)]
     assert entry["rerun_rmse"] == 0.0
     difference, sizes = entry["difference@1"], entry["resolution@1"]
     for part in change.PARTS:
@@ -73,7 +80,7 @@ def test_the_record_has_all_that_was_seen(everything):
 
 def test_a_record_of_nothing_seen_has_no_such_entry(tmp_path):
     run = carried_out(tmp_path, stages="[generate]")
-    assert "observations" not in record.build(run)
+    assert "observations" not in record.build(job_of(run))
 
 
 def test_the_impact_is_what_a_replayed_schedule_scores(everything, tmp_path):
@@ -81,7 +88,7 @@ def test_the_impact_is_what_a_replayed_schedule_scores(everything, tmp_path):
     actions = "".join("r" if step == at else "F" for step in range(STEPS))
     run = carried_out(tmp_path, f"method.actions={actions}", stages="[generate,score]", method="replay")
     found = found_in(everything)["impact@1"]["whole"]
-    scores = record.build(run)["samples"][0]["fidelity"]
+    scores = record.build(job_of(run))["samples"][0]["fidelity"]
     assert found["psnr@2"][at] == pytest.approx(scores["psnr@2"], rel=1e-4)
     moved = latents_of(files_of(run)) - latents_of(files_of(run.reference))
     assert found["latent_rmse"][at] == pytest.approx(float(moved.square().mean().sqrt()), rel=1e-4)
@@ -107,7 +114,7 @@ def test_the_deviation_of_a_cached_run(everything, tmp_path):
 def test_the_threshold_is_in_the_deviation(tmp_path):
     words = ["method.alpha=1.0", "method.downsample_factor=[2,2,2]", "observe=bound"]
     run = carried_out(tmp_path, *words, method="precisecache")
-    thresholds = record.build(run)["samples"][0]["trace"]["threshold"]
+    thresholds = record.build(job_of(run))["samples"][0]["trace"]["threshold"]
     assert found_in(run)["deviation@1"]["delta"] == pytest.approx(thresholds[-1], rel=1e-4)
 
 
@@ -118,7 +125,7 @@ def test_only_what_is_missing_is_looked_for(tmp_path, monkeypatch):
     found = found_in(run)
     assert found == first | {"blocks@1": found["blocks@1"]}
     monkeypatch.setattr(backbones, "load", None)
-    observe.observe(run, lambda line: pytest.fail(line))
+    observe.observe(job_of(run), lambda line: pytest.fail(line))
 
 
 def test_an_impact_that_was_cut_off_goes_on_where_it_was(everything, tmp_path, monkeypatch):
@@ -136,9 +143,9 @@ def test_an_impact_that_was_cut_off_goes_on_where_it_was(everything, tmp_path, m
             carried_out(tmp_path, "observe=impact")
     run = run_of(tmp_path, "observe=impact")
     assert impact.missing(found_in(run)["impact@1"], STEPS, 1) == [3, 4, 5]
-    assert observe.work(run).decodes == 1 + 3 * 3
+    assert observe.work(job_of(run)).decodes == 1 + 3 * 3
     monkeypatch.setattr(impact, "errors", lambda *args: calls.append(args) or original(*args))
-    execute(run, say=lambda line: None)
+    execute(job_of(run), say=lambda line: None)
     assert len(calls) == 8 + 3 * 3
     assert found_in(run)["impact@1"] == found_in(everything)["impact@1"]
 
@@ -153,10 +160,10 @@ def test_a_stride_tries_fewer_steps_and_a_smaller_one_the_rest(everything, tmp_p
 
 def test_what_an_older_definition_gave_does_not_count(tmp_path, monkeypatch):
     run = carried_out(tmp_path, "observe=difference")
-    monkeypatch.setitem(observe.NAMES, "difference", "difference@2")
-    monkeypatch.setattr(observe, "ORDER", ("rerun_rmse", "difference@2"))
-    assert observe.missing(run, files_of(run)) == ["difference@2"]
-    assert record.build(run)["observations"] == [
+    newer = replace(OBSERVATIONS[0], name="difference@2")
+    monkeypatch.setattr(observe, "OBSERVATIONS", (newer,))
+    assert observe.missing(run, files_of(run)) == [newer]
+    assert record.build(job_of(run))["observations"] == [
         {"prompt": run.samples[0][0], "seed": run.samples[0][1], "rerun_rmse": 0.0}
     ]
 
@@ -165,22 +172,22 @@ def test_a_machine_that_does_not_repeat_itself_is_told(tmp_path, monkeypatch):
     run = carried_out(tmp_path, stages="[generate]")
     monkeypatch.setattr(observe, "latents_of", lambda files: latents_of(files) + 0.25)
     said: list[str] = []
-    observe.observe(run_of(tmp_path, "observe=difference"), said.append)
+    observe.observe(job_of(run_of(tmp_path, "observe=difference")), said.append)
     assert "the final latent is 0.25 RMS away" in said[0]
     assert found_in(run)["rerun_rmse"] == 0.25
 
 
 def test_a_sample_that_was_not_generated_is_told(tmp_path):
     said: list[str] = []
-    observe.observe(run_of(tmp_path, "observe=blocks"), said.append)
+    observe.observe(job_of(run_of(tmp_path, "observe=blocks")), said.append)
     assert "not observed, the sample was not generated" in said[0]
 
 
 def test_the_plan_counts_the_calls_that_are_made(tmp_path):
     """By the rows of tokens that the first block sees: full size, or a trial's."""
     run = run_of(tmp_path, "observe=[resolution,impact,bound]", stages="[generate,observe]")
-    expected = observe.work(run)
-    execute(run_of(tmp_path, stages="[generate]"), say=lambda line: None)
+    expected = observe.work(job_of(run))
+    execute(job_of(run_of(tmp_path, stages="[generate]")), say=lambda line: None)
     seen: dict[int, int] = {}
     pipe = backbones.load(run.recipe, "cpu")
 
@@ -189,7 +196,7 @@ def test_the_plan_counts_the_calls_that_are_made(tmp_path):
         seen[tokens] = seen.get(tokens, 0) + 1
 
     hook = pipe.transformer.blocks[0].register_forward_pre_hook(count, with_kwargs=True)
-    observe.observe(run, say=lambda line: None)
+    observe.observe(job_of(run), say=lambda line: None)
     hook.remove()
     branches = 2
     by_tokens: dict[int, int] = {4 * 4 * 4: branches * expected.steps}
@@ -198,7 +205,7 @@ def test_the_plan_counts_the_calls_that_are_made(tmp_path):
         by_tokens[tokens] = by_tokens.get(tokens, 0) + branches * calls
     assert seen == by_tokens
     assert expected.steps == STEPS + 3 * sum(range(STEPS - 1))
-    assert observe.plan(run) is None
+    assert observe.plan(job_of(run)) is None
 
 
 def test_the_plan_names_and_prices_it(tmp_path, capsys):
@@ -218,7 +225,7 @@ BAD = {
     "stages=[generate,observe] observe=magic": "unknown observation 'magic'; there are difference, resolution, blocks",
     "stages=[generate,observe]": "observe=[…] and the stage of that name go together",
     "observe=[blocks]": "observe=[…] and the stage of that name go together",
-    "stages=[observe] observe=impact observe_stride=0": "observe_stride must be at least 1, not 0",
+    "stages=[observe] observe=impact observe_stride=0": "observe_stride must be from 1 to 1000, not 0",
     "stages=[observe] observe=bound method=fewer_steps": "fewer_steps takes other steps",
 }
 
@@ -233,8 +240,7 @@ def test_what_cannot_be_is_one_clear_line(words, tmp_path, capsys):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_and_its_twin_differ_in_backbone_and_prompts_alone(name, tmp_path):
     def runs(experiment: str) -> list:
-        launches = cli.sweeps_of([f"+experiment={experiment}", f"results={tmp_path}"])
-        return [cli.to_run(job) for words in launches for job in cli.compose_all(words)]
+        return compose.compose([f"+experiment={experiment}", f"results={tmp_path}"]).runs
 
     full, tiny = runs(name), runs(f"{name}_tiny")
     assert {run.recipe.backbone.name for run in full} == {"wan"}

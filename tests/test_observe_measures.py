@@ -9,8 +9,8 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig, apply
-from pcbench.observations import bound, change, impact
-from pcbench.observations.watch import Caller, Seen, compact, rms
+from pcbench.observe import bound, change, impact
+from pcbench.observe.watch import Caller, Seen, compact, rms
 
 from .conftest import STEPS, call
 from .families import FAMILIES, Family

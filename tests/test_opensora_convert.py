@@ -92,7 +92,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
         assert error.count("\n") == 1
 
 
-def recipe(source: str = "", frames: int = 29, **sampling: Any) -> Recipe:
+def recipe(source: str = "no/where", frames: int = 29, **sampling: Any) -> Recipe:
     call = {"max_sequence_length": 10, "clean_caption": False, "aesthetic_score": None}
     return Recipe(
         backbone=Backbone(name="opensora", family="opensora", source=source, call=call),

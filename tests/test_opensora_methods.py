@@ -11,7 +11,7 @@ import torch
 import methods
 from methods import apply
 from methods.adacache import AdaCacheConfig
-from methods.anatomy import anatomy_for, anatomy_of
+from methods.engine.anatomy import anatomy_for, anatomy_of
 from methods.magcache import MagCacheConfig
 from methods.pab import PABConfig
 from methods.teacache import TeaCacheConfig

@@ -13,7 +13,7 @@ from diffusers import FirstBlockCacheConfig
 
 from pcbench.backbones.opensora import STDiT3Transformer3DModel
 from pcbench.backbones.opensora.convert_keys import convert_transformer, rename_transformer_key
-from pcbench.macs import PETA, forward_macs
+from pcbench.cost.macs import PETA, forward_macs
 
 CONFIG: dict[str, Any] = {
     "num_attention_heads": 4,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 import pandas as pd
 import pytest
 
-from analysis import audit as audits
-from analysis.audit import audit, wan_macs
-from analysis.compare import compare, main
-from analysis.published import TABLES, preset, published
-from pcbench.paper import PRESETS
+from analysis.paper import audit as audits
+from analysis.paper.audit import audit, wan_macs
+from analysis.paper.compare import compare, main
+from analysis.paper.published import TABLES, published
 
 from .analysis_parts import record, table1, write
 
@@ -39,18 +37,6 @@ def test_tables_2_to_4_repeat_what_table_1_prints():
     assert (ratio - two["scaling"]).abs().max() < 0.02
     four = published("table4").set_index("strategy")
     assert four.loc["prediction", "lpips"] == published("table3").set_index("factor").loc["2x4x4", "lpips"]
-
-
-def test_presets_have_table_1s_names():
-    assert preset("precisecache", {"alpha": 0.5}) == "base"
-    assert preset("precisecache", {"alpha": 0.7, "reference": "cached_output"}) == "turbo"  # left open by the paper
-    assert preset("precisecache", {"alpha": 0.7, "block_cache_rate": 0.4, "block_cache_steps": 3}) == "flash"
-    for other in ({"alpha": 0.6}, {"alpha": 0.7, "block_cache_rate": 0.4, "block_cache_steps": 2}):
-        assert preset("precisecache", other) == "precisecache"
-    assert preset("precisecache", {"alpha": 0.5, "reuse": "residual"}) == "precisecache"
-    assert preset("pab", {"spatial_range": 2}) == "pab"
-    for name, settings in PRESETS.items():  # those that plan=true has: of the records' fields, which need no torch
-        assert preset("precisecache", asdict(settings)) == name
 
 
 def lines(table):

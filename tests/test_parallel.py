@@ -12,13 +12,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from methods import EasyCacheConfig, PreciseCacheConfig, TeaCacheConfig, apply
-from pcbench import backbones, cli, parallel
+from pcbench import backbones, cli
 from pcbench.config import ConfigError
+from pcbench.sampling import parallel
 
 from .conftest import call, pipeline_of, random_transformer
 
 BAD = {
-    "model.numerics.parallel=0": "at least 1",
+    "model.numerics.parallel=0": "from 1 to 1024, not 0",
     "model.numerics.parallel=2": "add stages=[latency]",
     "model.numerics.parallel=2 stages=[latency] method=teacache": "teacache looks at tokens or blocks",
     "model.numerics.parallel=2 stages=[latency] method=precisecache_flash": "precisecache looks at tokens or blocks",
@@ -46,14 +47,14 @@ def test_the_others_keep_their_results_to_themselves(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stdout", None)  # put back afterwards
     monkeypatch.setenv("RANK", "1")
     asked = ["method=none", f"results={tmp_path}"]
-    *kept, last = parallel.words(asked)
+    *kept, last = parallel.own_arguments(asked)
     assert kept == asked  # of one key the last counts
     folder = Path(last.removeprefix("results="))
     assert folder.is_dir()
     assert folder != tmp_path
     folder.rmdir()
     monkeypatch.setenv("RANK", "0")
-    assert parallel.words(asked) == asked
+    assert parallel.own_arguments(asked) == asked
 
 
 def test_one_process_cannot_do_the_work_of_two(monkeypatch, tmp_path):
@@ -70,7 +71,7 @@ def _share(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.accelerator.device_count = lambda: 1  # diffusers 0.42.1 divides by it, and on a CPU it is 0
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    assert parallel.of_the_first({"rank": rank}) == {"rank": 0}
+    assert parallel.broadcast_from_rank0({"rank": rank}) == {"rank": 0}
     pipe, tokens = pipeline_of(random_transformer()), []
     block = pipe.transformer.blocks[0].attn1
     block.register_forward_pre_hook(

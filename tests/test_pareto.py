@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import choices, figures, pareto
+from analysis import figures, pareto
 from analysis.load import benches
-from analysis.tables import tables
+from analysis.tables import choices, tables
 from methods import PreciseCacheConfig
 
 from .analysis_parts import record, write
@@ -145,3 +145,21 @@ def test_replayed_schedules_are_no_line(tmp_path):
     found = [record("replay", speed, 40.0, reuse="prediction", steps=speed) for speed in (1.5, 2.5)]
     (made,) = benches(write(tmp_path, record("none"), *found, record("teacache", 2.0, 40.0)))
     assert set(pareto.curves(made)[0]) == {"teacache"}
+
+
+def test_an_older_version_of_a_method_is_another_line_and_says_so(tmp_path):
+    """The same fields once meant something else."""
+    new = [
+        record("precisecache", s, 40.0, alpha=a, reuse="prediction") for s, a in ((1.5, 0.3), (2.0, 0.5), (2.5, 0.7))
+    ]
+    for data in new:
+        data["recipe"]["method"]["version"] = 2
+    old = record("precisecache", 3.0, 30.0, alpha=0.9, reuse="prediction")
+    write(tmp_path / "methods", record("none"), *new, old)
+    (bench,) = benches(tmp_path)
+    found, _ = pareto.curves(bench)
+    assert {name: len(curve.labels) for name, curve in found.items()} == {
+        "precisecache prediction": 3,
+        "precisecache prediction version 1": 1,
+    }
+    assert "precisecache alpha=0.9 version=1" in set(bench.records["label"])

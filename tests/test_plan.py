@@ -6,44 +6,30 @@ import copy
 import json
 import statistics
 import warnings
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import yaml
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import methods
 from methods import apply
-from pcbench import backbones, cli, implied, memory, paper, plan, rehearsal
-from pcbench.config import Backbone, ConfigError, Numerics, Recipe, Run, Sampling
-from pcbench.generate import place
-from pcbench.macs import PETA, Macs, call_price, forward_price, trace_price
-from pcbench.price import Known, price_of
-from pcbench.rehearsal import rehearse
+from pcbench import backbones, cli, plan
+from pcbench.config import Backbone, Numerics, Recipe, Run, Sampling
+from pcbench.cost import dry_run, memory
+from pcbench.cost.dry_run import rehearse
+from pcbench.cost.estimate import Known, price_of
+from pcbench.cost.macs import PETA, Macs, call_price, forward_price, trace_price
+from pcbench.job import job_of
 from pcbench.store import records, write_json
 
 from .families import FAMILIES
+from .plan_parts import ROOT, planned, run_of
 
-ROOT = Path(__file__).parents[1]
 CLASSES: dict[str, Any] = {
     cls.NAME: cls for name in methods.__all__ if name.endswith("Config") for cls in [getattr(methods, name)]
 }
 # Presets whose computed steps depend on the video. All others follow a schedule and are priced exactly.
 LOOKING = {"precisecache", "teacache", "seacache", "easycache", "first_block_cache", "adacache", "dbcache"}
-
-
-def run_of(model: str, method: Any = "none", *words: str) -> Run:
-    run = cli.run_from([f"model={model}", *words, f"method={method if isinstance(method, str) else 'none'}"])
-    return run if isinstance(method, str) else replace(run, recipe=replace(run.recipe, method=method))
-
-
-def planned(capsys, *words: str) -> dict[str, Any]:
-    """The one JSON document that the command prints."""
-    assert cli.main([*words, "plan=json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 # --- what an uncached video costs -------------------------------------------------------------------------------------
@@ -93,9 +79,9 @@ def test_prices_add_up():
 
 def committed() -> list[Any]:
     """Of each method, the first two committed records."""
-    folders = ("results", "results/methods", "results/references")
+    published = ROOT / "results" / "published"
     of_method: dict[str, list[Any]] = {}
-    for record in (record for folder in folders for record in records(ROOT / folder)):
+    for record in (record for name in ("demo", "methods", "table1") for record in records(published / name)):
         of_method.setdefault(record["recipe"]["method"]["name"], []).append(record)
     assert len(of_method) > 10
     some = [record for found in of_method.values() for record in found[:2]]
@@ -192,15 +178,15 @@ def test_wan2_2_has_two_transformers_with_a_cache_each():
 
 
 def test_trials_are_known_exactly():
-    """At Wan's 720P a trial is 11x22x40 of 21x90x160: 0.92 % of a full step (two extra calls for the first's)."""
+    """At Wan's 720P a trial is 11x22x40 of 21x90x160: 0.92 % of a full step; trial to trial takes one more."""
     price = price_of(run_of("wan", "precisecache_base"))
     sizes = {tuple(call["size"]) for step in price.rehearsal.trace["steps"] for call in step["calls"] if call["trial"]}
     assert sizes == {(11, 22, 40)}
     full = price.upper - price.trial
     assert full.total == price_of(run_of("wan")).expected.total
-    assert price.trial.total / full.total == pytest.approx(0.0101, abs=0.0001)
-    literal = price_of(run_of("wan", "precisecache_literal"))
-    assert literal.trial.total * 50 == price.trial.total * 49
+    between_trials = price_of(run_of("wan", "precisecache_trial_base"))
+    assert between_trials.trial.total / full.total == pytest.approx(0.0101, abs=0.0001)
+    assert price.trial.total * 50 == between_trials.trial.total * 49
 
 
 def test_blockcache_skips_its_share_in_three_of_four_computed_steps():
@@ -218,12 +204,16 @@ def record_of(run: Run, computed: list[int]) -> dict[str, Any]:
     known = Known(run, rehearse(run.recipe))
     method = run.recipe.method
     return {
-        "id": place(run).id,
+        "id": job_of(run).place.id,
         "recipe": {
             "backbone": {"name": run.recipe.backbone.name},
             "method": {"name": method.NAME, "version": method.VERSION, **vars(method)},
         },
-        "samples": [{"computed": n, "steps": 50, "macs": known.at(n).total} for n in computed],
+        "machine": {"name": "machine"},
+        "samples": [
+            {"prompt": "a cat", "seed": seed, "steps": 50, "computed": n, "macs": known.at(n).total, "fidelity": {}}
+            for seed, n in enumerate(computed)
+        ],
     }
 
 
@@ -263,119 +253,7 @@ def test_a_setting_that_the_paper_does_not_have_is_open(tmp_path, capsys):
 # --- the plan turned round --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def explained() -> dict[tuple[str, str], implied.Explained]:
-    compose = lambda model, method: run_of(model, method)  # noqa: E731
-    return {(row.model, row.method): row for row in implied.table1(implied.MODELS, compose)}
-
-
-def test_table_1_is_complete():
-    rows = paper.table("table1")
-    assert len(rows) == 4 * 7
-    for row in rows:  # the printed MACs' ratios are the printed speedups, roughly; a typing error would not be
-        none = next(float(r["pmacs"]) for r in rows if r["model"] == row["model"] and r["method"] == "none")
-        assert none / float(row["pmacs"]) == pytest.approx(float(row["speedup"]), rel=0.10)
-
-
-def test_steps_that_explain_the_papers_macs(explained):
-    expected = {"wan": (30.6, 22.5, 18.1), "hunyuan": (29.6, 24.0, 19.1), "cogvideox": (28.8, 23.6, 18.2)}
-    for model, steps in expected.items():
-        found = [explained[model, method].steps for method in ("base", "turbo", "flash")]
-        assert found == pytest.approx(steps, abs=0.25)
-    assert explained["opensora", "turbo"].steps == pytest.approx(13.9, abs=0.3)
-
-
-def test_what_fits_and_what_does_not(explained):
-    fits = {key: row.fits for key, row in explained.items()}
-    assert all(fits[model, "none"] for model in implied.MODELS)
-    assert all(fits[model, method] is None for model in implied.MODELS for method in ("base", "turbo", "teacache"))
-    assert fits["cogvideox", "pab"]  # CogVideoX alone has official schedules of both, and both fit
-    assert fits["cogvideox", "fastercache"]
-    assert not any(fits[model, "pab"] for model in ("wan", "hunyuan"))  # there are none for these
-    for model in implied.MODELS:  # flash computes 0.77 to 0.81 of turbo; 40 % of blocks and L = 3 make 0.74 to 0.76
-        flash, turbo = explained[model, "flash"], explained[model, "turbo"]
-        assert not flash.fits
-        assert 0.77 < flash.pmacs / turbo.pmacs < 0.82
-        assert 0.70 < flash.ours / turbo.pmacs < 0.77
-
-
-def test_table_3_does_not_follow_from_its_trials():
-    rows = {row.factor: row for row in implied.table3(run_of("wan"))}
-    found = {factor: round(row.implied, 2) for factor, row in rows.items()}
-    assert found == {"1x2x2": 1.79, "1x4x4": 2.13, "1x8x8": 2.21, "2x4x4": 2.18, "4x4x4": 2.20}
-    assert [factor for factor, row in rows.items() if not row.fits] == ["1x2x2", "1x4x4"]
-    assert rows["1x2x2"].trials == pytest.approx(5.5, abs=0.05)
-    assert rows["1x2x2"].steps == pytest.approx(45.1, abs=0.1)
-
-
-def test_the_inverse_is_printed_with_what_does_not_fit(capsys):
-    lines: list[str] = []
-    implied.show(["wan"], lambda model, method: run_of(model, method), lines.append)
-    text = "\n".join(lines)
-    assert "wan turbo" in text
-    assert "22.4/50" in text
-    misfits = [line for line in lines if line.startswith("does not fit")]
-    assert any("wan flash" in line for line in misfits)
-    assert any("1x2x2 (0.99, MACs say 1.79)" in line for line in misfits)
-
-
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("model", "size", "gib"),
-    [
-        ("wan", (81, 720, 1280), 23.1),
-        ("wan", (81, 1088, 1920), 52.3),  # with 26.6 of weights what the paper's A.4 could not fit into 80 GB
-        ("wan", (81, 480, 832), 10.0),
-        ("wan_1_3b", (81, 480, 832), 2.2),
-        ("hunyuan", (65, 480, 640), 2.8),
-        ("hunyuan", (129, 720, 1280), 16.3),
-        ("cogvideox", (49, 480, 720), 1.5),
-        ("cogvideox_5b", (49, 480, 720), 3.5),
-    ],
-)
-def test_blockcache_memory(model, size, gib):
-    """Kept blocks x branches x tokens x width x bytes, and the same from what the rule held in the rehearsal."""
-    words = [f"model.sampling.{name}={n}" for name, n in zip(("frames", "height", "width"), size, strict=True)]
-    recipe = run_of(model, "precisecache_flash", *words).recipe
-    assert memory.block_cache_bytes(recipe) / memory.GIB == pytest.approx(gib, abs=0.05)
-    predictions = rehearse(run_of(model, "precisecache_turbo", *words).recipe).held
-    kept = (rehearse(recipe).held - predictions) * 2
-    assert kept == pytest.approx(memory.block_cache_bytes(recipe), rel=0.002)
-    assert memory.block_cache_bytes(run_of(model, "precisecache_turbo", *words).recipe) == 0
-
-
-def test_weights_and_activations():
-    recipe = run_of("wan").recipe
-    assert memory.weights_bytes(recipe) / memory.GIB == pytest.approx(26.6, abs=0.05)  # 14.29 B in bfloat16
-    tokens, width, hidden = 75600, 5120, 13824
-    stream, fed = tokens * width * 2, tokens * hidden * 2
-    # More than one block's feed-forward, in and out, beside the stream; far less than one head's scores.
-    assert stream + 2 * fed < memory.activations_bytes(recipe) < 20 * stream < tokens * tokens * 40 * 2
-
-
-def test_tensors_count_while_they_are_alive():
-    with torch.device("meta"), memory._Alive() as alive:
-        kept = torch.empty(1000)  # 4000 bytes
-        view = kept.view(10, 100)
-        for _ in range(5):
-            temporary = view + 1
-            del temporary
-        assert (alive.now, alive.most) == (4000, 8000)
-        query, key = torch.empty(1, 1, 100, 8), torch.empty(1, 1, 50, 8)
-        with memory._FusedAttention():
-            answer = torch.nn.functional.scaled_dot_product_attention(query, key, torch.empty(1, 1, 50, 16))
-    assert answer.shape == (1, 1, 100, 16)
-    assert alive.most < 4000 + 4 * (800 + 400 + 800 + 1600) + 100
-
-
-def test_what_other_methods_keep():
-    """TaylorSeer's first order on Wan-14B: two factors of three modules of 40 blocks for two branches."""
-    held = rehearse(run_of("wan", "taylorseer").recipe).held
-    assert held == 2 * 3 * 40 * 2 * 75600 * 5120
-    held = rehearse(run_of("hunyuan", "teacache").recipe).held  # a residual and the feature, video tokens
-    assert held == 2 * 20400 * 3072
 
 
 # --- hours, totals, words ---------------------------------------------------------------------------------------------
@@ -432,22 +310,6 @@ def test_what_cannot_be_is_one_line(word, message, tmp_path, capsys):
     assert captured.out == ""
 
 
-def test_a_family_without_a_stand_in_is_named(monkeypatch):
-    monkeypatch.delitem(rehearsal.NARROW, "wan")
-    with pytest.raises(ConfigError, match="no stand-in to rehearse wan with"):
-        price_of(run_of("tiny_wan"))
-
-
-def test_presets_of_the_paper_are_those_of_conf():
-    for name, method in paper.PRESETS.items():
-        fields = yaml.safe_load((ROOT / "conf" / "method" / f"precisecache_{name}.yaml").read_text())
-        fields.pop("defaults")
-        assert methods.PreciseCacheConfig(**fields) == method
-        assert paper.preset_of(method) == name
-    assert paper.preset_of(methods.PreciseCacheConfig(alpha=0.7, reference="cached_output", norm="l2")) == "turbo"
-    assert paper.preset_of(methods.PreciseCacheConfig(alpha=0.6)) is None
-
-
 def test_a_skipped_module_is_apart_too():
     """An attention module's own products leave with it."""
     run = run_of("wan_1_3b")
@@ -463,9 +325,9 @@ def test_a_skipped_module_is_apart_too():
 def test_the_published_schedulers_are_used_where_there_are_no_weights():
     """Wan's shift of 5 moves PAB's window: 25 of 50 steps lie in it."""
     run = run_of("wan")
-    scheduler = rehearsal.scheduler_of(run.recipe)
+    scheduler = dry_run.scheduler_of(run.recipe)
     assert scheduler.config.flow_shift == 5.0
-    tiny = rehearsal.scheduler_of(run_of("tiny_wan").recipe)
+    tiny = dry_run.scheduler_of(run_of("tiny_wan").recipe)
     assert isinstance(tiny, FlowMatchEulerDiscreteScheduler)
     assert tiny.config.shift == 3.0
     assert plan.style_of(False) is None

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from methods import PreciseCacheConfig, apply
-from methods.anatomy import anatomy_of
-from methods.frequency import downsample, low_frequency_difference
+from methods.engine.anatomy import anatomy_of
+from methods.frequency import downsample, low_frequency_difference, low_pass_mask
+from methods.precisecache import radius_ratio
 
 from .conftest import STEPS, call
 
@@ -58,7 +59,7 @@ def algorithm_1(pipe, alpha, reference, seed=0, scale=4.0, warmup=3):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("reference", ["previous_trial", "cached_output", "anchor_trial"])
+@pytest.mark.parametrize("reference", ["cached_output", "previous_trial", "anchor_trial"])
 @pytest.mark.parametrize("alpha", [0.7, 1.5, 3.0])
 def test_it_is_algorithm_1(pipe, reference, alpha):
     expected, actions, lfds = algorithm_1(pipe, alpha, reference)
@@ -111,6 +112,22 @@ def test_without_accumulation_the_latest_lfd_decides(pipe, monkeypatch):
     assert [row.action[0] for row in handle.trace.steps] == list("fffrrrrrffff")
 
 
+def test_the_radius_may_be_of_the_latents_side(pipe):
+    """A fifth of 16 cells of the latent is 3.2 bins of a trial of 4x4: all of them (question 31)."""
+    config = PreciseCacheConfig(downsample_factor=(2, 4, 4), radius_of="latent")
+    assert radius_ratio(config, (5, 16, 16), (3, 4, 4)) == pytest.approx(0.8)
+    assert radius_ratio(config, (5, 16, 16), (5, 16, 16)) == pytest.approx(0.2)
+    assert low_pass_mask(4, 4, 0.8).float().mean() == 1.0
+    assert 0.83 < low_pass_mask(22, 40, radius_ratio(config, (21, 90, 160), (11, 22, 40))).float().mean() < 0.84
+    indicators = {}
+    for of, ratio in (("latent", 0.2), ("trial", 0.8), ("trial", 0.2)):
+        method = PreciseCacheConfig(alpha=0.0, downsample_factor=(2, 4, 4), radius_of=of, radius_ratio=ratio)
+        with apply(pipe, method) as handle:
+            call(pipe)
+        indicators[of, ratio] = [step.indicator for step in handle.trace.steps[1:]]
+    assert indicators["latent", 0.2] == indicators["trial", 0.8] != indicators["trial", 0.2]
+
+
 def test_warm_up_steps_are_computed(pipe):
     with apply(pipe, PreciseCacheConfig(alpha=99.0, warmup_steps=5)) as handle:
         call(pipe)
@@ -118,12 +135,12 @@ def test_warm_up_steps_are_computed(pipe):
 
 
 def test_trials_are_counted_with_their_size(pipe):
-    with apply(pipe, PreciseCacheConfig(downsample_factor=(2, 4, 4))) as handle:
+    with apply(pipe, PreciseCacheConfig(downsample_factor=(2, 4, 4), reference="previous_trial")) as handle:
         call(pipe)
     # the first step's trial is made up for at the second
     assert [row.trials for row in handle.trace.steps] == [0, 4, *[2] * (STEPS - 2)]
     assert {call.size for row in handle.trace.steps for call in row.calls if call.trial} == {(3, 4, 4)}
-    with apply(pipe, PreciseCacheConfig(reference="cached_output", guidance="cond")) as handle:
+    with apply(pipe, PreciseCacheConfig(guidance="cond")) as handle:
         call(pipe)
     assert [row.trials for row in handle.trace.steps] == [0, *[1] * (STEPS - 1)]
 
@@ -161,6 +178,7 @@ def test_a_factor_larger_than_the_latent_is_refused(pipe, factor):
         ("downsample_mode", "bicubic"),
         ("radius_ratio", 0.0),
         ("reference", "previous"),
+        ("radius_of", "image"),
         ("guidance", "uncond"),
     ],
 )

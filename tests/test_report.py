@@ -209,9 +209,9 @@ def test_figures_come_with_their_words(tmp_path):
 
 
 def test_the_committed_records_make_a_report(tmp_path):
-    page = quiet(ROOT / "results" / "methods", tmp_path / "out")
+    page = quiet(ROOT / "results" / "published" / "methods", tmp_path / "out")
     shown = [method["id"] for bench in index(page)["benches"] for method in bench["methods"]]
-    assert sorted(shown) == sorted(load_records(ROOT / "results" / "methods")["id"])
+    assert sorted(shown) == sorted(load_records(ROOT / "results" / "published" / "methods")["id"])
 
 
 def test_from_the_command_line(tmp_path, capsys):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from methods import ReplayConfig, UniformConfig, apply
-from methods.anatomy import Anatomy, OpenSoraAnatomy, anatomy_of
-from methods.reuse import strategy
+from methods.engine.anatomy import Anatomy, OpenSoraAnatomy, anatomy_of
+from methods.engine.reuse import strategy
 
 from .conftest import STEPS, call
 from .families import FAMILIES
@@ -37,8 +37,8 @@ def test_prediction_is_the_last_computed_one():
 
 
 def test_residual_follows_the_latent():
-    memory = taught("residual", {0: torch.full((2,), 5.0)}, latent=torch.full((2,), 2.0))
-    assert torch.equal(memory.predict(Moment(1, 0.9, torch.full((2,), 7.0))), torch.full((2,), 10.0))
+    memory = taught("residual", {0: torch.full((1, 2), 5.0)}, latent=torch.full((1, 2), 2.0))
+    assert torch.equal(memory.predict(Moment(1, 0.9, torch.full((1, 2), 7.0))), torch.full((1, 2), 10.0))
 
 
 def test_residual_needs_a_prediction_of_the_latents_shape():

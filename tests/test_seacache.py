@@ -12,7 +12,7 @@ from diffusers import WanTransformer3DModel
 from diffusers.hooks import SeaCacheConfig as DiffusersSeaCache
 
 from methods import apply
-from methods.anatomy import anatomy_for, anatomy_of
+from methods.engine.anatomy import anatomy_for, anatomy_of
 from methods.seacache import SeaCacheConfig, sea_filter
 
 from .families import FAMILIES

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pcbench.store import Place, read_json, records, write_json, write_whole
+from pcbench.store import Place, read_json, records, write_json, write_record, write_whole
+
+from .analysis_parts import record
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -60,6 +62,7 @@ def test_a_sample_is_complete_with_all_three_files(tmp_path):
 
 def test_records_are_found(tmp_path):
     place = Place(tmp_path, "machine", "model", "none", "0123456789ab")
-    write_json(place.record, {"id": place.id})
-    assert list(records(tmp_path)) == [{"id": place.id}]
+    data = record("none")
+    write_record(place.record, data)
+    assert list(records(tmp_path)) == [data]
     assert place.record == tmp_path / "records/machine/model/none-0123456789ab.json"

@@ -12,7 +12,7 @@ import torch
 
 from methods import apply
 from methods.taylorseer import ForaConfig, TaylorSeerConfig, _expand
-from pcbench.macs import trace_macs
+from pcbench.cost.macs import trace_macs
 
 from .families import FAMILIES
 
@@ -90,7 +90,8 @@ def test_fora_is_order_zero(pipe):
     assert schedule(handle.trace) == "FttFttFttFtt"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Of one transformer, over as many steps as are asked for.
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("wan_two", "wan_video_to_video")])
 def test_every_attention_and_mlp_is_skipped_and_priced(family):
     """A forecast step costs little but norms, embeddings and head; no attention and no MLP runs."""
     kind = FAMILIES[family]

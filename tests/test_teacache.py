@@ -14,8 +14,8 @@ from diffusers import CogVideoXTransformer3DModel, HunyuanVideoTransformer3DMode
 
 from methods import apply, teacache
 from methods import calibration as calibrations
-from methods.anatomy import anatomy_for
 from methods.calibration import NotCalibratedError
+from methods.engine.anatomy import anatomy_for
 from methods.teacache import TeaCacheConfig, relative_l1
 from methods.teacache_official import RETENTION_SETS, SETS
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from pcbench.backbones.tiny import train_transformer, train_vae
-from pcbench.backbones.tiny.loop import Schedule
-from pcbench.backbones.tiny.twins import TWINS
+from pcbench.tiny import loop, train_transformer, train_vae
+from pcbench.tiny.data import random_clip
+from pcbench.tiny.loop import Schedule, Start, published, train
+from pcbench.tiny.publish import WEIGHTS
+from pcbench.tiny.twins import TWINS
 
 # Parts no gradient can reach: the pipeline reads the language model two layers before its end.
 UNUSED = {"hunyuan": ("text_encoder.layers.2", "text_encoder.layers.3", "text_encoder.norm"), "opensora": ()}
@@ -24,10 +29,15 @@ def vaes() -> dict:
     return {name: twin.new_vae() for name, twin in TWINS.items()}
 
 
-def test_the_vae_learns(family, vaes):
+@pytest.fixture
+def short(monkeypatch) -> None:
+    """One short, small clip a step."""
+    monkeypatch.setattr(train_vae, "CLIPS", ((random_clip, 1, 9, 32, 32),))
+
+
+def test_the_vae_learns(family, vaes, short):
     twin, vae = TWINS[family], vaes[family]
-    smallest = len(train_vae.CLIPS) - 1
-    loss = train_vae.vae_loss(twin, vae, smallest, torch.Generator().manual_seed(0))
+    loss = train_vae.vae_loss(twin, vae, 0, torch.Generator().manual_seed(0))
     loss.backward()
     assert torch.isfinite(loss)
     without = [name for name, value in vae.named_parameters() if value.grad is None]
@@ -48,11 +58,10 @@ def test_latents_by_hand_are_block_averages(family, vaes):
     assert down.abs().max() < 1e-6
 
 
-def test_a_taught_step_reaches_encoder_and_decoder(family, vaes):
+def test_a_taught_step_reaches_encoder_and_decoder(family, vaes, short):
     twin, vae = TWINS[family], vaes[family]
     vae.zero_grad()
-    smallest = len(train_vae.CLIPS) - 1
-    train_vae.vae_loss(twin, vae, smallest, torch.Generator().manual_seed(0), taught=True).backward()
+    train_vae.vae_loss(twin, vae, 0, torch.Generator().manual_seed(0), taught=True).backward()
     assert [name for name, value in vae.named_parameters() if value.grad is None] == []
 
 
@@ -70,17 +79,21 @@ def test_full_clips_keep_their_length_and_latents_get_unit_scale(family, vaes):
     vae.register_to_config(**{name: before[name] for name in vae.config if name in before})
 
 
-def test_the_transformer_learns_on_every_kind_of_latent(family):
+def latent_size(twin, kind) -> tuple[int, int, int]:
+    return ((kind.frames or twin.FRAMES) + 3) // 4, kind.side // 8, kind.side // 8
+
+
+def test_the_transformer_learns_on_every_kind_of_latent(family, monkeypatch):
     torch.manual_seed(0)
     twin = TWINS[family]()
     scenes = torch.arange(8)
     pools = {
-        name: {"latents": torch.randn(8, 8, 7 if long else 4, side // 8, side // 8).half(), "scenes": scenes}
-        for name, (_, long, side) in train_transformer.POOLS.items()
+        kind.name: {"latents": torch.randn(8, 8, *latent_size(twin, kind)).half(), "scenes": scenes}
+        for kind in twin.KINDS
     }
-    for step in range(3):
-        generator = torch.Generator().manual_seed(step)
-        loss = train_transformer.denoising_loss(twin, pools, 1.0, generator)
+    for kind in twin.KINDS:
+        monkeypatch.setattr(train_transformer, "pick_kind", lambda *_, kind=kind: dataclasses.replace(kind, batch=1))
+        loss = train_transformer.denoising_loss(twin, pools, 1.0, torch.Generator().manual_seed(0))
         loss.backward()
         assert torch.isfinite(loss)
     unused = UNUSED.get(family, ())
@@ -103,3 +116,76 @@ def test_muon_moves_convolutions_in_place():
     assert change.abs().max() > 0
     singular = torch.linalg.svdvals(change)
     assert singular.max() / singular.min() < 3  # an orthogonalised step
+
+
+def test_the_noise_shift_grows_with_the_tokens_of_a_small_twin():
+    small, tiny = TWINS["small_wan"], TWINS["wan"]
+    shifts = [small.shift(torch.Size((1, 8, *latent_size(small, kind)))) for kind in small.KINDS]
+    assert shifts == [5.0, 2.5, 2.0, 2.0]
+    assert {tiny.shift(torch.Size((1, 8, *latent_size(tiny, kind)))) for kind in tiny.KINDS} == {tiny.SHIFT}
+
+
+def test_the_last_kind_of_a_small_twin_is_as_large_as_a_trial():
+    small = TWINS["small_wan"]
+    full, trial = (latent_size(small, small.KINDS[index]) for index in (0, -1))
+    assert trial == (full[0] // 2, full[1] // 4, full[2] // 4) == (2, 8, 8)
+
+
+def a_training(folder, steps: int, start: Start | None = None) -> tuple[torch.nn.Linear, list[int]]:
+    torch.manual_seed(0)
+    model, seen = torch.nn.Linear(3, 3), []
+
+    def loss_at(step: int, generator: torch.Generator) -> torch.Tensor:
+        seen.append(step)
+        return model(torch.randn(4, 3, generator=generator)).square().mean()
+
+    schedule = Schedule(steps=steps, learning_rate=1e-2, warmup=4, checkpoint_every=2, log_every=2)
+    train(model, loss_at, schedule, folder, start)
+    return model, seen
+
+
+def test_a_training_goes_on_from_what_was_published(tmp_path):
+    """At the step and with the curve of the published weights, warmed up again; from then on its checkpoint counts."""
+    a_training(tmp_path / "first", 4)
+    start = published(tmp_path / "first" / "loss.csv")
+    assert (start.step, [row[0] for row in start.rows]) == (4, [2, 4])
+    _, seen = a_training(tmp_path / "second", 10, start)
+    assert seen == [4, 5, 6, 7, 8, 9]
+    curve = published(tmp_path / "second" / "loss.csv")
+    assert [row[0] for row in curve.rows] == [2, 4, 6, 8, 10]
+    assert curve.rows[:2] == start.rows
+    rates = [row[2] for row in curve.rows]
+    assert rates[2] == pytest.approx(1e-2 * 0.5 * Schedule(steps=10, learning_rate=1).rate(5, begun=-200), rel=1e-5)
+    assert torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)["begun"] == 4
+    _, seen = a_training(tmp_path / "second", 12, start)
+    assert seen == [10, 11]
+
+
+@pytest.mark.parametrize("name", ["wan", "small_wan"])
+def test_bundled_weights_can_be_trained_on(name):
+    bundled = WEIGHTS / TWINS[name].model()
+    twin = TWINS[name]()
+    before = twin.transformer.proj_out.weight.detach().clone()
+    start = train_transformer.take_bundled(twin, bundled)
+    assert start.step == start.rows[-1][0] > 0
+    assert not torch.equal(before, twin.transformer.proj_out.weight)
+    saved = load_file(bundled / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert saved.keys() == twin.transformer.state_dict().keys()
+    assert all(torch.equal(saved[key].float(), value) for key, value in twin.transformer.state_dict().items())
+
+
+def test_a_slow_training_is_saved_by_the_clock_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LONGEST_UNSAVED", 0)
+
+    def interrupted(step: int, generator: torch.Generator) -> torch.Tensor:
+        if step == 5:
+            raise KeyboardInterrupt
+        return model(torch.randn(4, 3, generator=generator)).square().mean()
+
+    model = torch.nn.Linear(3, 3)
+    schedule = Schedule(steps=100, learning_rate=1e-2, checkpoint_every=50, log_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, interrupted, schedule, tmp_path)
+    assert (
+        torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == published(tmp_path / "loss.csv").step == 4
+    )

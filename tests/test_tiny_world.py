@@ -13,12 +13,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from pcbench.backbones.tiny.data import random_prompt, random_scene, training_scenes
-from pcbench.backbones.tiny.obedience import MEASURED, look, report
-from pcbench.backbones.tiny.publish import CONF, LIMIT, WEIGHTS, fingerprint
-from pcbench.backbones.tiny.world import FRAMES, HEIGHT, WIDTH, all_scenes, render
+from pcbench.tiny.data import random_clip, random_prompt, random_scene, training_scenes
+from pcbench.tiny.loop import published
+from pcbench.tiny.obedience import MEASURED, look, report
+from pcbench.tiny.publish import CONF, LIMIT, WEIGHTS, fingerprint
+from pcbench.tiny.spectrum import shares
+from pcbench.tiny.world import FRAMES, HEIGHT, WIDTH, all_scenes, empty_stage, render
 
 TWINS = sorted(path.stem for path in CONF.glob("tiny_*.yaml"))
+IN_TRAINING = ["small_wan"]  # no aim has to be reached yet
 AIMS = {"colour": 0.95, "direction": 0.95, "shape": 0.85, "size": 0.9, "speed": 0.9, "background": 0.95}
 SHORT_OF_THEM = {"tiny_hunyuan": {"shape": 0.45, "direction": 0.9}, "tiny_cogvideox": {"shape": 0.75}}  # README says so
 
@@ -34,6 +37,49 @@ def test_every_rendered_scene_is_read_back():
     pairs = [(scene, look(frames_of(render(scene, (random_.random(), random_.random()))))) for scene in scenes]
     assert report(pairs)["right"] == dict.fromkeys(MEASURED, 1.0)
     assert min(seen.overlap for _, seen in pairs) > 0.9
+
+
+def test_every_rendered_scene_of_the_lit_look_is_read_back():
+    random_ = random.Random(1)
+    pairs = []
+    for scene in random_.sample(all_scenes(), 24):
+        start, light = (random_.random(), random_.random()), random_.random()
+        pairs.append((scene, look(frames_of(render(scene, start, 13, 256, 256, light)), lit=True)))
+    assert report(pairs)["right"] == dict.fromkeys(MEASURED, 1.0)
+    assert min(seen.overlap for _, seen in pairs) > 0.9
+
+
+@pytest.mark.parametrize("light", [None, 0.3])
+def test_a_stride_shows_the_same_clip_in_fewer_frames(light):
+    scene = all_scenes()[5]
+    whole = render(scene, (0.2, 0.8), 13, 64, 64, light)
+    torch.testing.assert_close(render(scene, (0.2, 0.8), 7, 64, 64, light, stride=2), whole[:, ::2])
+
+
+def test_the_lit_look_has_low_and_high_frequencies():
+    def found(lit: bool) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(0)
+        return shares(torch.stack([random_clip(2, 128, 128, generator, lit) for _ in range(32)]), cycles=4)
+
+    plain, lit = found(False), found(True)
+    assert sum(lit.values()) == pytest.approx(1)
+    assert min(lit["low"], lit["high"]) > 0.15
+    assert max(plain["low"], plain["high"]) < 0.15
+
+
+def test_shares_tell_frequencies_apart():
+    across = torch.arange(64) * (2 * torch.pi / 64)
+    waves = [torch.cos(cycles * across).expand(1, 1, 1, 64, 64) for cycles in (3, 5)]
+    assert shares(waves[0], 4) == pytest.approx({"mean": 0, "low": 1, "high": 0}, abs=1e-5)
+    assert shares(waves[1], 4) == pytest.approx({"mean": 0, "low": 0, "high": 1}, abs=1e-5)
+    levels = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1, 1).expand(2, 1, 1, 64, 64)
+    assert shares(levels, 4) == pytest.approx({"mean": 1, "low": 0, "high": 0}, abs=1e-5)
+
+
+def test_light_moves_and_belongs_to_the_seed():
+    stages = [empty_stage(all_scenes()[0], 13, 64, 64, light) for light in (0.1, 0.7)]
+    assert (stages[0] - stages[1]).abs().mean() > 0.02
+    assert all((stage[:, 0] - stage[:, -1]).abs().mean() > 0.02 for stage in stages)
 
 
 def test_obedience_can_fail():
@@ -83,7 +129,7 @@ def test_prompts_may_leave_things_out():
     assert scene.prompt(frozenset({"size", "speed", "pattern"})) in prompts
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", TWINS + IN_TRAINING)
 def test_the_tokenizer_knows_every_word(name):
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / name / "tokenizer")
     for scene in all_scenes()[::97]:
@@ -93,7 +139,7 @@ def test_the_tokenizer_knows_every_word(name):
         assert len(ids) <= 16
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", TWINS + IN_TRAINING)
 def test_the_weights_are_the_ones_the_config_names(name):
     named = re.search(r'revision: "?(\w+)"?', (CONF / f"{name}.yaml").read_text())
     assert named
@@ -112,6 +158,14 @@ def test_training_left_its_curves_and_its_report(name):
     assert set(obeyed["right"]) == set(MEASURED)
     aims = AIMS | SHORT_OF_THEM.get(name, {})
     assert all(obeyed["right"][measure] >= least for measure, least in aims.items())
+
+
+@pytest.mark.parametrize("name", IN_TRAINING)
+def test_a_model_in_training_says_how_far_it_is(name):
+    training = WEIGHTS / name / "training"
+    reached = published(training / "transformer-loss.csv").step
+    assert 0 < reached < json.loads((training / "transformer-schedule.json").read_text())["steps"]
+    assert f"`{name}` is in training: step {reached:,} of " in (WEIGHTS.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("frames", [29, 13])

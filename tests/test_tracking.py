@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from pcbench import cli, tracking
 from pcbench.store import records
-from pcbench.tracking.entries import numbers, of_record
+from pcbench.tracking.entries import displayed, numbers, of_record, of_sweep
 
 from .report_parts import make, put, record
 from .test_cli import QUICK, SMALL, without_times
@@ -92,6 +93,25 @@ def test_ids_are_stable_and_apart(tmp_path):
     assert ours.id == of_record(tmp_path / "b" / "bench", record("none")).id == "none-none0-cb6a3cc4"
     elsewhere = of_record(tmp_path / "bench", record("none", machine="another")).id
     assert len({ours.id, elsewhere, of_record(tmp_path / "other", record("none")).id}) == 3
+
+
+HOSTILE_FOLDERS = ("a b", "ünï-日本語", "a/../b: 100%?#", "x" * 200, "[glob]*", "-", "two\nlines", "caf\udce9", "/")
+
+
+def test_ids_are_valid_and_apart_for_any_results_folder(tmp_path):
+    """W&B takes letters, digits and `-_.` in an id of up to 64 characters, and names of up to 128."""
+    folders = [Path(name) if name == "/" else tmp_path / name for name in HOSTILE_FOLDERS]
+    entries = [entry for folder in folders for entry in (of_record(folder, record("none")), of_sweep(folder, []))]
+    assert len({entry.id for entry in entries}) == len(entries)
+    for entry in entries:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", entry.id)
+        for text in (displayed(entry.name), displayed(entry.group), displayed(entry.group, 64)):
+            assert 0 < len(text.encode().decode()) <= 128
+            assert text.isprintable()
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "bench")
+    ways = (tmp_path / "bench", tmp_path / "link", tmp_path / "link" / ".." / "bench", Path(f"{tmp_path}/bench/"))
+    assert len({of_record(way, record("none")).id for way in ways}) == 1
 
 
 @needs_wandb

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pcbench.generate import place
 from pcbench.identity import sample_key
+from pcbench.job import job_of
 from pcbench.vbench import environment, process, results, stage
 
 from .vbench_parts import BICYCLE, OTHER, STOP, TOILET, fake_environment, fake_vbench, make_samples, run_of
@@ -26,7 +26,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 def score(run) -> list[str]:
     said: list[str] = []
-    stage.score(run, said.append)
+    stage.score(job_of(run), said.append)
     return said
 
 
@@ -34,14 +34,14 @@ def failure(run) -> str:
     """The reason of the one dimension that fails; the record must have it too, and no number."""
     said: list[str] = []
     with pytest.raises(RuntimeError, match="VBench scored 0 of 1 dimensions") as error:
-        stage.score(run, said.append)
-    (suite,) = results.summary(place(run).folder)
+        stage.score(job_of(run), said.append)
+    (suite,) = results.summary(job_of(run).place.folder)
     (told,) = suite["dimensions"].values()
     assert told["score"] is None
     assert told["n"] == 0
     assert told["reason"] in str(error.value)
     assert any("not scored: " + told["reason"] in line for line in said)
-    assert results.per_sample(place(run).folder) == {}
+    assert results.per_sample(job_of(run).place.folder) == {}
     return told["reason"]
 
 
@@ -55,7 +55,7 @@ def test_a_score_goes_to_the_record_and_is_not_made_twice(home, tmp_path):
     assert call["names"] == sorted(f"{prompt}-{index}.mp4" for prompt in (STOP, TOILET) for index in (0, 1))
     assert call["mode"] == "vbench_standard"
     assert call["device"] == ""
-    (suite,) = results.summary(place(run).folder)
+    (suite,) = results.summary(job_of(run).place.folder)
     told = suite["dimensions"][FLICKER]
     assert (told["score"], told["n"], told["unscored"], told["official"]) == (0.75, 4, {}, 375)
     assert suite["seeds"] == [3, 7]
@@ -64,7 +64,7 @@ def test_a_score_goes_to_the_record_and_is_not_made_twice(home, tmp_path):
     assert suite["quality"] is suite["semantic"] is suite["total"] is None
     assert f"{FLICKER}: 4 of 375 videos" in suite["missing"]
     assert "scene: not scored" in suite["missing"]
-    values = results.per_sample(place(run).folder)
+    values = results.per_sample(job_of(run).place.folder)
     assert values[sample_key(STOP, 3)] == {FLICKER: 1.0}
     assert values[sample_key(TOILET, 7)] == {FLICKER: 0.5}
 
@@ -78,7 +78,7 @@ def test_another_video_is_scored_again_and_a_copied_one_is_not(home, tmp_path):
     run = run_of(tmp_path / "out", [STOP], FLICKER)
     make_samples(run)
     score(run)
-    video = place(run).sample(sample_key(STOP, 0)).video
+    video = job_of(run).place.sample(sample_key(STOP, 0)).video
     content = video.read_bytes()
     video.unlink()
     video.write_bytes(content)
@@ -98,7 +98,7 @@ def test_other_prompts_are_custom_input_with_names_of_our_own(home, tmp_path):
     assert call["mode"] == "custom_input"
     assert sorted(call["prompts"].values()) == sorted(run.prompts)
     assert sorted(call["prompts"]) == call["names"]
-    assert f"{FLICKER}: on prompts that are not VBench's" in results.summary(place(run).folder)[0]["missing"]
+    assert f"{FLICKER}: on prompts that are not VBench's" in results.summary(job_of(run).place.folder)[0]["missing"]
 
 
 def test_suites_do_not_overwrite_each_other(home, tmp_path):
@@ -108,7 +108,7 @@ def test_suites_do_not_overwrite_each_other(home, tmp_path):
     for run in (small, large, small, large):
         score(run)
     assert len(calls.read_text().splitlines()) == 2
-    told = results.summary(place(small).folder)
+    told = results.summary(job_of(small).place.folder)
     assert sorted(suite["prompts"] for suite in told) == [1, 2]
 
 
@@ -144,7 +144,7 @@ def test_a_folder_with_other_files_in_it_does_not_matter(home, tmp_path):
     calls = fake_environment(home)
     run = run_of(tmp_path / "out", [STOP], FLICKER)
     make_samples(run)
-    (place(run).folder / ".notes.json").write_text("{}")
+    (job_of(run).place.folder / ".notes.json").write_text("{}")
     score(run)
     assert json.loads(calls.read_text())["names"] == [f"{STOP}-0.mp4"]
 
@@ -170,7 +170,7 @@ def test_what_is_no_whole_result_is_refused_with_its_reason(home, tmp_path, body
     assert failure(run).startswith(reason)
     fake_environment(home)
     assert "0.5000" in score(run)[0]  # tried again, as nothing was scored
-    assert results.summary(place(run).folder)[0]["dimensions"][FLICKER]["score"] == 0.5
+    assert results.summary(job_of(run).place.folder)[0]["dimensions"][FLICKER]["score"] == 0.5
 
 
 def test_a_worker_that_hangs_is_given_up_and_its_words_are_kept(home, tmp_path, monkeypatch):
@@ -180,9 +180,9 @@ def test_a_worker_that_hangs_is_given_up_and_its_words_are_kept(home, tmp_path, 
     make_samples(run)
     said: list[str] = []
     with pytest.raises(RuntimeError, match=r"stopped after 2 s \(score.vbench_timeout\)"):
-        stage.score(run, said.append)
+        stage.score(job_of(run), said.append)
     assert any(line.endswith("3/6") for line in said)
-    (kept,) = place(run).folder.rglob("*.error.txt")
+    (kept,) = job_of(run).place.folder.rglob("*.error.txt")
     assert "3/6" in kept.read_text()
 
 
@@ -193,7 +193,7 @@ def test_one_dimension_that_fails_does_not_stop_the_others(home, tmp_path, monke
     make_samples(run)
     with pytest.raises(RuntimeError, match=r"scored 6 of 7 dimensions; imaging_quality: not a number: the score"):
         score(run)
-    told = results.summary(place(run).folder)[0]["dimensions"]
+    told = results.summary(job_of(run).place.folder)[0]["dimensions"]
     assert [name for name, each in told.items() if each["score"] is None] == ["imaging_quality"]
 
 
@@ -207,7 +207,7 @@ def test_missing_videos_are_named_or_left_out_on_request(home, tmp_path):
     assert said.endswith("score.vbench_partial=true scores the others")
     run.score.vbench_partial = True
     score(run)
-    told = results.summary(place(run).folder)[0]["dimensions"][FLICKER]
+    told = results.summary(job_of(run).place.folder)[0]["dimensions"][FLICKER]
     assert (told["n"], told["unscored"]) == (1, {"not generated": 1})
 
 
@@ -216,7 +216,7 @@ def test_a_video_cut_short_is_not_scored(home, tmp_path, cut):
     fake_environment(home)
     run = run_of(tmp_path / "out", [STOP, TOILET], FLICKER)
     make_samples(run)
-    video = place(run).sample(sample_key(TOILET, 0)).video
+    video = job_of(run).place.sample(sample_key(TOILET, 0)).video
     video.write_bytes(video.read_bytes()[:cut])
     assert failure(run).startswith("1 of its videos are not whole; delete them, and generate again; the first is /")
 
@@ -227,7 +227,7 @@ def test_color_may_leave_out_videos_without_its_object(home, tmp_path, monkeypat
     run = run_of(tmp_path / "out", [BICYCLE], "color", seeds=(0, 1))
     make_samples(run)
     score(run)
-    told = results.summary(place(run).folder)[0]["dimensions"]["color"]
+    told = results.summary(job_of(run).place.folder)[0]["dimensions"]["color"]
     assert (told["n"], told["unscored"]) == (1, {results.LEFT_OUT: 1})
 
 

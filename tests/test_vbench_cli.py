@@ -75,7 +75,7 @@ def test_a_dimension_that_fails_fails_the_run_and_the_record_says_why(home, tmp_
     [
         ("score.vbench=[flicker]", "unknown VBench dimension 'flicker'; known: subject_consistency, "),
         ("score.vbench=[temporal_flickering]", "has no environment in "),
-        ("score.vbench_timeout=0", "vbench_timeout must be above 0 seconds"),
+        ("score.vbench_timeout=0", "score.vbench_timeout must be from"),
         ("score.vbenhc=[all]", "unknown option 'vbenhc' of Score: did you mean 'vbench'?"),
     ],
 )

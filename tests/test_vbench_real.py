@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pcbench.config import ConfigError, Prompts
-from pcbench.generate import place
 from pcbench.identity import sample_key
-from pcbench.vbench import environment, jobs, process, results, stage
+from pcbench.job import job_of
+from pcbench.vbench import environment, process, results, stage, tasks
 from pcbench.vbench.dimensions import DIMENSIONS
 from pcbench.vbench.suites import read_entries
 
@@ -45,34 +45,34 @@ def test_temporal_flickering_is_what_its_definition_says(tmp_path, monkeypatch, 
     run = run_of(tmp_path / "out", prompts, FLICKER, seeds=(0, 5))
     make_samples(run)
     said: list[str] = []
-    stage.score(run, said.append)
-    values = results.per_sample(place(run).folder)
+    stage.score(job_of(run), said.append)
+    values = results.per_sample(job_of(run).place.folder)
     assert len(values) == len(run.samples)
     for prompt, seed in run.samples:
-        files = place(run).sample(sample_key(prompt, seed))
+        files = job_of(run).place.sample(sample_key(prompt, seed))
         assert values[files.stem.name][FLICKER] == pytest.approx(flickering(files.video), abs=1e-6)
-    (suite,) = results.summary(place(run).folder)
+    (suite,) = results.summary(job_of(run).place.folder)
     told = suite["dimensions"][FLICKER]
     assert told["score"] == pytest.approx(np.mean([value[FLICKER] for value in values.values()]), abs=1e-12)
     assert told["mode"] == ("vbench_standard" if prompts == [STOP] else "custom_input")
 
     monkeypatch.setattr(process, "run", lambda *_: pytest.fail("scored again"))
-    stage.score(run, said.append)
+    stage.score(job_of(run), said.append)
     assert len(said) == 1
 
 
 def test_a_broken_video_which_vbench_passes_over_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "is_whole_mp4", lambda data: True)  # which would have stopped it earlier
+    monkeypatch.setattr(tasks, "is_whole_mp4", lambda data: True)  # which would have stopped it earlier
     content = b"not a video"
     run = run_of(tmp_path / "out", [STOP, OTHER], FLICKER)
     make_samples(run)
-    broken = place(run).sample(sample_key(OTHER, 0))
+    broken = job_of(run).place.sample(sample_key(OTHER, 0))
     broken.video.write_bytes(content)
     with pytest.raises(RuntimeError, match=f"scored 1 of 2 videos and said nothing; .*{broken.stem.name}"):
-        stage.score(run, lambda line: None)
-    place(run).sample(sample_key(STOP, 0)).video.write_bytes(content)
+        stage.score(job_of(run), lambda line: None)
+    job_of(run).place.sample(sample_key(STOP, 0)).video.write_bytes(content)
     with pytest.raises(RuntimeError, match="scored 0 of 2 videos"):  # VBench: exit code 0 and NaN
-        stage.score(run, lambda line: None)
+        stage.score(job_of(run), lambda line: None)
 
 
 def test_weights_that_do_not_load_are_an_error_with_vbenchs_words(tmp_path, weights):
@@ -82,8 +82,8 @@ def test_weights_that_do_not_load_are_an_error_with_vbenchs_words(tmp_path, weig
     run = run_of(tmp_path / "out", [OTHER], "motion_smoothness")
     make_samples(run)
     with pytest.raises(RuntimeError, match="motion_smoothness: UnpicklingError"):
-        stage.score(run, lambda line: None)
-    (kept,) = place(run).folder.rglob("*.error.txt")
+        stage.score(job_of(run), lambda line: None)
+    (kept,) = job_of(run).place.folder.rglob("*.error.txt")
     assert "Traceback" in kept.read_text()
 
 

@@ -9,7 +9,7 @@ import pytest
 from pcbench.config import ConfigError
 from pcbench.vbench import environment, process
 from pcbench.vbench.dimensions import DIMENSIONS
-from pcbench.vbench.jobs import require
+from pcbench.vbench.tasks import require
 
 from .vbench_parts import BICYCLE, OTHER, STOP, fake_environment, run_of
 

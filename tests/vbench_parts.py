@@ -11,8 +11,9 @@ import numpy as np
 
 from pcbench import cli
 from pcbench.config import Run, Score
-from pcbench.generate import place, write_video
 from pcbench.identity import sample_key
+from pcbench.job import job_of
+from pcbench.sampling.generate import write_video
 from pcbench.vbench.dimensions import DIMENSIONS
 
 # Prompts of VBench, as its list has them.
@@ -91,7 +92,7 @@ def make_samples(run: Run, without: tuple[tuple[str, int], ...] = ()) -> None:
     for number, (prompt, seed) in enumerate(run.samples):
         if (prompt, seed) in without:
             continue
-        files = place(run).sample(sample_key(prompt, seed))
+        files = job_of(run).place.sample(sample_key(prompt, seed))
         files.video.parent.mkdir(parents=True, exist_ok=True)
         write_video(files.video, frames(number), fps=8)
         files.latent.write_bytes(b"")

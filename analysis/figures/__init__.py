@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcbench.store import write_whole
 
-from ..command import run
+from ..command import Parser, run
 from ..load import Bench, benches
 from . import blocks, bound, choices, quality, reuse, sizes, steps, strips, style
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
@@ -50,37 +48,47 @@ def drawings(results: Path) -> tuple[list[Drawing], list[str]]:
 
     ValueError if there are no records at all.
     """
-    told = benches(results)
+    found_benches = benches(results)
     found: list[Drawing] = []
     missing: list[str] = []
     for kind in KINDS:
-        mine, reasons = [], []
-        for bench in told:
+        drawn, reasons = [], []
+        for bench in found_benches:
             try:
                 with style.styled():
-                    mine.append((bench, kind.draw(bench)))
+                    drawn.append((bench, kind.draw(bench)))
             except NotDrawnError as error:
                 reasons += [str(error)] if str(error) else []
-        found += _named(kind, mine)
-        if not mine:
+        found += _named(kind, drawn)
+        if not drawn:
             command = f"python -m pcbench +experiment={kind.made_by} (or {kind.made_by}_tiny)"
             missing.append(f"{kind.name}: not drawn, {reasons[-1] if reasons else 'no records'}; {command} makes it")
     return found, missing
 
 
-def _named(kind: Kind, mine: list[tuple[Bench, Drawing]]) -> list[Drawing]:
-    """Drawings of one kind, each named by as little as tells it from the others."""
+def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
+    """Drawings of one kind, each named by as little as tells it from the others. Of two that could have one name, the
+    one with more records has it."""
 
     def names(bench: Bench) -> list[str]:
         folder = bench.experiment.replace("/", "-")
         said = [f"{kind.name}-{bench.model}"] if not kind.each else []
         said += [f"{kind.name}-{folder}-{bench.model}"]
-        return [*said, f"{said[-1]}-{bench.reference}", f"{said[-1]}-{bench.reference}-{bench.machine}"]
+        apart = (bench.reference, bench.machine, f"{bench.reference}-{bench.machine}")
+        return [*said, *(f"{said[-1]}-{end}" for end in apart)]
 
-    counts = Counter(name for bench, _ in mine for name in names(bench))
+    sizes: dict[str, list[int]] = {}
+    for bench, _ in drawn:
+        for name in names(bench):
+            sizes.setdefault(name, []).append(len(bench.records))
+
+    def is_free(name: str, bench: Bench) -> bool:
+        *others, most = sorted(sizes[name])
+        return not others or others[-1] < most == len(bench.records)
+
     return [
-        replace(drawing, name=next((name for name in names(bench) if counts[name] == 1), names(bench)[-1]))
-        for bench, drawing in mine
+        replace(drawing, name=next((name for name in names(bench) if is_free(name, bench)), names(bench)[-1]))
+        for bench, drawing in drawn
     ]
 
 
@@ -124,7 +132,7 @@ def claims_table(found: Sequence[Drawing]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the figures; exit code 2 with one line if there is nothing to draw from."""
-    parser = argparse.ArgumentParser(prog="analysis figures", description=__doc__)
+    parser = Parser(prog="analysis figures", description=__doc__)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder with records in it")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
     args = parser.parse_args(argv)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..choices import Choice, choices
-from ..layouts import layout_of
 from ..load import Bench
 from ..pareto import METRICS, curves
 from ..stats import Interval
+from ..tables.choices import Choice, choices
+from ..tables.layouts import layout_of
 from . import style
 from .claims import Drawing, NotDrawnError, words
 

@@ -82,11 +82,11 @@ class Claim:
     @property
     def text(self) -> str:
         """The caption's paragraph."""
-        told = f"The paper: {self.paper}. " if self.paper else ""
+        statement = f"The paper: {self.paper}. " if self.paper else ""
         few = f", fewer than the {FEWEST} it takes to say more" if self.prompts < FEWEST and not self.exact else ""
         plural = "" if self.prompts == 1 else "s"
         return (
-            f"{self.question} {told}Here: {self.answer}. {self.measured} is {self.number} (yes would be"
+            f"{self.question} {statement}Here: {self.answer}. {self.measured} is {self.number} (yes would be"
             f" {self.yes}), n = {self.prompts} prompt{plural}{few}.{' ' if self.more else ''}{self.more}"
         )
 
@@ -134,9 +134,9 @@ def over_prompts(values: Sequence[float], prompts: Sequence[str], geometric: boo
 
     geometric: of ratios, whose logarithms are taken.
     """
-    told = pd.Series(
+    numbers = pd.Series(
         [math.log(v) if geometric and v > 0 else math.nan if geometric else v for v in values], dtype=float
     )
     who = pd.Series(list(prompts))
-    found = mean_interval(told, who)
-    return (Interval(*(math.exp(v) for v in found)) if geometric else found), who[told.notna()].nunique()
+    found = mean_interval(numbers, who)
+    return (Interval(*(math.exp(v) for v in found)) if geometric else found), who[numbers.notna()].nunique()

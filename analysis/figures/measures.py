@@ -31,10 +31,10 @@ def array(values: Sequence[float | None]) -> np.ndarray:
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation over the steps that both have; NaN of fewer than three, or where one is constant."""
-    there = ~(np.isnan(a) | np.isnan(b))
-    if there.sum() < 3:
+    both = ~(np.isnan(a) | np.isnan(b))
+    if both.sum() < 3:
         return float("nan")
-    ranks = [pd.Series(each[there]).rank().to_numpy() for each in (a, b)]
+    ranks = [pd.Series(each[both]).rank().to_numpy() for each in (a, b)]
     if min(np.ptp(each) for each in ranks) == 0:
         return float("nan")
     return float(np.corrcoef(*ranks)[0, 1])
@@ -42,8 +42,8 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 def ratio(a: np.ndarray, b: np.ndarray) -> float:
     """Geometric mean of a / b over the steps where both are above zero."""
-    there = (a > 0) & (b > 0)
-    return float(np.exp(np.log(a[there] / b[there]).mean())) if there.any() else float("nan")
+    both = (a > 0) & (b > 0)
+    return float(np.exp(np.log(a[both] / b[both]).mean())) if both.any() else float("nan")
 
 
 def stretch(values: np.ndarray, start: float, stop: float) -> float:
@@ -69,7 +69,7 @@ def through_zero(x: np.ndarray, y: np.ndarray) -> float:
 
 def power(x: np.ndarray, y: np.ndarray) -> float:
     """The exponent p of y = a xᵖ, by least squares of logarithms; NaN of fewer than three different x above zero."""
-    there = (x > 0) & (y > 0)
-    if len(np.unique(x[there])) < 3:
+    both = (x > 0) & (y > 0)
+    if len(np.unique(x[both])) < 3:
         return float("nan")
-    return float(np.polyfit(np.log(x[there]), np.log(y[there]), 1)[0])
+    return float(np.polyfit(np.log(x[both]), np.log(y[both]), 1)[0])

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ..layouts import layout_of
 from ..load import NO_CACHE, Bench
+from ..paper.published import published
 from ..pareto import METRICS, Curve, curves, mean_score
-from ..published import published
 from ..stats import Interval, bootstrap, mean_interval
+from ..tables.layouts import layout_of
 from . import style
 from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError, at_least, at_most, over_prompts, words
 from .measures import spearman
@@ -61,14 +61,14 @@ def pareto(bench: Bench) -> Drawing:
         " have, against the uncached videos. Videos identical to their reference have no PSNR and no say in its mean."
     )
     claims = {rival: _against(found, prompts, rival) for rival in RIVALS if _lines_of(found, rival)}
-    told = tuple(claim for claim in claims.values() if claim is not None)
+    answered = tuple(claim for claim in claims.values() if claim is not None)
     notes = _ahead(found, prompts)
     if apart := [rival for rival, claim in claims.items() if claim is None and OURS in found]:
         speeds = ", ".join(f"{target:g}×" for target in sorted(TARGETS))
         notes += (
             f"Not compared with LFCache at {speeds}, where not both have settings around it: {', '.join(apart)}.",
         )
-    return Drawing("pareto", "pareto", bench.model, title, figure, told, notes)
+    return Drawing("pareto", "pareto", bench.model, title, figure, answered, notes)
 
 
 def _lines_of(found: dict[str, Curve], method: str) -> list[Curve]:
@@ -95,7 +95,7 @@ def _draw(axes: Axes, found: dict[str, Curve], prompts: int, metric: str, latenc
 
 
 def _mean(scores: np.ndarray, prompts: int) -> Interval:
-    return bootstrap(lambda chosen: float(mean_score(scores[chosen])), prompts, resamples=500)
+    return bootstrap(lambda chosen: mean_score(scores[chosen]), prompts, resamples=500)
 
 
 def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
@@ -107,7 +107,7 @@ def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
     for target in TARGETS:
         for curve in theirs:
 
-            def apart(chosen: np.ndarray, target: float = target, curve: Curve = curve) -> float:
+            def apart(chosen: np.ndarray, target: float = target, curve: Curve = curve) -> np.ndarray:
                 return ours.at(PSNR, target, False, chosen) - curve.at(PSNR, target, False, chosen)
 
             if not np.isnan(apart(np.arange(prompts))):

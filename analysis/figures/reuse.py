@@ -67,8 +67,8 @@ def _scores(bench: Bench, pair: Pair) -> pd.DataFrame:
     """A row a sample that both have: its PSNR and SSIM in each."""
     halves = []
     for name, record in pair.items():
-        mine = bench.samples[bench.samples["id"] == record["id"]].set_index(["prompt", "seed"])
-        halves.append(mine.reindex(columns=[PSNR, SSIM]).add_suffix(f" {name}"))
+        of_record = bench.samples[bench.samples["id"] == record["id"]].set_index(["prompt", "seed"])
+        halves.append(of_record.reindex(columns=[PSNR, SSIM]).add_suffix(f" {name}"))
     return pd.concat(halves, axis=1, join="inner").dropna(how="all").sort_index()
 
 

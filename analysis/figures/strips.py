@@ -12,12 +12,12 @@ from matplotlib.patheffects import withStroke
 from pcbench.store import Place
 
 from ..load import Bench
-from ..published import preset
+from ..tables.layouts import NAMES
 from . import style
 from .claims import Drawing, NotDrawnError
 from .reuse import pairs
 
-FRAMES, ROWS = 4, 8
+FRAMES, ROWS = 4, 10
 EXPERIMENTS = ("table1", "fig7")
 PSNR = "psnr@2"
 Key = tuple[str, int]
@@ -31,7 +31,7 @@ def fig7(bench: Bench) -> Drawing:
         ["macs_peta_per_video"], ascending=False, kind="stable"
     )
     chosen = pd.concat([rows[rows["id"] == bench.reference], rows[rows["id"] != bench.reference]]).head(ROWS)
-    figure, keys = _strips(bench, {_name(row): row["id"] for _, row in chosen.iterrows()})
+    figure, keys = _strips(bench, {_name(bench, row): row["id"] for _, row in chosen.iterrows()})
     title = (
         f"Figure 7 on {bench.title}: {FRAMES} frames of every method, with the PSNR of the video to the uncached one."
         f" The prompts: {_quoted(keys)}, by mean PSNR of the methods the worst and the middle one."
@@ -39,10 +39,10 @@ def fig7(bench: Bench) -> Drawing:
     return Drawing("fig7", "fig7", bench.model, title, figure)
 
 
-def _name(row: pd.Series) -> str:
-    """A record's label, PreciseCache's by its name in Table 1; a line a word."""
-    name = preset(row["method"], row["fields"])
-    return f"{row['method']} {name}" if name != row["method"] else row["label"]
+def _name(bench: Bench, row: pd.Series) -> str:
+    """A record's name in Table 1, or its label; a line a word."""
+    preset = next(record.get("preset") for record in bench.raw if record["id"] == row["id"])
+    return str(NAMES.get(preset or "", row["label"]))
 
 
 def fig2(bench: Bench) -> Drawing:

@@ -117,10 +117,10 @@ def of_method(method: str, variant: int = 0) -> dict[str, Any]:
 def by_prompt(axes: Axes, steps: np.ndarray, values: Sequence[np.ndarray]) -> None:
     """A thin line a prompt, and their median over them. Steps that nobody has a value of are passed over."""
     table = np.array(values, dtype=float)
-    there = ~np.isnan(table).all(0)
+    seen = ~np.isnan(table).all(0)
     for number, line in enumerate(table):
-        axes.plot(steps[there], line[there], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
-    axes.plot(steps[there], np.nanmedian(table[:, there], 0), color=BLACK, linewidth=1.4, label="median")
+        axes.plot(steps[seen], line[seen], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
+    axes.plot(steps[seen], np.nanmedian(table[:, seen], 0), color=BLACK, linewidth=1.4, label="median")
 
 
 def over_steps(axes: Axes, count: int) -> None:

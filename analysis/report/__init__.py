@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 
 from pcbench.store import write_whole
 
-from ..command import run
+from ..command import Parser, run
 from . import data, media
 
 PAGE = Path(__file__).with_name("page")
@@ -51,8 +50,8 @@ def _figures(folder: Path | None, out: Path) -> list[dict[str, Any]]:
         media.bring(picture, out / "figures" / picture.name)
         beside = [picture.with_suffix(suffix) for suffix in (".md", ".txt")]
         text = next((path.read_text(encoding="utf-8") for path in beside if path.exists()), "")
-        words = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
-        found.append({"file": f"figures/{picture.name}", "title": picture.stem, "words": words})
+        paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+        found.append({"file": f"figures/{picture.name}", "title": picture.stem, "words": paragraphs})
     return found
 
 
@@ -99,7 +98,7 @@ def _script(path: Path, call: str, content: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report; exit code 2 with one line if there is nothing to show."""
-    parser = argparse.ArgumentParser(prog="analysis report", description=__doc__)
+    parser = Parser(prog="analysis report", description=__doc__)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write to")
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="show so many of each bench, the worst first")

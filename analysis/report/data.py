@@ -17,12 +17,12 @@ from pcbench.store import Place
 
 from .. import load
 from ..load import EFFICIENCY, Bench
+from ..metrics import metric_of
 from ..pareto import kind_of
 from ..stats import bootstrap
 
 DIGITS = 5  # significant, of every number in the page
 FIRST = ("psnr@2", "psnr@1", "ssim@2", "lpips@1")  # metrics in this order, others after them by name
-NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "latent_psnr": "latent PSNR"}
 Key = tuple[str, int]  # prompt and seed
 
 
@@ -32,21 +32,21 @@ def benches(results: Path) -> list[dict[str, Any]]:
 
 
 def _bench(bench: Bench, results: Path) -> dict[str, Any]:
-    told, mine, reference = bench.raw, bench.samples, bench.reference
-    metrics = _metrics(mine)
+    records, scores, reference = bench.raw, bench.samples, bench.reference
+    metrics = _metrics(bench)
     rows = (row for _, row in bench.records.iterrows())
-    methods = [_method(record, row, mine, metrics) for record, row in zip(told, rows, strict=True)]
+    methods = [_method(record, row, scores, metrics) for record, row in zip(records, rows, strict=True)]
     methods.sort(key=lambda method: (method["id"] != reference, method["macs"] or math.inf, method["label"]))
     return {
         "experiment": "" if bench.root == results else bench.experiment,
         "machine": bench.machine,
         "model": bench.model,
         "reference": reference,
-        "hardware": told[0]["machine"],
+        "hardware": records[0]["machine"],
         "sampling": _sampling(bench),
         "metrics": metrics,
         "methods": methods,
-        "prompts": _prompts(told, mine, metrics),
+        "prompts": _prompts(records, scores, metrics),
         "root": bench.root,
     }
 
@@ -56,31 +56,25 @@ def _sampling(bench: Bench) -> dict[str, Any]:
     return (bench.uncached or bench.raw[0])["recipe"].get("sampling", {})
 
 
-def _metrics(samples: pd.DataFrame) -> list[dict[str, Any]]:
+def _metrics(bench: Bench) -> list[dict[str, Any]]:
     """The metrics that any sample has a value of: name, title, whether lower is better."""
-    scored = sorted(name for name in samples if "@" in str(name) and samples[name].notna().any())
-    names = list({name.partition("@")[0]: name for name in scored}.values())  # of two versions the later
-    names.sort(key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
-    return [{"name": name, "title": title(name), "lower": "lpips" in name} for name in names]
-
-
-def title(metric: str) -> str:
-    """`videosys.psnr@1` as `PSNR, dB (videosys)`."""
-    convention, _, name = metric.partition("@")[0].rpartition(".")
-    words = NAMES.get(name, name) + (", dB" if name.endswith("psnr") else "")
-    return f"{words} ({convention})" if convention else words
+    first = {name: place for place, name in enumerate(FIRST)}
+    metrics = sorted(bench.metrics, key=lambda metric: (first.get(metric.name, len(FIRST)), metric.name))
+    return [{"name": each.name, "title": each.words, "lower": each.lower_is_better} for each in metrics]
 
 
 def _method(
     record: dict[str, Any], row: pd.Series, samples: pd.DataFrame, metrics: list[dict[str, Any]]
 ) -> dict[str, Any]:
     taken = record["samples"]
-    mine = samples[samples["id"] == record["id"]]
+    scores = samples[samples["id"] == record["id"]]
     return {
         "id": record["id"],
         "method": record["recipe"]["method"]["name"],
         "label": row["label"],
-        "curve": " ".join(map(str, kind_of(record["recipe"]["method"]).values())),
+        "curve": " ".join(
+            map(str, [*kind_of(method := record["recipe"]["method"]).values(), method.get("version", 1)])
+        ),
         "error": record.get("error"),
         "computed": short(_mean(s["computed"] for s in taken)),
         "steps": taken[0]["steps"] if taken else None,
@@ -91,7 +85,7 @@ def _method(
         "speedup_range": [short(row[f"overall_speedup_{end}"]) for end in ("min", "max")],
         "efficiency": short(row[f"{EFFICIENCY}_median"]),
         "n": len(taken),
-        "scores": {m["name"]: _score(mine, m["name"]) for m in metrics if mine[m["name"]].notna().any()},
+        "scores": {m["name"]: _score(scores, m["name"]) for m in metrics if scores[m["name"]].notna().any()},
     }
 
 
@@ -108,16 +102,16 @@ def _score(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
     high: float | None = None
     if len(clusters) > 1:
         totals, counts = np.array([c.sum() for c in clusters]), np.array([len(c) for c in clusters])
-        _, low, high = bootstrap(lambda i: float(totals[i].sum() / counts[i].sum()), len(clusters), resamples=500)
+        _, low, high = bootstrap(lambda i: totals[i].sum(-1) / counts[i].sum(-1), len(clusters), resamples=500)
     return {"mean": short(values[metric].mean()), "low": short(low), "high": short(high), "n": len(values)}
 
 
 def _prompts(
-    told: Sequence[dict[str, Any]], samples: pd.DataFrame, metrics: list[dict[str, Any]]
+    records: Sequence[dict[str, Any]], samples: pd.DataFrame, metrics: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Every (prompt, seed), the worst by the first metric first, with the scores and traces of each method's sample."""
     found: dict[Key, dict[str, Any]] = {}
-    for record in told:
+    for record in records:
         for sample in record["samples"]:
             entry = found.setdefault((sample["prompt"], sample["seed"]), {"scores": {}, "samples": {}})
             entry["samples"][record["id"]] = _sample(sample)
@@ -154,7 +148,7 @@ def _sample(sample: dict[str, Any]) -> dict[str, Any]:
 
 def _unscored(notes: dict[str, str]) -> list[str]:
     """Why scores are missing, each reason once; that of a metric nobody computed here is no news to a video."""
-    return sorted({f"{title(name)}: {why}" for name, why in notes.items() if "identical" in why})
+    return sorted({f"{metric_of(name).words}: {why}" for name, why in notes.items() if "identical" in why})
 
 
 def _series(values: list[float | None] | None) -> list[float | None] | None:

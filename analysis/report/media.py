@@ -45,13 +45,13 @@ def difference(video: Path, reference: Path, frames: np.ndarray | None, target: 
     if target.exists() and _newer(target, video) and _newer(target, reference):
         return frames
     frames = iio.imread(reference, plugin="FFMPEG") if frames is None else frames
-    mine = iio.imread(video, plugin="FFMPEG")
-    if mine.shape != frames.shape:
-        raise ValueError(f"{video} is of shape {mine.shape}, its reference {frames.shape}")
+    frames_of_method = iio.imread(video, plugin="FFMPEG")
+    if frames_of_method.shape != frames.shape:
+        raise ValueError(f"{video} is of shape {frames_of_method.shape}, its reference {frames.shape}")
     write_whole(
         target,
         lambda path: iio.imwrite(
-            path, heat(mine, frames), fps=fps, plugin="FFMPEG", codec="libx264", pixelformat="yuv420p",
+            path, heat(frames_of_method, frames), fps=fps, plugin="FFMPEG", codec="libx264", pixelformat="yuv420p",
             macro_block_size=2, output_params=["-crf", "20", "-movflags", "+faststart"],
         ),
     )  # fmt: skip

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -16,17 +15,20 @@ from diffusers import ContextParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
-from ..config import RANDOM, Backbone, ConfigError, Recipe, Run
+from .. import devices
+from ..config import Backbone, ConfigError, Recipe, Run, check_choice
 from . import cogvideox, hunyuan, wan
+from .family import Family
 from .opensora import family as open_sora
-from .weights import source
+from .weights import are_random, config_of, source
 
-FAMILIES = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": open_sora}
+FAMILIES: dict[str, Family] = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": open_sora}
 
 _loaded: tuple[str, Any] | None = None
+calls: Counter[str] = Counter()  # of the pipeline still held, by recipe id: what it has been called with is warm
 
 
-def family(backbone: Backbone) -> Any:
+def family(backbone: Backbone) -> Family:
     """The module that knows this backbone's family. Raises ConfigError if there is none."""
     if backbone.family not in FAMILIES:
         raise ConfigError(f"unknown backbone family {backbone.family!r}; known: {', '.join(FAMILIES)}")
@@ -35,24 +37,26 @@ def family(backbone: Backbone) -> Any:
 
 def check(run: Run) -> None:
     """Raise ConfigError for what can be known wrong of a run's device, offload and attention before loading."""
-    device = resolve_device(run.device)
+    device = devices.resolve(run.device)
     if run.offload == "model" and device == "cpu":
         raise ConfigError("model.offload=model moves weights to a GPU and back: there is no CUDA device here")
-    known = [name.value for name in AttentionBackendName]
-    if (asked := run.recipe.numerics.attention) is not None and asked not in known:
-        raise ConfigError(f"model.numerics.attention must be one of {', '.join(known)}, not {asked!r}")
+    if (asked := run.recipe.numerics.attention) is not None:
+        check_choice("model.numerics.attention", asked, [name.value for name in AttentionBackendName])
 
 
 def load(recipe: Recipe, device: str, offload: str = "none") -> Any:
-    """The recipe's pipeline, loaded or the one still held: on `device`, or waiting for `placed` if offloaded."""
+    """The recipe's pipeline, loaded or the one still held: on `device` (as of a run), or waiting for `placed` if
+    offloaded. The memory of the one before is free by then."""
     global _loaded
+    device = devices.resolve(device)
+    devices.use(device)
     key = repr((recipe.backbone, recipe.numerics, recipe.sampling.flow_shift, device, offload))
     if _loaded is None or _loaded[0] != key:
-        _loaded = None  # free the old one before the new one comes
+        forget()
         for library in (diffusers, transformers):
             library.utils.logging.disable_progress_bar()  # of loading; a second of noise
         kind = family(recipe.backbone)
-        if recipe.backbone.source == RANDOM:
+        if are_random(recipe.backbone):
             pipe = kind.build(recipe, device if offload == "none" else "cpu")
         else:
             pipe = kind.load(source(recipe.backbone), recipe)
@@ -75,7 +79,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
     if recipe.numerics.vae_tiling:
         pipe.vae.enable_tiling()
     # diffusers remembers a backend for all models of the process, so it is set for each.
-    backend = recipe.numerics.attention or DIFFUSERS_ATTN_BACKEND
+    backend = attention_of(recipe)
     for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
         if transformer is not None and backend != attention_backend():
             transformer.set_attention_backend(backend)
@@ -84,7 +88,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
 
 
 def spread(transformer: Any, count: int) -> None:
-    """Share the transformer's tokens among so many processes (parallel.py); the shares may be uneven."""
+    """Share the transformer's tokens among so many processes (sampling/parallel.py); the shares may be uneven."""
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, ulysses_anything=True))
 
 
@@ -94,19 +98,40 @@ def placed(pipe: Any, offload: str, device: str) -> Iterator[None]:
     if offload != "model":
         yield
         return
-    pipe.enable_model_cpu_offload(device=resolve_device(device))
+    pipe.enable_model_cpu_offload(device=devices.resolve(device))
     try:
         yield
     finally:
         pipe.remove_all_hooks()
 
 
+def held() -> str | None:
+    """What names the pipeline still held; None if there is none."""
+    return None if _loaded is None else _loaded[0]
+
+
 def forget() -> None:
     """Let go of the pipeline still held."""
     global _loaded
     _loaded = None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    calls.clear()
+    devices.release()
+
+
+def after_call(pipe: Any) -> None:
+    """Let go of what a call leaves in its pipeline: the scheduler's outputs, the last timestep, and of a VAE that
+    failed in the middle of decoding what it kept of earlier frames."""
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    for name, value in vars(pipe).items():
+        if isinstance(value, torch.Tensor):
+            setattr(pipe, name, None)
+    if hasattr(pipe.vae, "clear_cache"):
+        pipe.vae.clear_cache()
+
+
+def attention_of(recipe: Recipe) -> str:
+    """The attention backend that the recipe will run with."""
+    return recipe.numerics.attention or DIFFUSERS_ATTN_BACKEND
 
 
 def attention_backend() -> str:
@@ -116,14 +141,4 @@ def attention_backend() -> str:
 
 def transformer_config(backbone: Backbone) -> dict[str, Any]:
     """The transformer's config, from its folder if the weights are here, else as the backbone declares it."""
-    path = Path(source(backbone)) / "transformer" / "config.json"
-    return json.loads(path.read_text()) if path.exists() else dict(backbone.transformer)
-
-
-def resolve_device(device: str) -> str:
-    """ "auto" to what there is. Raises ConfigError for CUDA asked for and not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={device} but no CUDA device is available; use device=cpu or device=auto")
-    return device
+    return config_of(backbone, "transformer")

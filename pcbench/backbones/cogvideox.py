@@ -9,13 +9,17 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
 from transformers import T5EncoderModel
 
-from methods.anatomy import anatomy_for
+from methods.engine.anatomy import anatomy_for
 
 from ..config import ConfigError, Recipe, Sampling
 from . import shared, weights
+from .family import HEAD
 
+PIPELINE = CogVideoXPipeline
 TRANSFORMER = CogVideoXTransformer3DModel
 ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": 2, "patch_size_t": None})
+NARROW = {**HEAD, "time_embed_dim": 8, "text_embed_dim": 8}
+BOUNDARY: float | None = None
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
 FRAMES = 8  # the VAE decodes latent frames in pairs after the first: 8 N + 1 frames
 TEXT_TOKENS = 226  # CogVideoXPipeline's default max_sequence_length
@@ -33,8 +37,8 @@ def load(source: str, recipe: Recipe) -> CogVideoXPipeline:
 def build(recipe: Recipe, device: str) -> CogVideoXPipeline:
     """The same architecture with random weights and no text encoder."""
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
-        transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
-        vae = weights.built(AutoencoderKLCogVideoX, {})
+        transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
+        vae = weights.built(AutoencoderKLCogVideoX, weights.config_of(recipe.backbone, "vae"))
     return CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler())
 
 
@@ -43,6 +47,11 @@ def scheduler() -> CogVideoXDDIMScheduler:
     return CogVideoXDDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
+
+
+def set_timesteps(scheduler: CogVideoXDDIMScheduler, sampling: Sampling) -> None:
+    """Set the scheduler's steps as the pipeline's call does."""
+    scheduler.set_timesteps(sampling.steps)
 
 
 def check(sampling: Sampling) -> None:

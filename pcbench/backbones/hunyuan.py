@@ -15,13 +15,17 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 
-from methods.anatomy import anatomy_for
+from methods.engine.anatomy import anatomy_for
 
 from ..config import Recipe, Sampling
 from . import shared, weights
+from .family import HEAD
 
+PIPELINE = HunyuanVideoPipeline
 TRANSFORMER = HunyuanVideoTransformer3DModel
 ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": 2, "patch_size_t": 1})
+NARROW = {**HEAD, "text_embed_dim": 8, "pooled_projection_dim": 8, "rope_axes_dim": (4, 6, 6)}
+BOUNDARY: float | None = None
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
 TEXT_TOKENS = 256  # HunyuanVideoPipeline's default max_sequence_length
 SHIFT = 7.0  # of the released pipeline's scheduler
@@ -61,8 +65,8 @@ def load(source: str, recipe: Recipe) -> HunyuanVideoPipeline:
 def build(recipe: Recipe, device: str) -> HunyuanVideoPipeline:
     """The same architecture with random weights and no text encoders."""
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
-        transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
-        vae = weights.built(AutoencoderKLHunyuanVideo, {})
+        transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
+        vae = weights.built(AutoencoderKLHunyuanVideo, weights.config_of(recipe.backbone, "vae"))
     pipe = HunyuanVideoPipeline(
         text_encoder=None,
         tokenizer=None,
@@ -79,6 +83,11 @@ def build(recipe: Recipe, device: str) -> HunyuanVideoPipeline:
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
     """As published with the released weights."""
     return FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+
+
+def set_timesteps(scheduler: FlowMatchEulerDiscreteScheduler, sampling: Sampling) -> None:
+    """Set the scheduler's steps as the pipeline's call does: by noise levels, down to the last but one."""
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, sampling.steps + 1)[:-1].tolist())
 
 
 def check(sampling: Sampling) -> None:

@@ -9,16 +9,20 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
-from methods.anatomy import anatomy_for
+from methods.engine.anatomy import anatomy_for
 
-from ..config import Recipe, Sampling
+from ..config import ConfigError, Recipe, Sampling
 from . import shared, weights
+from .family import HEAD
 
+PIPELINE = WanPipeline
 TRANSFORMER = WanTransformer3DModel
 ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": (1, 2, 2)})
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
+POSITIONS = 1024  # along each axis: rope_max_seq_len of WanTransformer3DModel
 TEXT_TOKENS = 512  # WanPipeline's default max_sequence_length
-BOUNDARY = 0.875  # share of the noise above which Wan2.2's first transformer works (its wan_t2v_A14B.py)
+NARROW = {**HEAD, "text_dim": 8, "freq_dim": 8, "ffn_dim": 16}
+BOUNDARY: float | None = 0.875  # share of the noise above which Wan2.2's first transformer works (its wan_t2v_A14B.py)
 TEXT_ENCODERS = (
     (
         UMT5EncoderModel,
@@ -42,10 +46,10 @@ def load(source: str, recipe: Recipe) -> WanPipeline:
 def build(recipe: Recipe, device: str) -> WanPipeline:
     """The same architecture with random weights and no text encoder."""
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
-        transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
-        two = weights.built(TRANSFORMER, recipe.backbone.transformer) if _is_two(recipe) else None
+        transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
+        two = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer")) if _is_two(recipe) else None
     with weights.at(device, torch.float32):
-        vae = weights.built(AutoencoderKLWan, {})
+        vae = weights.built(AutoencoderKLWan, weights.config_of(recipe.backbone, "vae"))
     pipe = WanPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -64,13 +68,21 @@ def scheduler() -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
 
 
+def set_timesteps(scheduler: UniPCMultistepScheduler, sampling: Sampling) -> None:
+    """Set the scheduler's steps as the pipeline's call does."""
+    scheduler.set_timesteps(sampling.steps)
+
+
 def _is_two(recipe: Recipe) -> bool:
     return "guidance_scale_2" in recipe.backbone.call
 
 
 def check(sampling: Sampling) -> None:
-    """Raise ConfigError for a size the pipeline would silently change."""
+    """Raise ConfigError for a size the pipeline would silently change, or the transformer has no positions for."""
     shared.check_size(sampling, SPATIAL * PATCH, TEMPORAL)
+    if max(sampling.height, sampling.width) > POSITIONS * SPATIAL * PATCH or latent_size(sampling)[0] > POSITIONS:
+        most = f"{(POSITIONS - 1) * TEMPORAL + 1} frames of {POSITIONS * SPATIAL * PATCH} pixels a side"
+        raise ConfigError(f"Wan has positions for {most}, not {sampling.frames}x{sampling.height}x{sampling.width}")
 
 
 def latent_size(sampling: Sampling) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +13,33 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 
 from ..config import RANDOM, Backbone, ConfigError, Download
 
-BUNDLED = Path(__file__).parent / "tiny" / "weights"
+BUNDLED = Path(__file__).parents[1] / "tiny" / "weights"
 INDEX = "model_index.json"  # every diffusers pipeline folder has one
 HUB_TIMEOUT = 5  # seconds to find out whether the hub answers
 
 
 def source(backbone: Backbone) -> str:
     """The folder or hub repository of the weights. Raises ConfigError for bundled weights that are not there."""
-    kind, _, name = backbone.source.partition(":")
+    kept = backbone.source.removeprefix(f"{RANDOM}:")  # random numbers in the architecture of a folder
+    kind, _, name = kept.partition(":")
     if kind != "bundled":
-        return backbone.source
+        return kept
     if not (BUNDLED / name / INDEX).exists():
         raise ConfigError(f"no bundled weights named {name!r} in {BUNDLED}")
     return str(BUNDLED / name)
+
+
+def are_random(backbone: Backbone) -> bool:
+    """Whether there is no checkpoint to load."""
+    return backbone.source.partition(":")[0] == RANDOM
+
+
+def config_of(backbone: Backbone, part: str) -> dict[str, Any]:
+    """The config of a part of the pipeline: its folder's if that is here, else as declared, {} being class defaults."""
+    path = Path(source(backbone)) / part / "config.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return dict(backbone.transformer) if part == "transformer" else {}
 
 
 def revision(backbone: Backbone) -> str | None:
@@ -35,30 +50,35 @@ def revision(backbone: Backbone) -> str | None:
 def require(backbone: Backbone, download: Download) -> None:
     """Raise ConfigError, in one line that says what to do, if the weights are neither here nor to be had."""
     place = Path(source(backbone))
-    if backbone.source == RANDOM or (place / INDEX).exists():
+    if backbone.source.startswith("bundled:") and not any((place / "transformer").glob("*.safetensors")):
+        raise ConfigError(
+            f"no weights for {backbone.name}: of the twins, pcbench's wheel has Wan's alone; install pcbench-twins"
+            " (in a clone: pip install pcbench/tiny/weights), or run in a clone, which has all"
+        )
+    if are_random(backbone) or (place / INDEX).exists():
         return
     if place.is_dir():
         raise ConfigError(f"{place} is no diffusers pipeline folder: it has no {INDEX}")
     if backbone.source.count("/") != 1 or place.is_absolute():
         raise ConfigError(f"model.backbone.source={backbone.source}: no such folder")
     if download.obtain is not None:
-        raise ConfigError(_what_to_do(backbone, download, "no folder that can be loaded"))
+        raise ConfigError(_what_to_do(backbone, download, "no pipeline folder"))
     if isinstance(try_to_load_from_cache(backbone.source, INDEX, revision=backbone.revision), str):
         return
     try:
         HfApi().model_info(backbone.source, revision=backbone.revision, timeout=HUB_TIMEOUT)
     except Exception as error:  # the hub's client raises its transport's errors, whichever that is
-        why = f"not in the hub's local cache, and the hub cannot be reached ({type(error).__name__})"
+        why = f"not here, and the hub not in reach ({type(error).__name__})"
         raise ConfigError(_what_to_do(backbone, download, why)) from error
 
 
 def _what_to_do(backbone: Backbone, download: Download, why: str) -> str:
     size = f" ({download.gigabytes:g} GB)" if download.gigabytes else ""
-    twin = f", or the trained miniature that comes with pcbench (model={download.twin})" if download.twin else ""
+    twin = f" or model={download.twin}" if download.twin else ""
+    how = download.obtain or "give a copy:"
     return (
-        f"no weights for {backbone.name}: {backbone.source}{size} is {why}."
-        f" {download.obtain or 'Give a local copy'} with model.backbone.source=FOLDER; or run the architecture with"
-        f" random weights, for latency alone (model.weights=random){twin}"
+        f"no weights for {backbone.name}: {backbone.source}{size} is {why};"
+        f" {how} model.backbone.source=FOLDER, or model.weights=random{twin}"
     )
 
 
@@ -68,7 +88,8 @@ def at(device: str, dtype: torch.dtype, seed: int = 0) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.random.fork_rng(), torch.device(device), torch.no_grad():
+        gpus = [torch.device(device).index or 0] if device.startswith("cuda") else []  # and no other one is touched
+        with torch.random.fork_rng(gpus), torch.device(device), torch.no_grad():
             torch.manual_seed(seed)
             yield
     finally:

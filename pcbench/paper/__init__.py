@@ -1,37 +1,30 @@
-"""The paper's published numbers (tables as CSV), and how many computed steps its MACs imply."""
+"""The paper's published numbers (tables as CSV), and which presets of conf/method/ are rows of its Table 1."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict
 from pathlib import Path
 
-from methods import Method, PreciseCacheConfig
-
 FOLDER = Path(__file__).parent
-# The presets of Table 1 (section 4.1).
-PRESETS = {
-    "base": PreciseCacheConfig(alpha=0.5),
-    "turbo": PreciseCacheConfig(alpha=0.7),
-    "flash": PreciseCacheConfig(alpha=0.7, block_cache_rate=0.4, block_cache_steps=3),
-}
 
 
 def table(name: str) -> list[dict[str, str]]:
-    """The rows of a published table: "table1" or "table3"."""
+    """The rows of a published table: "table1" or "table3".
+
+    Table 1's `presets` are the choices of conf/method/ that a row is: the first to the letter, then other readings.
+    """
     with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def preset_of(method: Method) -> str | None:
-    """The row of Table 1 that a method's settings are, whatever it compares a trial with; None if none."""
-    if not isinstance(method, PreciseCacheConfig):
-        return None
-    either = {"reference": "", "norm": ""}
-    return next((name for name, preset in PRESETS.items() if asdict(preset) | either == asdict(method) | either), None)
+def to_the_letter(row: dict[str, str]) -> str:
+    """The preset that a row of Table 1 is to the letter."""
+    return row["presets"].split()[0]
 
 
-def implied_share(model: str, method: str) -> float | None:
-    """MACs of a row of Table 1 as a share of its own uncached row; None if there is no such row."""
-    rows = {row["method"]: float(row["pmacs"]) for row in table("table1") if row["model"] == model}
-    return rows[method] / rows["none"] if method in rows else None
+def implied_share(model: str, preset: str) -> tuple[str, float] | None:
+    """The row of Table 1 that a preset is to the letter, and its MACs as a share of the model's uncached ones."""
+    rows = [row for row in table("table1") if row["model"] == model]
+    uncached = next((float(row["pmacs"]) for row in rows if row["method"] == "none"), 0.0)
+    named = (row for row in rows if to_the_letter(row) == preset)
+    return next(((row["method"], float(row["pmacs"]) / uncached) for row in named), None)

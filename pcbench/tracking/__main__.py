@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..messages import Parser
 from ..store import records
 from . import mode_of
 from .projection import Projection, first_line
@@ -35,7 +36,7 @@ def _when_closed(over: threading.Event) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Project results folders; exit code 2 with one line if that cannot be, and what went wrong in one line."""
-    parser = argparse.ArgumentParser(prog="python -m pcbench.tracking", description=__doc__)
+    parser = Parser(prog="python -m pcbench.tracking", description=__doc__)
     parser.add_argument("results", type=Path, nargs="+", help="folders with records/ in them")
     parser.add_argument("--mode", default="offline", help="offline or online; WANDB_MODE overrides it")
     parser.add_argument("--beside", action="store_true", help=argparse.SUPPRESS)  # a sweep; until stdin is closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 from ..store import Place
 
 VIDEOS = 4  # of each recipe
+ID = 55  # characters of an id before its hash
 NOT_NUMBERS = ("schema", "id", "reference", "recipe", "machine", "revision", "revisions", "samples", "observations")
 Rows = list[dict[str, Any]]
 
@@ -33,9 +35,11 @@ class Entry:
 
     @property
     def id(self) -> str:
-        """The same for the same recipe on the same machine in a results folder of the same name."""
+        """The same for the same recipe on the same machine in a results folder of the same name, whatever the name:
+        its letters and digits are shown, and the hash is of all of it. At most 64 characters, the ones W&B takes."""
         place = [self.group, self.config.get("machine", {}).get("name")]
-        return f"{self.name}-{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:8]}"
+        shown = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name)[:ID].strip("-.")
+        return f"{shown}-{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:8]}"
 
     @property
     def digest(self) -> str:
@@ -48,12 +52,20 @@ def of_record(results: Path, record: dict[str, Any]) -> Entry:
     """A recipe's run: the recipe is its config, the record's numbers its summary, its samples a table and videos."""
     backbone, method = record["recipe"]["backbone"]["name"], record["recipe"]["method"]["name"]
     place = Place(results, record["machine"]["name"], backbone, method, record["id"])
-    about = {name: record.get(name) for name in ("id", "reference", "machine", "revisions", "schema")}
+    identity = {name: record.get(name) for name in ("id", "reference", "machine", "revisions", "schema")}
+    videos = islice(place.videos(sums=False).items(), VIDEOS)
     return Entry(
         f"{method}-{record['id']}", results.resolve().name, "recipe", [backbone, method],
-        {**record["recipe"], **about}, numbers(record), [_sample(each) for each in record["samples"]],
-        [(path, f"{prompt} (seed {seed})") for (prompt, seed), path in islice(place.videos().items(), VIDEOS)],
+        {**record["recipe"], **identity}, numbers(record), [_sample(each) for each in record["samples"]],
+        [(path, f"{prompt} (seed {seed})") for (prompt, seed), path in videos],
     )  # fmt: skip
+
+
+def displayed(text: str, length: int = 128) -> str:
+    """A name, group or tag as W&B takes it: not empty, on one line, no longer than that."""
+    printable = "".join(c if c.isprintable() else " " for c in text)  # without halves of characters, too
+    shortened = " ".join(printable.split())
+    return (shortened if len(shortened) <= length else shortened[: length - 1] + "…") or "-"
 
 
 def of_sweep(results: Path, found: Sequence[dict[str, Any]]) -> Entry:
@@ -75,9 +87,9 @@ def of_sweep(results: Path, found: Sequence[dict[str, Any]]) -> Entry:
 
 def _settings(record: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
     """The fields of its method in which the records of that method differ."""
-    mine = record["recipe"]["method"]
-    peers = [each["recipe"]["method"] for each in found if each["recipe"]["method"]["name"] == mine["name"]]
-    return " ".join(f"{key}={value}" for key, value in mine.items() if any(p.get(key) != value for p in peers))
+    own = record["recipe"]["method"]
+    peers = [each["recipe"]["method"] for each in found if each["recipe"]["method"]["name"] == own["name"]]
+    return " ".join(f"{key}={value}" for key, value in own.items() if any(p.get(key) != value for p in peers))
 
 
 def numbers(record: dict[str, Any]) -> dict[str, Any]:

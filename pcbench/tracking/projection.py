@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store import read_json, records, write_json
-from .entries import Entry, of_record, of_sweep
+from .entries import Entry, displayed, of_record, of_sweep
 
 PROJECT = "pcbench"  # unless WANDB_PROJECT says otherwise
 INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 300.0  # seconds, online
@@ -32,8 +32,8 @@ class Projection:
         state = read_json(kept) or {}
         for entry in [*(of_record(results, record) for record in found), of_sweep(results, found)]:
             digest, known = entry.digest, state.get(entry.id, {})
-            there = known.get("mode") == "online" or (self.mode == "offline" and any(_offline(results, entry.id)))
-            if known.get("digest") == digest and there:
+            logged = known.get("mode") == "online" or (self.mode == "offline" and any(_offline(results, entry.id)))
+            if known.get("digest") == digest and logged:
                 continue
             self._send(results, entry)
             state[entry.id] = {"digest": digest, "mode": self.mode}
@@ -57,13 +57,14 @@ class Projection:
     def _write(self, results: Path, entry: Entry) -> None:
         wandb = self.wandb
         run = wandb.init(
-            id=entry.id, name=entry.name, group=entry.group, job_type=entry.job_type, tags=entry.tags,
+            id=entry.id, name=displayed(entry.name), group=displayed(entry.group), job_type=entry.job_type,
+            tags=[displayed(tag, 64) for tag in entry.tags],
             config=entry.config, allow_val_change=True, resume="allow", mode=self.mode, dir=str(results),
             project=os.environ.get("WANDB_PROJECT", PROJECT), settings=_settings_of(wandb),
         )  # fmt: skip
         columns = list(dict.fromkeys(name for row in entry.table for name in row))
         table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in entry.table])
-        media = {"videos": [wandb.Video(str(path), caption=words, format="mp4") for path, words in entry.videos]}
+        media = {"videos": [wandb.Video(str(path), caption=caption, format="mp4") for path, caption in entry.videos]}
         run.log({"records" if entry.job_type == "table" else "per_sample": table, **(media if entry.videos else {})})
         run.summary.update(entry.summary)
         run.finish()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import ConfigError
+from ..messages import Parser
 from . import build, environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 2, with one line, for what cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m pcbench.vbench", description="VBench's own interpreter.")
+    parser = Parser(prog="python -m pcbench.vbench", description="VBench's own interpreter.")
     commands = parser.add_subparsers(dest="command", required=True)
     setup = commands.add_parser("setup", help="build it (about 450 MB), or complete it")
     setup.add_argument("--full", action="store_true", help="with its own torch instead of this interpreter's")

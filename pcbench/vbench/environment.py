@@ -78,7 +78,7 @@ def status() -> list[tuple[str, str, list[str]]]:
     rows = []
     for name, dimension in DIMENSIONS.items():
         gone = lacking(dimension)
-        there = [w.path for w in dimension.weights if not any(w.path in line for line in gone)]
-        files = [f"has {weights_folder() / path}" for path in there] + gone
+        present = [w.path for w in dimension.weights if not any(w.path in line for line in gone)]
+        files = [f"has {weights_folder() / path}" for path in present] + gone
         rows.append((name, imports[name] or "ok", files))
     return rows

@@ -93,10 +93,10 @@ def _wait(process: subprocess.Popen[bytes], log: Path, timeout: float, progress:
             return process.wait(min(EVERY, left))
         except subprocess.TimeoutExpired:
             bars = _BAR.findall(log.read_text(encoding="utf-8", errors="replace")[-TAIL:])
-            words = "/".join(bars[-1]) if bars else ""
-            if words != last:
-                progress(words)
-            last = words
+            progress_bar = "/".join(bars[-1]) if bars else ""
+            if progress_bar != last:
+                progress(progress_bar)
+            last = progress_bar
     return None
 
 

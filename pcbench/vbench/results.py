@@ -10,8 +10,8 @@ from typing import Any
 from ..store import read_json
 from . import formula
 from .dimensions import DIMENSIONS
-from .jobs import STANDARD, Job
 from .process import WorkerError
+from .tasks import STANDARD, Task
 
 LEFT_OUT = "left out by definition: its object was not found"
 
@@ -21,14 +21,14 @@ def path_of(folder: Path, suite: str, dimension: str) -> Path:
     return folder / "vbench" / suite[:12] / f"{dimension}.json"
 
 
-def checked(job: Job, answer: dict[str, Any]) -> tuple[float, dict[str, float]]:
+def checked(task: Task, answer: dict[str, Any]) -> tuple[float, dict[str, float]]:
     """The score, and each sample's. Raises WorkerError for anything VBench says that is not a whole result."""
-    names = {video.name: video.sample for video in job.videos}
+    names = {video.name: video.sample for video in task.videos}
     values = {names.get(name, name): value for name, value in answer["videos"].items()}
     if stray := sorted(set(values) - set(names.values())):
         raise WorkerError(f"scored a video that is not the run's: {stray[0]}", "")
     without = [sample for sample in names.values() if sample not in values]
-    if without and not job.dimension.leaves_out:
+    if without and not task.dimension.leaves_out:
         raise WorkerError(
             f"VBench scored {len(values)} of {len(names)} videos and said nothing; the first without: {without[0]}", ""
         )
@@ -68,7 +68,7 @@ def _by_suite(folder: Path) -> list[dict[str, dict[str, Any]]]:
 
 
 def _suite(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    about = next(iter(results.values()))["suite"]
+    suite = next(iter(results.values()))["suite"]
     encoders = {result["encoder"] for result in results.values() if result["encoder"]}
     missing = {name: why for name in DIMENSIONS if (why := _short(name, results.get(name))) is not None}
     raw = {name: result["score"] for name, result in results.items() if name not in missing}
@@ -79,7 +79,7 @@ def _suite(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         except ValueError:  # what it lacks is in `missing`
             totals[name] = None
     return {
-        **about,
+        **suite,
         "encoder": "; ".join(sorted(encoders)) or None,
         "dimensions": {name: _dimension(name, result) for name, result in results.items()},
         **totals,

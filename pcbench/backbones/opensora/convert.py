@@ -125,8 +125,8 @@ def _filled(model: Any, weights: dict[str, torch.Tensor], unknown: list[str], fo
         "of another shape": [n for n, v in weights.items() if n in expected and v.shape != expected[n].shape],
     }
     if any(problems.values()):
-        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"{folder} is no checkpoint of Open-Sora 1.2 ({type(model).__name__}): weights {told}")
+        listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+        raise ValueError(f"{folder} is no checkpoint of Open-Sora 1.2 ({type(model).__name__}): weights {listed}")
     model.load_state_dict(weights)
     return model
 

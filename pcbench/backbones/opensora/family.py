@@ -10,18 +10,23 @@ import torch
 from diffusers.utils import is_bs4_available
 from transformers import T5EncoderModel
 
-from methods.anatomy import anatomy_for
+from methods.engine.anatomy import anatomy_for
 
 from ...config import ConfigError, Recipe, Sampling
 from .. import shared, weights
+from ..family import HEAD
+from . import scheduler as schedule
 from . import vae
 from .pipeline import OpenSoraPipeline
 from .scheduler import rectified_flow_scheduler as scheduler
 from .scheduler import timestep_shift
 from .transformer import STDiT3Transformer3DModel
 
+PIPELINE = OpenSoraPipeline
 TRANSFORMER = STDiT3Transformer3DModel
 ANATOMY = anatomy_for(TRANSFORMER, {"patch_size": (1, 2, 2)})
+NARROW = {**HEAD, "caption_channels": 8}
+BOUNDARY: float | None = None
 SPATIAL = 8  # pixels per latent cell
 TEXT_TOKENS = 300  # model_max_length of upstream's configs/opensora-v1-2/inference/sample.py
 TEXT_ENCODERS = ((T5EncoderModel, shared.t5_xxl, TEXT_TOKENS),)  # class, config, tokens
@@ -46,9 +51,14 @@ def load(source: str, recipe: Recipe) -> OpenSoraPipeline:
 def build(recipe: Recipe, device: str) -> OpenSoraPipeline:
     """The same architecture with random weights and no text encoder."""
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
-        transformer = weights.built(TRANSFORMER, recipe.backbone.transformer)
-        autoencoder = weights.built(vae.AutoencoderOpenSora, {})
+        transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
+        autoencoder = weights.built(vae.AutoencoderOpenSora, weights.config_of(recipe.backbone, "vae"))
     return OpenSoraPipeline(transformer=transformer, scheduler=scheduler(), vae=autoencoder)
+
+
+def set_timesteps(scheduler: Any, sampling: Sampling) -> None:
+    """Set the scheduler's steps as the pipeline's call does: shifted for the video's size."""
+    schedule.set_timesteps(scheduler, sampling.steps, sampling.height, sampling.width, sampling.frames)
 
 
 def check(sampling: Sampling) -> None:

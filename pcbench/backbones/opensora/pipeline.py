@@ -238,7 +238,7 @@ class OpenSoraPipeline(DiffusionPipeline):
 
     def _velocity(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor]) -> Any:
         """The guided velocity in float32; the transformer's other channels, a variance, are not used."""
-        copies = 2 if self.do_classifier_free_guidance else 1
+        copies = len(conditions["encoder_hidden_states"]) // len(latents)  # fixed, whatever becomes of the scale
         hidden = torch.cat([latents] * copies).to(self.transformer.dtype)
         prediction = self.transformer(
             hidden_states=hidden, timestep=timestep.expand(len(hidden)), **conditions, return_dict=False

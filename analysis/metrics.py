@@ -1,0 +1,62 @@
+"""What the metrics in records are called, and which direction is better, as the records themselves say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+RAW = "raw"
+# Of records from before they described their metrics, by the name without convention and version.
+OLDER: dict[str, dict[str, Any]] = {
+    "psnr": {"title": "PSNR", "unit": "dB", "digits": 2, "lower_is_better": False, "shown": True},
+    "ssim": {"title": "SSIM", "unit": "", "digits": 4, "lower_is_better": False, "shown": True},
+    "lpips": {"title": "LPIPS", "unit": "", "digits": 4, "lower_is_better": True, "shown": True},
+    "latent_psnr": {"title": "latent PSNR", "unit": "dB", "digits": 2, "lower_is_better": False, "shown": False},
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """name: with convention and version ("videosys.psnr@1"). shown: whether tables have a column for it."""
+
+    name: str
+    title: str
+    unit: str
+    digits: int
+    lower_is_better: bool
+    shown: bool
+
+    @property
+    def convention(self) -> str:
+        """Whose it is; "raw" is this project's own."""
+        return self.name.partition("@")[0].rpartition(".")[0] or RAW
+
+    @property
+    def kind(self) -> str:
+        """The name without convention and version: "psnr"."""
+        return self.name.partition("@")[0].rpartition(".")[2]
+
+    @property
+    def spec(self) -> str:
+        """How a value is written."""
+        return f".{self.digits}f"
+
+    @property
+    def heading(self) -> str:
+        """Of a table's column: "PSNR (dB) ↑"."""
+        return f"{self.title}{f' ({self.unit})' if self.unit else ''} {'↓' if self.lower_is_better else '↑'}"
+
+    @property
+    def words(self) -> str:
+        """As text has it: "PSNR, dB (videosys)"."""
+        text = f"{self.title}, {self.unit}" if self.unit else self.title
+        return text if self.convention == RAW else f"{text} ({self.convention})"
+
+
+def metric_of(name: str, records: Iterable[dict[str, Any]] = ()) -> Metric:
+    """A metric by its name, as the first of the records that describes it does."""
+    kind = name.partition("@")[0].rpartition(".")[2]
+    found = (record.get("fidelity", {}).get(name, {}) for record in records)
+    known = next((entry for entry in found if "title" in entry), OLDER.get(kind, OLDER["ssim"] | {"title": kind}))
+    return Metric(name, *(known[field] for field in OLDER["psnr"]))

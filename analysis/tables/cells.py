@@ -1,0 +1,227 @@
+"""What a column of a table says of a record: one function a column, from a row to a cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from ..load import EFFICIENCY, NO_CACHE, Bench
+from ..metrics import RAW, metric_of
+from ..render import Cell
+from ..stats import mean_interval, pareto_front
+
+PETA = 1e15
+NOT_TIMED = "latency was not measured (stages without latency)"
+IDENTICAL = "every video is identical to its reference, whose PSNR is infinite"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record of a bench, by its number in it; `convention` is whose fidelity."""
+
+    bench: Bench
+    number: int
+    convention: str = RAW
+
+    @cached_property
+    def record(self) -> pd.Series:
+        """Its row of `bench.records`."""
+        return self.bench.records.iloc[self.number]
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The record itself."""
+        return self.bench.raw[self.number]
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """Its rows of `bench.samples`."""
+        return self.bench.samples[self.bench.samples["id"] == self.record["id"]]
+
+    @property
+    def label(self) -> str:
+        """The method with the fields in which the bench's records of it differ."""
+        return str(self.record["label"])
+
+    @property
+    def preset(self) -> str | None:
+        """The choice in conf/method/ whose settings these are, all of them, as the record says; None where it does not:
+        of another setting, and of records from before they said it."""
+        return self.raw.get("preset")
+
+    @property
+    def uncached(self) -> bool:
+        """Whether this is the reference."""
+        return bool(self.record["method"] == NO_CACHE)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run ended in an error."""
+        return bool(self.record["status"] == "failed")
+
+    def field(self, name: str) -> Any:
+        """A field of the method's config; None if it has none of that name."""
+        return self.record["fields"].get(name)
+
+    def metric(self, kind: str) -> str | None:
+        """The newest version of "psnr", "ssim", "lpips", … in the bench that its samples were scored by, if any."""
+        prefix = "" if self.convention == RAW else f"{self.convention}."
+        return max((name for name in self.bench.samples if str(name).startswith(f"{prefix}{kind}@")), default=None)
+
+    def why(self, kind: str) -> str:
+        """Why the row has no score of a kind; empty for the reference, which is compared with nothing."""
+        if self.uncached:
+            return ""
+        if self.failed:
+            return "the run failed"
+        name = self.metric(kind)
+        notes = [sample.get("fidelity_notes", {}).get(name) for sample in self.raw["samples"]] if name else []
+        reasons = list(dict.fromkeys(note for note in notes if note))
+        if kind == "psnr" and reasons and all(note and "identical" in note for note in notes):
+            return IDENTICAL
+        return reasons[0] if reasons else f"{kind.upper()} was not scored"
+
+
+def steps_computed(row: Row) -> Cell:
+    """Steps at which the transformer ran, of all; means over videos."""
+    if not len(row.samples):
+        return Cell()
+    computed, steps = row.samples["computed"].mean(), row.samples["steps"].mean()
+    return Cell(text=f"{computed:.3g}/{steps:.3g}")
+
+
+def macs(row: Row) -> Cell:
+    """PMACs a video, with an interval over prompts."""
+    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
+    return Cell(*found, spec=".3g")
+
+
+def macs_ratio(row: Row) -> Cell:
+    """MACs of the uncached video over the mean of the row's, with an interval over prompts."""
+    return Cell(*_macs_ratio(row), unit="×")
+
+
+def latency(row: Row) -> Cell:
+    """Seconds of the denoising loop of one prompt: median, and range of the timed calls."""
+    return _timed(row, "denoise_seconds", "")
+
+
+def uncached_latency(row: Row) -> Cell:
+    """The same of the uncached calls timed in turn with it."""
+    return _timed(row, "reference_denoise_seconds", "")
+
+
+def speedup(row: Row) -> Cell:
+    """The overall speedup (`load_records`), with the MACs' interval over prompts times the timed calls' range."""
+    value, low, high = (a * b for a, b in zip(_macs_ratio(row), _times(row, EFFICIENCY), strict=True))
+    return _timed(row, "overall_speedup", "×") if math.isnan(value) else Cell(value, low, high, unit="×")
+
+
+def efficiency(row: Row) -> Cell:
+    """The timed call's speedup over its own MACs' ratio: 1 where a reused step costs no time."""
+    return _timed(row, EFFICIENCY, "")
+
+
+def _macs_ratio(row: Row) -> tuple[float, float, float]:
+    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
+    reference = row.record["macs_reference_peta_per_video"]
+    return reference / found.value, reference / found.high, reference / found.low
+
+
+def _timed(row: Row, name: str, unit: str) -> Cell:
+    return Cell(*_times(row, name), unit=unit, why="the run failed" if row.failed else NOT_TIMED)
+
+
+def _times(row: Row, name: str) -> tuple[float, float, float]:
+    """Median, least and most of the timed calls."""
+    return row.record[f"{name}_median"], row.record[f"{name}_min"], row.record[f"{name}_max"]
+
+
+def vbench(row: Row) -> Cell:
+    """VBench's Total in %, where the official protocol is complete."""
+    suites = row.raw.get("vbench") or []
+    total = next((suite["total"] for suite in suites if suite.get("total") is not None), None)
+    if total is not None:
+        return Cell(100 * total, unit="%")
+    if suites:
+        missing = suites[0]["missing"]
+        return Cell(why=f"VBench's protocol is incomplete: {missing[0]}, and {len(missing) - 1} more")
+    return Cell(why="VBench was not scored (score.vbench)")
+
+
+def score_of(kind: str) -> Callable[[Row], Cell]:
+    """The cell of a metric by the kind of it ("psnr"): the mean over videos, with an interval over prompts."""
+
+    def score(row: Row) -> Cell:
+        name = row.metric(kind)
+        if name is None:
+            return Cell(why=row.why(kind))
+        found = mean_interval(row.samples[name], row.samples["prompt"])
+        return Cell(*found, spec=metric_of(name, row.bench.raw).spec, why=row.why(kind))
+
+    return score
+
+
+def lowest(row: Row) -> Cell:
+    """The PSNR of the worst video."""
+    name = row.metric("psnr")
+    return Cell(None if name is None else row.samples[name].min(), why=row.why("psnr"))
+
+
+def on_front(row: Row) -> Cell:
+    """Whether no record of the bench has as few MACs and as high a PSNR, and is better in one."""
+    name, bench = row.metric("psnr"), row.bench
+    if name is None:
+        return Cell()
+    means = bench.samples.groupby("id")[["macs", name]].mean().reindex(bench.records["id"])
+    front = pareto_front(-means["macs"].to_numpy(float), means[name].to_numpy(float))
+    return Cell(text="●") if front[row.number] else Cell()
+
+
+def count(row: Row) -> Cell:
+    """Videos."""
+    return Cell(len(row.samples), spec="d")
+
+
+def model(row: Row) -> Cell:
+    """The backbone's name."""
+    return Cell(text=row.bench.model)
+
+
+def machine(row: Row) -> Cell:
+    """The machine's name."""
+    return Cell(text=row.bench.machine)
+
+
+@dataclass(frozen=True)
+class Column:
+    """heading: what a reader sees. cell: what it says of a row."""
+
+    heading: str
+    cell: Callable[[Row], Cell]
+
+
+COLUMNS = {
+    "steps": Column("steps computed", steps_computed),
+    "macs": Column("MACs (P) ↓", macs),
+    "macs_ratio": Column("MACs ÷ ↑", macs_ratio),
+    "speedup": Column("Speedup ↑", speedup),
+    "latency": Column("Latency (s) ↓", latency),
+    "efficiency": Column("efficiency", efficiency),
+    "vbench": Column("VBench ↑", vbench),
+    "lpips": Column("LPIPS ↓", score_of("lpips")),
+    "ssim": Column("SSIM ↑", score_of("ssim")),
+    "psnr": Column("PSNR (dB) ↑", score_of("psnr")),
+    "worst": Column("worst", lowest),
+    "front": Column("Pareto", on_front),
+    "count": Column("n", count),
+    "uncached_latency": Column("uncached (s)", uncached_latency),
+    "cached_latency": Column("+ PreciseCache (s)", latency),
+    "model": Column("model", model),
+    "machine": Column("machine", machine),
+}

@@ -1,0 +1,93 @@
+"""One choice at a time: the quality that a setting gains or loses against the usual choices, at equal MACs.
+
+A choice moves the steps computed and the quality at once, so that its quality says nothing by itself. It is compared
+with the line through several settings of the usual choices (PreciseCache at several α), where the line costs as much.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..load import Bench
+from ..pareto import METRICS, SPECS, Curve, curves, resampled
+from ..render import Block, Cell, Table
+from ..stats import Interval, at_speedup, interval
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A curve of one setting, beside the curve of several settings that differs from it in least.
+
+    changed: what it does otherwise: "norm l2". usual: the other curve's name. speedup: by MACs. scores, gains: by
+    metric; a gain is the score minus the other curve's at that speedup, on the same prompts, NaN where that has no
+    settings around it. Of all, 95 % intervals over prompts.
+    """
+
+    changed: str
+    usual: str
+    speedup: Interval
+    scores: dict[str, Interval]
+    gains: dict[str, Interval]
+
+
+def choices(found: dict[str, Curve], prompts: int) -> list[Choice]:
+    """Of `pareto.curves`, each that has one setting beside one of the same method that has several; by name."""
+    lines = [curve for curve in found.values() if len(curve.labels) > 1]
+    made = []
+    for curve in found.values():
+        usual = [line for line in lines if line.fields["name"] == curve.fields["name"]]
+        if len(curve.labels) == 1 and usual:
+            made.append(_choice(curve, min(usual, key=lambda line: _apart(curve, line)), prompts))
+    return sorted(made, key=lambda choice: (choice.usual, choice.changed))
+
+
+def _changed(curve: Curve, usual: Curve) -> dict[str, Any]:
+    return {name: value for name, value in curve.fields.items() if value != usual.fields[name]}
+
+
+def _apart(curve: Curve, usual: Curve) -> tuple[int, float]:
+    """How many choices differ; then, of numbers, by how much: another cache rate is nearer to some than to none."""
+    changed = _changed(curve, usual)
+    numbers = [abs(value - usual.fields[name]) for name, value in changed.items() if isinstance(value, int | float)]
+    return len(changed), sum(numbers)
+
+
+def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
+    scores, gains = {}, {}
+    for metric in METRICS:
+        speeds, values = (each[:, 0] for each in resampled(curve, metric, False, prompts))  # speeds are of any metric
+        scores[metric] = interval(values[0], values[1:])
+        apart = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
+        gains[metric] = interval(apart[0], apart[1:])
+    changed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _changed(curve, usual).items())
+    return Choice(changed, usual.name, interval(speeds[0], speeds[1:]), scores, gains)
+
+
+def tables(name: str, benches: Sequence[Bench]) -> list[Table]:
+    """The choices of every bench, a block for each curve that they are compared with; no table without any."""
+    blocks = []
+    for bench in benches:
+        with contextlib.suppress(ValueError):  # no prompt in common
+            found, prompts = curves(bench)
+            made = choices(found, prompts)
+            for usual in dict.fromkeys(choice.usual for choice in made):
+                of_usual = [choice for choice in made if choice.usual == usual]
+                heading = f"{bench.heading}: beside {usual} at {len(found[usual].labels)} settings, {prompts} prompts"
+                blocks.append(Block(heading, [_row(choice) for choice in of_usual]))
+    heads = [head for title in METRICS.values() for head in (f"{title} ↑", f"{title}, gained")]
+    notes = [
+        "Gained: the score minus that of the usual choices at equal MACs, prompt by prompt, on straight lines between "
+        "their settings; – where no two of them lie on either side. Brackets: 95 % bootstrap intervals over prompts.",
+    ]
+    table = Table(f"{name}-choices", f"{name}: one choice at a time", ("choice", "MACs ÷ ↑", *heads), blocks, notes)
+    return [table] if blocks else []
+
+
+def _row(choice: Choice) -> list[Cell]:
+    row = [Cell(text=choice.changed), Cell(*choice.speedup, unit="×")]
+    for metric, spec in SPECS.items():
+        row += [Cell(*choice.scores[metric], spec=spec), Cell(*choice.gains[metric], spec=f"+{spec}")]
+    return row

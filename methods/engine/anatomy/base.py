@@ -1,0 +1,206 @@
+"""What a transformer family may differ in, with what most have in common."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from torch import nn
+
+from ...frequency import downsample
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block, where it sits, and the paths of its parts by kind: "self", "temporal", "cross", "mlp".
+
+    gates: of a part whose output passes through a module of its own before it is added, that module's path.
+    """
+
+    path: str
+    module: nn.Module
+    parts: dict[str, tuple[str, ...]]
+    gates: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metadata(self) -> TransformerBlockMetadata:
+        """diffusers' own description of the block's arguments and results."""
+        return TransformerBlockRegistry.get(type(self.module))
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """How to read and shrink one family's transformer call. Subclasses override what differs.
+
+    config: the transformer's, where arguments of a trial depend on it.
+    """
+
+    family: str
+    patch: Size
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    # Cache-context names under which pipelines call the unconditional branch.
+    UNCONDITIONAL: ClassVar = ("uncond", "pred_uncond")
+    # Arguments that change from step to step; all others belong to the branch.
+    PER_STEP: ClassVar = ("hidden_states", "timestep")
+    # Both guidance branches in one call: which part of the batch is the unconditional one.
+    BATCHED: ClassVar[str | None] = None  # None, "uncond_first" or "cond_first"
+    # ModuleLists of blocks, in order of execution, and the parts of a block of each, by kind.
+    BLOCKS: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}  # read only
+    # Where a block's gate is a module: by the name of the part that it gates.
+    GATES: ClassVar[Mapping[str, str]] = {}
+
+    def bind(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """A forward call's arguments by name, however they were passed."""
+        signature = inspect.signature(type(module).forward)
+        return dict(list(signature.bind(module, *args, **kwargs).arguments.items())[1:])
+
+    def latent_size(self, inputs: Mapping[str, Any]) -> Size:
+        """(T, H, W) of the latent in a call's arguments."""
+        frames, height, width = inputs["hidden_states"].shape[-3:]
+        return frames, height, width
+
+    def as_video(self, latent: torch.Tensor) -> torch.Tensor:
+        """A latent or a prediction in this family's layout as (B, C, T, H, W)."""
+        return latent
+
+    def used(self, prediction: torch.Tensor) -> torch.Tensor:
+        """The part of a prediction that the pipeline samples with."""
+        return prediction
+
+    def as_prediction(self, latent: torch.Tensor) -> torch.Tensor:
+        """The noisy latent in a call's hidden states, in the shape of a prediction.
+
+        Image to video concatenates a mask and the image's latent behind it, which no residual is taken of (EasyCache's
+        own code looks at the raw input before that, easycache_generate.py:476).
+        """
+        return latent[:, : self.channels]
+
+    @property
+    def channels(self) -> int | None:
+        """Of a prediction."""
+        return self.config.get("out_channels") or self.config.get("in_channels")
+
+    def conditioned(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether frames of a call's latent differ in kind: image to video, or one timestep per token."""
+        extra = (self.config.get("in_channels") or 0) > (self.channels or 0)
+        return extra or bool(self.config.get("image_condition_type")) or inputs["timestep"].ndim > 1
+
+    def timestep(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> int:
+        """A call's timestep as schedules by timestep look at it; of one per token the largest."""
+        return int(inputs["timestep"].max())
+
+    def resize(self, latent: torch.Tensor, size: Size, mode: str, conditioned: bool = False) -> torch.Tensor:
+        """A latent or a prediction, in this family's layout, at another (T, H, W).
+
+        Of a `conditioned` call frames are picked and not mixed, evenly from the first to the last: those with an image
+        of the user's stay what they are, and so do their masks and timesteps.
+        """
+        return self.resize_video(latent, size, mode, conditioned)
+
+    def resize_video(self, video: torch.Tensor, size: Size, mode: str, conditioned: bool = False) -> torch.Tensor:
+        """The same for (B, C, T, H, W)."""
+        return downsample(pick_frames(video, size[0], self.patch[0]) if conditioned else video, size, mode)
+
+    def trial_size(self, size: Size, factor: Size) -> Size:
+        """The legal latent size nearest below `size / factor`: time rounded up, height and width to whole patches.
+
+        Raises ValueError if a factor leaves less than one patch.
+        """
+        smaller = []
+        for axis, n, by, patch in zip("THW", size, factor, self.patch, strict=True):
+            if by < 1 or n // (by * patch) < 1:
+                raise ValueError(
+                    f"downsample factor {tuple(factor)} is too large for a latent of {tuple(size)} (T, H, W): "
+                    f"axis {axis} allows 1 to {n // patch}"
+                )
+            smaller.append(-(-n // by) if patch == 1 else n // (by * patch) * patch)
+        frames, height, width = smaller
+        return frames, height, width
+
+    def trial_inputs(self, inputs: Mapping[str, Any], size: Size, mode: str) -> dict[str, Any]:
+        """The same call on a latent resized to `size`."""
+        small = self.resize(inputs["hidden_states"], size, mode, self.conditioned(inputs))
+        return {**inputs, "hidden_states": small}
+
+    def at_step(self, remembered: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+        """A branch's call as it will be at this step, from its last call and another branch's current one."""
+        return {**remembered, **{name: current[name] for name in self.PER_STEP if name in current}}
+
+    def batch(self, inputs: Mapping[str, Any]) -> int:
+        """Batch size of a call."""
+        return inputs["hidden_states"].shape[0]
+
+    def part_of_batch(self, inputs: Mapping[str, Any], first: bool) -> dict[str, Any]:
+        """One half of a call whose batch holds both guidance branches."""
+        whole = self.batch(inputs)
+
+        def half(value: Any) -> Any:
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == whole:
+                return value.chunk(2)[0 if first else 1]
+            return value
+
+        return {name: half(value) for name, value in inputs.items()}
+
+    def is_unconditional(self, branch: str) -> bool:
+        """Whether a pipeline means the unconditional branch by this cache-context name."""
+        return branch in self.UNCONDITIONAL
+
+    def guided(
+        self, predictions: Mapping[str, torch.Tensor], scale: float, batched: bool | None = None
+    ) -> torch.Tensor:
+        """Classifier-free guidance over the branches of one step; the only branch if there is one.
+
+        batched: whether a prediction holds both branches; None is as the family does at this scale.
+        Raises ValueError for branches that are not one conditional and one unconditional.
+        """
+        if len(predictions) > 2:
+            raise ValueError(f"how to combine the guidance branches {', '.join(predictions)} is not known")
+        unconditional = next((value for name, value in predictions.items() if self.is_unconditional(name)), None)
+        conditional = next(value for name, value in predictions.items() if not self.is_unconditional(name))
+        if self.BATCHED and (scale > 1 if batched is None else batched):
+            halves = conditional.chunk(2)
+            unconditional, conditional = halves if self.BATCHED == "uncond_first" else halves[::-1]
+        if unconditional is None:
+            return conditional
+        return unconditional + scale * (conditional - unconditional)
+
+    def blocks(self, transformer: nn.Module) -> list[Block]:
+        """The transformer's blocks in order of execution."""
+        found = []
+        for name, parts in self.BLOCKS.items():
+            for index, module in enumerate(getattr(transformer, name)):
+                path = f"{name}.{index}"
+                inside = {kind: tuple(f"{path}.{each}" for each in names) for kind, names in parts.items()}
+                gates = {f"{path}.{part}": f"{path}.{gate}" for part, gate in self.GATES.items()}
+                found.append(Block(path, module, inside, gates))
+        return found
+
+    def timestep_embedding(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+        """The embedding of a call's timestep (no prompt in it), and the paths of the modules that made it."""
+        raise NotImplementedError(f"{self.family} has no timestep embedding of its own")
+
+    def first_modulated(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+        """Tokens (B, N, width) after the first block's modulated norm, and the paths of the modules that made them."""
+        raise NotImplementedError(f"{self.family}: the first block's modulated input is not known")
+
+    def token_grid(self, size: Size) -> Size:
+        """(T, H, W) in tokens of a latent."""
+        frames, height, width = (n // p for n, p in zip(size, self.patch, strict=True))
+        return frames, height, width
+
+
+def pick_frames(video: torch.Tensor, frames: int, patch: int = 1) -> torch.Tensor:
+    """Of (B, C, T, H, W) the whole temporal patches that make so many frames, evenly from the first to the last."""
+    have, want = video.shape[2] // patch, frames // patch
+    if have == want:
+        return video
+    picks = [(2 * i * (have - 1) + want - 1) // (2 * (want - 1)) for i in range(want)] if want > 1 else [0]
+    index = [pick * patch + inside for pick in picks for inside in range(patch)]
+    return video[:, :, index]

@@ -1,0 +1,53 @@
+"""Wan2.1 and Wan2.2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from ..offload import onload
+from .base import Anatomy, Size, pick_frames
+
+
+class WanAnatomy(Anatomy):
+    """Wan2.1 and 2.2: two calls a step, conditional first; positions follow from the latent's shape.
+
+    What it lets see is in float32 whatever the weights are, as in Wan's own code, which methods were published on.
+    """
+
+    BLOCKS: ClassVar = {"blocks": {"self": ("attn1",), "cross": ("attn2",), "mlp": ("ffn",)}}
+
+    def trial_inputs(self, inputs: Mapping[str, Any], size: Size, mode: str) -> dict[str, Any]:
+        trial = super().trial_inputs(inputs, size, mode)
+        timestep = inputs["timestep"]
+        if timestep.ndim == 2:  # Wan2.2-TI2V: one timestep per token
+            full, small = (self.token_grid(each) for each in (self.latent_size(inputs), size))
+            grid = pick_frames(timestep.reshape(-1, 1, *full).float(), small[0])
+            trial["timestep"] = F.interpolate(grid, small, mode="nearest-exact").flatten(1).to(timestep.dtype)
+        return trial
+
+    def timestep_embedding(
+        self, transformer: Any, inputs: Mapping[str, Any], projected: bool = False
+    ) -> tuple[torch.Tensor, list[str]]:
+        """Wan's `e` (B, width), or with `projected` its `e0` (B, 6·width)."""
+        embedder, path = transformer.condition_embedder, "condition_embedder"
+        onload(transformer, f"{path}.time_embedder", f"{path}.time_proj")
+        timestep = embedder.timesteps_proj(inputs["timestep"].flatten())
+        dtype = next(embedder.time_embedder.parameters()).dtype
+        e = embedder.time_embedder(timestep.to(dtype)).float()
+        if not projected:
+            return e, [f"{path}.time_embedder"]
+        weight, bias = (each.float() for each in (embedder.time_proj.weight, embedder.time_proj.bias))
+        return F.linear(embedder.act_fn(e), weight, bias), [f"{path}.time_embedder", f"{path}.time_proj"]
+
+    def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+        onload(transformer, "patch_embedding", "blocks.0.norm1")
+        tokens = transformer.patch_embedding(inputs["hidden_states"]).flatten(2).transpose(1, 2)
+        projection, paths = self.timestep_embedding(transformer, inputs, projected=True)
+        block = transformer.blocks[0]
+        modulation = (block.scale_shift_table + projection.unflatten(1, (6, -1))).chunk(6, dim=1)[:2]
+        shift, scale = (each.reshape(len(tokens), -1, tokens.shape[-1]) for each in modulation)
+        return block.norm1(tokens.float()) * (1 + scale) + shift, ["patch_embedding", *paths]

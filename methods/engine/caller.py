@@ -1,0 +1,121 @@
+"""Which pipeline is calling a transformer: several may share one, and only the calling one knows guidance and steps."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
+from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
+
+MARK = "__cached_call__"
+TRANSFORMERS = ("transformer", "transformer_2")  # where a pipeline keeps them
+
+
+def transformers_of(pipe: Any) -> dict[str, Any]:
+    """A pipeline's transformers by name, those wrapped by `torch.compile` unwrapped."""
+    found = {name: getattr(pipe, name, None) for name in TRANSFORMERS}
+    plain = {name: each._orig_mod if isinstance(each, OptimizedModule) else each for name, each in found.items()}
+    return {name: module for name, module in plain.items() if module is not None}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One running pipeline call. pipe: None in a loop of the user's own. call: what its stack frame is marked with."""
+
+    pipe: Any
+    call: Any
+    thread: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Caller:
+        """The innermost pipeline call on this thread's stack whose pipeline holds `module`."""
+        pipe = call = None
+        for names in _calls(sys._getframe(1)):
+            candidate = names["self"]
+            if candidate is pipe:  # a subclass's __call__ around its parent's: one call
+                call = names.setdefault(MARK, object())
+            elif any(each is module for each in transformers_of(candidate).values()):
+                if pipe is not None:
+                    break
+                pipe, call = candidate, names.setdefault(MARK, object())
+        return cls(pipe, call, threading.get_ident())
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the pipeline call is still on its thread's stack; of a user's own loop it cannot be known."""
+        if self.call is None:
+            return False
+        return any(names.get(MARK) is self.call for names in _calls(sys._current_frames().get(self.thread)))
+
+
+def _calls(frame: FrameType | None) -> Iterator[Any]:
+    """The variables of each `__call__` of an object around a stack frame, innermost first.
+
+    Names that the function itself does not have may be added, and last as long as the frame: the identity of a call.
+    """
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
+            names = frame.f_locals
+            if "self" in names:
+                yield names
+        frame = frame.f_back
+
+
+class Turn:
+    """Whose turn it is: one pipeline call at a time on what a method is attached to, since its caches belong to one."""
+
+    def __init__(self) -> None:
+        self._caller: Caller | None = None
+        self._inside = threading.RLock()  # held while the transformer runs
+
+    @contextmanager
+    def of(self, caller: Caller) -> Iterator[None]:
+        """Run the transformer for a call inside. Raises RuntimeError while another call is running."""
+        if not self._inside.acquire(blocking=False):
+            raise RuntimeError(_refusal(self._caller, caller))
+        try:
+            if self._caller not in (None, caller) and self._caller.is_running:
+                raise RuntimeError(_refusal(self._caller, caller))
+            self._caller = caller
+            yield
+        finally:
+            self._inside.release()
+
+    def end(self, thread: int) -> bool:
+        """The call has ended; False if it is another thread's that is running."""
+        if self._caller is not None and self._caller.thread != thread and self._caller.is_running:
+            return False
+        self._caller = None
+        return True
+
+
+def _refusal(running: Caller | None, caller: Caller) -> str:
+    name = "another loop" if running is None or running.pipe is None else type(running.pipe).__name__
+    where = "inside that call" if running is not None and running.thread == caller.thread else "by another thread"
+    return (
+        f"{name} is in the middle of a call on this transformer, which has a caching method attached: it cannot be"
+        f" called {where} before that ends; give each its own transformer"
+    )
+
+
+class Contexts(StateManager):
+    """The cache context that diffusers announces, apart for each thread: one thread's does not tell another's step."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+        super().__init__(BaseState)
+
+    @property  # type: ignore[override]
+    def _context(self) -> CacheContext | None:
+        return getattr(self._of_thread, "context", None)
+
+    @_context.setter
+    def _context(self, context: CacheContext | None) -> None:
+        self._of_thread.context = context

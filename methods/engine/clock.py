@@ -1,0 +1,263 @@
+"""Where a pipeline call is: which call, which step of it, which guidance branch, at which noise level.
+
+Some pipelines say so themselves, in diffusers' `cache_context`. What they leave out is read off their scheduler:
+
+- `set_timesteps` makes a new `timesteps` tensor for every pipeline call, a call after one that failed included;
+- most pipelines hand the transformer a view of one entry of that tensor, and the view's offset says which one, whether
+  or not a noise level is visited twice, and without waiting for the device;
+- `step_index` grows with every step the scheduler takes.
+
+Timesteps are compared by value only where none of these tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.hooks.hooks import CacheContext
+
+# What calls without a cache context are taken for, in order: as in all diffusers pipelines of the supported families.
+BRANCHES = ("cond", "uncond")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of one transformer call before it runs.
+
+    name: of its guidance branch; step: its index, if the pipeline announces one; schedule: the scheduler's timesteps;
+    place: where in them the call's timestep lies, if it is a view of them; taken: steps the scheduler has taken.
+    """
+
+    context: CacheContext | None
+    timestep: torch.Tensor
+    schedule: torch.Tensor | None
+    place: int | None
+    taken: int | None
+
+    @property
+    def step(self) -> int | None:
+        return None if self.context is None else self.context.step_index
+
+    @property
+    def name(self) -> str | None:
+        return None if self.context is None else self.context.name
+
+
+@dataclass
+class Clock:
+    """Tells the calls of a pipeline's transformers apart. One for all transformers of a pipeline.
+
+    pipe: the pipeline that is calling, at first the one that the method was applied to. guidance: overrides its own
+        scale, for pipelines that keep theirs to themselves.
+    index: of the current step, counted over the whole pipeline call. seen: its guidance branches called so far.
+    """
+
+    pipe: Any
+    guidance: float | None = None
+    index: int = -1
+    seen: list[str] = field(default_factory=list)
+    _last: Reading | None = None
+    _schedule: torch.Tensor | None = None  # the latest call's
+    _start: int = 0  # of the latest call in its schedule: above 0 for a strength below 1
+    _timesteps: list[float] = field(default_factory=list)  # of the schedule; empty if the call is not along it
+    _levels: list[float] | None = None  # of the same
+    _scales: tuple[Any, Any] = (None, None)  # guidance at the start of the call, of each transformer
+    _guided: bool = False  # the pipeline said in this call that it calls the unconditional branch
+
+    def __post_init__(self) -> None:
+        self._owner = self.pipe
+
+    def look_at(self, pipe: Any) -> None:
+        """Another pipeline that shares the transformer is calling; None is the one that the method was applied to.
+
+        Raises ValueError if it was told the guidance of that one.
+        """
+        pipe = self._owner if pipe is None else pipe
+        if self.guidance is not None and pipe is not self._owner:
+            raise ValueError(
+                f"apply(…, guidance_scale={self.guidance:g}) was said of another {type(self._owner).__name__} than the"
+                f" {type(pipe).__name__} that is calling: apply the method to the one that is called"
+            )
+        self.pipe = pipe
+
+    def forget(self) -> None:
+        """The pipeline call is over; the next transformer call begins another."""
+        self.index, self.seen, self._last, self._timesteps, self._levels = -1, [], None, [], None
+
+    def read(self, context: CacheContext | None, inputs: Mapping[str, Any]) -> Reading:
+        """A transformer call's place, from its cache context (None: there is none) and its arguments."""
+        scheduler, timestep = getattr(self.pipe, "scheduler", None), inputs["timestep"]
+        schedule = getattr(scheduler, "timesteps", None)
+        taken = getattr(scheduler, "step_index", getattr(scheduler, "counter", None))
+        place = None if schedule is None else _offset(timestep, schedule)
+        return Reading(context, timestep, schedule, place, taken)
+
+    def begins_call(self, now: Reading) -> bool:
+        """Whether this is the first transformer call of a pipeline call, that before finished or not."""
+        last = self._last
+        if last is None or now.schedule is not last.schedule:
+            return True
+        for here, before in ((now.step, last.step), (now.place, last.place)):
+            if here is not None and before is not None:
+                return here < before or (here == before and now.name in self.seen)
+        if now.taken != last.taken:
+            return now.taken is None or (last.taken is not None and now.taken < last.taken)
+        return now.timestep is not last.timestep and bool(now.timestep.max() > last.timestep.max())
+
+    def begins_step(self, now: Reading) -> bool:
+        """Whether this is the first transformer call of a step, in a call that has begun."""
+        last = self._last
+        if last is None or now.name in self.seen:
+            return True
+        for here, before in ((now.step, last.step), (now.place, last.place)):
+            if here is not None and before is not None:
+                return here != before
+        if now.taken != last.taken:
+            return True
+        return now.timestep is not last.timestep and not torch.equal(now.timestep, last.timestep)
+
+    def start_call(self, now: Reading) -> None:
+        """Take the call's schedule and guidance down."""
+        self.forget()
+        again = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
+        self._schedule, self._guided = now.schedule, self._says_guided() is True
+        self._scales = getattr(self.pipe, "_guidance_scale", None), getattr(self.pipe, "_guidance_scale_2", None)
+        if now.schedule is None:
+            return
+        if now.place is None:
+            entries, announced = len(now.schedule), self._announced_steps(now)
+            self._start = max(entries - (entries if announced is None else announced), 0)
+            if not _equals(now.timestep, now.schedule[self._start + (now.step or 0) :][:1]):
+                return  # not a call along this schedule
+        elif now.step is not None:
+            self._start = max(now.place - now.step, 0)
+        elif not again:
+            self._start = now.place
+        self._timesteps, self._levels = now.schedule.tolist(), noise_levels(self.pipe.scheduler)
+
+    def start_step(self, now: Reading) -> int:
+        """The index of the step that begins."""
+        self.seen = []
+        self._guided |= self._says_guided() is True
+        if now.step is not None:
+            self.index = now.step
+        elif now.place is not None and self._levels is not None:
+            self.index = now.place - self._start
+        else:
+            self.index += 1
+        return self.index
+
+    def branch(self, now: Reading) -> str:
+        """The name of the guidance branch that is called. Raises ValueError for a third one without a name."""
+        if now.name is None and len(self.seen) == len(BRANCHES):
+            raise ValueError(
+                f"the transformer is called {len(BRANCHES) + 1} times at one timestep, and the pipeline does not say"
+                ' what for: name each guidance branch, with transformer.cache_context("cond") and ("uncond")'
+            )
+        name = BRANCHES[len(self.seen)] if now.name is None else now.name
+        self.seen.append(name)
+        self._last = now
+        return name
+
+    def _announced_steps(self, now: Reading) -> int | None:
+        if now.context is not None and now.context.num_inference_steps is not None:
+            return now.context.num_inference_steps
+        return getattr(self.pipe, "_num_timesteps", None)
+
+    def num_steps(self, now: Reading) -> int | None:
+        """How many steps this pipeline call will take: fewer than asked for with a strength below 1, more with a solver
+        that visits noise levels twice. None if nobody says."""
+        announced = self._announced_steps(now)
+        if self._levels is None:
+            return announced
+        left = len(self._levels) - self._start
+        return left if announced is None else min(announced, left)
+
+    def sigma(self, context: CacheContext | None, index: int) -> float | None:
+        """The noise level at a step of this call, from 0 (clean) to 1 (noise), see `noise_levels`. None if not known.
+
+        A pipeline's own word counts only where its scheduler does not contradict it: what some schedulers call sigma
+        goes up to thousands.
+        """
+        place, own = self._start + index, None if context is None else context.sigma
+        level = None if self._levels is None or not 0 <= place < len(self._levels) else self._levels[place]
+        if own is None or level is None:
+            return level if own is None else own
+        return own if abs(own - level) < 2e-3 else level
+
+    def timestep(self, index: int) -> float | None:
+        """The timestep at a step of this call, without asking the device. None if not known."""
+        place = self._start + index
+        return self._timesteps[place] if 0 <= place < len(self._timesteps) else None
+
+    def guidance_scale(self, second: bool = False) -> float:
+        """The classifier-free guidance scale that the pipeline combines its branches with.
+
+        Pipelines that call the branches apart fix it at the start of a call; Wan2.2's second transformer may have its
+        own. Raises ValueError where it is not known.
+        """
+        first, other = self._scales
+        return self._scale_or(other if second and other is not None else first)
+
+    def guidance_now(self) -> float:
+        """The scale at this moment, for pipelines that look at it anew at every step (CogVideoX's dynamic guidance)."""
+        return self._scale_or(None)
+
+    def _scale_or(self, value: float | None) -> float:
+        if self.guidance is not None:
+            return self.guidance
+        value = getattr(self.pipe, "guidance_scale", None) if value is None else value
+        if value is None or any(kind.__name__.startswith("Hunyuan") for kind in type(self.pipe).__mro__):
+            raise ValueError(
+                f"{type(self.pipe).__name__} does not tell its scale of classifier-free guidance (true_cfg_scale): give"
+                " it to apply(…, guidance_scale=…), or look at the conditional branch alone (guidance=cond)"
+            )
+        return float(value)
+
+    def unguided(self) -> bool:
+        """Whether the pipeline says that it will no longer call the unconditional branch, as it said it would."""
+        return self._guided and self._says_guided() is False
+
+    def _says_guided(self) -> Any:
+        return getattr(self.pipe, "do_classifier_free_guidance", None)
+
+
+def noise_levels(scheduler: Any) -> list[float] | None:
+    """The noise level of every entry of `scheduler.timesteps`, in one unit for all schedulers; None if there is none.
+
+    It is the timestep as a share of the training steps, from 0 (clean) to 1 (noise). For flow matching that is sigma,
+    which is taken itself, for some schedulers round their timesteps. The sigmas of other schedulers are another unit
+    (noise over signal, up to thousands) and not looked at.
+    """
+    timesteps, train = scheduler.timesteps, getattr(scheduler.config, "num_train_timesteps", None)
+    if not train or timesteps.ndim != 1:
+        return None
+    shares = [timestep / train for timestep in timesteps.tolist()]
+    sigmas = getattr(scheduler, "sigmas", None)
+    if isinstance(sigmas, torch.Tensor) and len(sigmas) >= len(shares):
+        exact = sigmas[: len(shares)].tolist()
+        if all(abs(sigma - share) <= 1.001 / train for sigma, share in zip(exact, shares, strict=True)):
+            return exact
+    return shares
+
+
+def _offset(timestep: torch.Tensor, schedule: torch.Tensor) -> int | None:
+    """Which entry of the schedule a timestep is a view of; None if it is none."""
+    if timestep.device.type == "meta" or timestep.dtype != schedule.dtype or schedule.ndim != 1:
+        return None
+    if timestep.untyped_storage().data_ptr() != schedule.untyped_storage().data_ptr():
+        return None
+    if any(size > 1 and stride for size, stride in zip(timestep.shape, timestep.stride(), strict=True)):
+        return None
+    place = timestep.storage_offset() - schedule.storage_offset()
+    return place // schedule.stride(0) if 0 <= place < len(schedule) * schedule.stride(0) else None
+
+
+def _equals(timestep: torch.Tensor, entry: torch.Tensor) -> bool:
+    """Whether a call's timestep, one per token or rounded to another precision, is this entry of the schedule."""
+    if timestep.device.type == "meta" or not len(entry):
+        return False
+    return bool(timestep.max() == entry.to(timestep.device, timestep.dtype).max())

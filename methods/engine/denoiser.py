@@ -1,0 +1,190 @@
+"""What a rule may see of a running pipeline call, and what it may do: run the transformer, a part of it, or a trial."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .anatomy import Anatomy, Block, Size
+from .clock import Clock
+from .trace import Call, Step
+
+
+@dataclass(slots=True)
+class Branch:
+    """One guidance branch of one call: its latest arguments, those of the step before, the prediction last used."""
+
+    name: str
+    inputs: dict[str, Any]
+    last_inputs: dict[str, Any] | None = None
+    prediction: torch.Tensor | None = None
+
+
+@dataclass
+class Denoiser:
+    """A transformer in the middle of a pipeline call.
+
+    index: of the current step, counted from 0 in this call; `step.index` is its place in the pipeline's schedule, the
+        same unless the pipeline says otherwise.
+    must_compute: the step is protected (`Cache.protects`).
+    switched: at this step another transformer has taken over (Wan2.2).
+    reused: set by the rule when it answers for the transformer from the cache.
+    """
+
+    anatomy: Anatomy
+    transformer: Any
+    forward: Callable[..., Any]
+    clock: Clock
+    num_steps: int | None
+    index: int = -1
+    must_compute: bool = True
+    switched: bool = False
+    reused: bool = False
+    branches: dict[str, Branch] = field(default_factory=dict)
+    branch: Branch = field(default_factory=lambda: Branch("", {}))
+    step: Step = field(default_factory=lambda: Step(-1))
+    call: Call | None = None  # the one running, if it is one whose modules the rule visits
+    blocks: list[Block] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.blocks = self.anatomy.blocks(self.transformer)
+
+    def begin_step(self, inputs: dict[str, Any]) -> None:
+        """Move every branch on to a step, whose first call has these arguments."""
+        self.switched = False
+        for branch in self.branches.values():
+            branch.last_inputs = branch.inputs
+            branch.inputs = self.anatomy.at_step(branch.inputs, inputs)
+
+    def change_transformer(self, anatomy: Anatomy, transformer: Any, forward: Callable[..., Any]) -> None:
+        """Another transformer of the pipeline takes over."""
+        self.anatomy, self.transformer, self.forward, self.switched = anatomy, transformer, forward, True
+        self.blocks = anatomy.blocks(transformer)
+
+    def guidance_scale(self) -> float:
+        """The scale that the pipeline combines this step's branches with. Raises ValueError where it is not known."""
+        if self.anatomy.BATCHED is not None:
+            return self.clock.guidance_now()
+        return self.clock.guidance_scale(second=self.transformer is getattr(self.clock.pipe, "transformer_2", None))
+
+    @property
+    def latent_size(self) -> Size:
+        """(T, H, W) of the full-size latent."""
+        return self.anatomy.latent_size(next(iter(self.branches.values())).inputs)
+
+    def block_of(self, call: ModuleCall) -> Block | None:
+        """The block that a module's call is the call of; None for a part of one."""
+        return next((block for block in self.blocks if block.path == call.path), None)
+
+    def timestep(self) -> int:
+        """This step's timestep as schedules by timestep look at it; the device is asked where the host cannot know."""
+        known = self._known_timestep(self.step.index)
+        return self.anatomy.timestep(self.transformer, self.branch.inputs) if known is None else known
+
+    def next_timestep(self) -> int | None:
+        """The same of the step to come; None if it is not known."""
+        return self._known_timestep(self.step.index + 1)
+
+    def _known_timestep(self, index: int) -> int | None:
+        inputs, known = self.branch.inputs, self.clock.timestep(index)
+        if known is None:
+            return None
+        known_inputs = {**inputs, "timestep": torch.tensor([known], dtype=inputs["timestep"].dtype)}
+        return self.anatomy.timestep(self.transformer, known_inputs)
+
+    @property
+    def is_last_step(self) -> bool:
+        """Whether no step follows, as far as is known."""
+        return self.num_steps is not None and self.step.index + 1 >= self.num_steps
+
+    def run(self, inputs: dict[str, Any] | None = None) -> torch.Tensor:
+        """The prediction for the current branch (or for changed `inputs`), its modules visited and counted."""
+        inputs = self.branch.inputs if inputs is None else inputs
+        self.call = Call(self.anatomy.latent_size(inputs), self.anatomy.batch(inputs))
+        self.step.calls.append(self.call)
+        try:
+            return _sample(self.forward(**inputs))
+        finally:
+            self.call = None
+
+    def look(self, view: Callable[..., tuple[torch.Tensor, list[str]]], **options: Any) -> torch.Tensor:
+        """What a method of the anatomy sees in the current branch (an embedding, say), its modules counted."""
+        seen, paths = view(self.transformer, self.branch.inputs, **options)
+        inputs, anatomy = self.branch.inputs, self.anatomy
+        only = dict.fromkeys(paths, 1)
+        self.step.calls.append(Call(anatomy.latent_size(inputs), anatomy.batch(inputs), only=only))
+        return seen
+
+    def trial(self, size: Size, mode: str, guidance: str = "guided", previous: bool = False) -> torch.Tensor:
+        """The prediction (B, C, *size) for this step's latent resized to `size`; for the step before if `previous`.
+
+        `guidance` is "guided" (all branches, combined as the pipeline will) or "cond" (the conditional branch alone).
+        No module is visited, nothing is cached or counted but the trial itself.
+        """
+        predictions = {}
+        for name, branch in self.branches.items():
+            if guidance == "cond" and self.anatomy.is_unconditional(name):
+                continue
+            inputs = branch.last_inputs if previous else branch.inputs
+            if inputs is None:
+                continue
+            if guidance == "cond" and self.batched:
+                inputs = self.anatomy.part_of_batch(inputs, first=self.anatomy.BATCHED == "cond_first")
+            trial = self.anatomy.trial_inputs(inputs, size, mode)
+            predictions[name] = _sample(self.forward(**trial))
+            self.step.calls.append(Call(size, self.anatomy.batch(trial), trial=True))
+        return self._guide(predictions, guidance)
+
+    def cached(self, size: Size, mode: str, guidance: str = "guided") -> torch.Tensor:
+        """The prediction last used (B, C, *size), resized to `size`."""
+        predictions = {
+            name: self.anatomy.resize(branch.prediction, size, mode, self.anatomy.conditioned(branch.inputs))
+            for name, branch in self.branches.items()
+            if branch.prediction is not None and (guidance == "guided" or not self.anatomy.is_unconditional(name))
+        }
+        if guidance == "cond" and self.batched:
+            half = 0 if self.anatomy.BATCHED == "cond_first" else 1
+            predictions = {name: prediction.chunk(2)[half] for name, prediction in predictions.items()}
+        return self._guide(predictions, guidance)
+
+    @functools.cached_property
+    def batched(self) -> bool:
+        """Whether a call holds both guidance branches: fixed at the start, whatever becomes of the scale."""
+        return self.anatomy.BATCHED is not None and self.clock.guidance_scale() > 1
+
+    def _guide(self, predictions: dict[str, torch.Tensor], guidance: str) -> torch.Tensor:
+        if guidance == "cond" or (len(predictions) == 1 and not self.batched):
+            (prediction,) = predictions.values()
+        else:
+            prediction = self.anatomy.guided(predictions, self.guidance_scale(), self.batched)
+        return self.anatomy.as_video(prediction)
+
+
+@dataclass
+class ModuleCall:
+    """One call of a module that the method asked to visit."""
+
+    path: str
+    original: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    ran: bool = False
+
+    def run(self) -> Any:
+        """What the module itself answers."""
+        self.ran = True
+        return self.original(*self.args, **self.kwargs)
+
+    @property
+    def pattern(self) -> str:
+        """The path with indices as "*": modules of one pattern are alike and cost the same."""
+        return re.sub(r"\.\d+(?=\.|$)", ".*", self.path)
+
+
+def _sample(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample

@@ -1,0 +1,210 @@
+"""What a caching method is: a config (plain data) that makes one `Rule` for each pipeline call.
+
+Three kinds. A *control* changes nothing but the schedule (`Method`). A *step-wise* method decides once a step whether
+the transformer computes at all, and a reuse strategy (reuse.py) says what is answered when it does not
+(`StepwiseCache`). A *module-wise* method computes every step and answers some modules' calls from its memory (`Cache`,
+`Rule.visit`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+
+from .anatomy import Anatomy, Size
+from .denoiser import Denoiser, ModuleCall
+from .numbers import check_plain
+from .reuse import STRATEGIES, Reuse, StackResidual, strategy
+from .trace import Step
+
+
+class Rule:
+    """One method at work in one pipeline call, on one transformer. Dropped at the end of the call."""
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        """The prediction for the current guidance branch at the current step, computed or not."""
+        return denoiser.run()
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        """Answer the call of a module that the method asked for: run it with `call.run()`, or do not."""
+        return call.run()
+
+    def forget_branch(self, name: str) -> None:
+        """A guidance branch is no longer called; should it come back, what is kept of it is out of date."""
+
+    def change_transformer(self) -> None:
+        """Another transformer takes over in mid-call (Wan2.2); what is kept of the modules of the first is not its own.
+
+        Counts, sums, thresholds and whole predictions carry over: they are of the same denoising.
+        """
+
+
+@dataclass(kw_only=True)
+class Method(ABC):
+    """Base of every method's config: plain data, checked when made, shared by any number of calls."""
+
+    NAME: ClassVar[str]
+    VERSION: ClassVar[int] = 1  # raised when the same fields come to mean other pixels
+    EXPECTS_REUSE: ClassVar[bool] = True  # a call without any reuse deserves a warning
+    # For the contract tests, which every method gets for free: settings under which it never reuses anything (None:
+    # there are none), and under which it does within a dozen steps on random weights.
+    INERT: ClassVar[dict[str, Any] | None] = None
+    EAGER: ClassVar[dict[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        """Every field's numbers are finite. A method's own checks come after this one: `super().__post_init__()`."""
+        for each in fields(self):
+            check_plain(each.name, getattr(self, each.name))
+
+    def rule(self) -> Rule:
+        """A fresh rule for one pipeline call."""
+        return Rule()
+
+    def for_backbone(self, anatomy: Anatomy) -> Method:
+        """This config with everything filled in that depends on the backbone (coefficients, say).
+
+        Done before a recipe gets its id, since what is filled in decides pixels. Raises ValueError if the method does
+        not work on this family, NotCalibratedError if it could after a calibration.
+        """
+        return self
+
+    def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+        """Paths of the modules whose calls the rule wants to visit."""
+        return []
+
+    def patch(self, pipe: Any) -> Callable[[], None]:
+        """Change the pipeline beyond the transformer's hooks; returns the undo."""
+        return lambda: None
+
+    @property
+    def needs_noise_level(self) -> bool:
+        """Whether the method looks at `step.sigma`; a pipeline that does not tell it is refused."""
+        return False
+
+    def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:  # noqa: B027
+        """Do once what the method computes on features (B, tokens, width), if anything, beside the transformer: the
+        plan of memory does it on tensors without content and counts the bytes."""
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:  # noqa: B027
+        """Raise ValueError if the method cannot work on latents of (T, H, W) or in so many steps (None: not known)."""
+
+    def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:  # noqa: B027
+        """Raise ValueError, at the first step of a call, if the method cannot work in it or was undone in `pipe`."""
+
+
+@dataclass(kw_only=True)
+class Cache(Method):
+    """A method that reuses something, with the protection common to all: steps that are computed whatever it thinks.
+
+    protect_first: steps computed in full at the start; below 1, a share of all steps. Each method's default is what
+        it was published with; set it alike on all methods to compare them under equal protection.
+    protect_last: steps computed in full at the end.
+
+    Both count over the whole pipeline call, also where two transformers take turns.
+    """
+
+    protect_first: float = 1
+    protect_last: int = 0
+
+    # What is kept are whole predictions, which mean the same whichever transformer of a pipeline made them. If not, the
+    # first step of a transformer that takes over in mid-call is computed.
+    KEEPS_PREDICTIONS: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protect_first < 0 or self.protect_last < 0:
+            raise ValueError("protect_first and protect_last must be at least 0")
+        if self.protect_first >= 1 and self.protect_first % 1:
+            raise ValueError(f"protect_first must be a whole number or a share below 1, not {self.protect_first}")
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        if num_steps is None and (self.protect_last or 0 < self.protect_first < 1):
+            raise ValueError(
+                f"{self.NAME}: this pipeline does not say how many steps there will be, so the last ones cannot be"
+                " protected; set protect_last=0 and protect_first to a number of steps"
+            )
+
+    def protects(self, denoiser: Denoiser) -> bool:
+        """Whether the current step must be computed."""
+        first = self.protect_first if self.protect_first >= 1 else int(self.protect_first * (denoiser.num_steps or 0))
+        last = self.protect_last and denoiser.step.index >= (denoiser.num_steps or 0) - self.protect_last
+        return denoiser.index < first or bool(last) or (denoiser.switched and not self.KEEPS_PREDICTIONS)
+
+
+@dataclass(kw_only=True)
+class StepwiseCache(Cache):
+    """A method that decides step by step; what it answers with is a choice of its own (reuse.py).
+
+    reuse: "prediction" (the last computed one), "residual" (prediction minus input), "taylorseer" (Taylor expansion in
+        steps, of `taylor_order`), "extrapolate" (a line in sigma through the last two, damped), "stack" (the block
+        stack's residual: embeddings and head run again).
+    damping: d of "extrapolate": 0 is "prediction", 1 the whole line.
+    taylor_order: of "taylorseer".
+    """
+
+    reuse: str = "prediction"
+    damping: float = 1.0
+    taylor_order: int = 1
+
+    KEEPS_PREDICTIONS: ClassVar[bool] = True
+    DECIDES_PER_BRANCH: ClassVar[bool] = False  # each guidance branch for itself, as some methods were published
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reuse not in STRATEGIES:
+            raise ValueError(f"reuse must be one of {', '.join(STRATEGIES)}, not {self.reuse!r}")
+        if self.taylor_order < 0:
+            raise ValueError(f"taylor_order must be at least 0, not {self.taylor_order}")
+
+    @property
+    def needs_noise_level(self) -> bool:
+        return self.reuse == "extrapolate"
+
+    @abstractmethod
+    def rule(self) -> StepwiseRule:
+        """A fresh rule for one pipeline call."""
+
+    def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+        return [block.path for block in anatomy.blocks(transformer)] if self.reuse == "stack" else []
+
+
+class StepwiseRule(Rule):
+    """Decides whether to compute, once a step or once a branch, and answers with the config's reuse strategy."""
+
+    def __init__(self, config: StepwiseCache) -> None:
+        self.config = config
+        self.reuse: Reuse = strategy(config.reuse, damping=config.damping, order=config.taylor_order)
+        self._decided: Step | None = None
+        self._compute = True
+
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        """Whether to compute; fills in the step's row. Must say yes where `denoiser.must_compute`."""
+        raise NotImplementedError
+
+    def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        """Look at what the current branch computed."""
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        if self._decided is not denoiser.step or self.config.DECIDES_PER_BRANCH:
+            self._decided, self._compute = denoiser.step, True  # stays so if the rule raises
+            self._compute = self.decide(denoiser, denoiser.step)
+        if not self._compute and self.reuse.ready(denoiser):
+            denoiser.reused = True
+            return self.reuse.predict(denoiser)
+        prediction = denoiser.run()
+        self.reuse.store(denoiser, prediction)
+        self.observe(denoiser, prediction)
+        return prediction
+
+    def forget_branch(self, name: str) -> None:
+        self.reuse.forget_branch(name)
+
+    def change_transformer(self) -> None:
+        self.reuse.change_transformer()
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        return self.reuse.visit(denoiser, call) if isinstance(self.reuse, StackResidual) else call.run()

@@ -1,0 +1,219 @@
+"""What a reused step is answered with: five strategies, usable with every step-wise decision.
+
+The paper's Table 4 compares the first three and finds little difference; "extrapolate" is ours. All but "stack" stand
+for the whole transformer, so a reused step costs nothing. Each keeps, per guidance branch, what it needs of computed
+steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from .denoiser import Denoiser, ModuleCall
+
+SAME_LEVEL = 1 / 2000  # of the noise, as `clock.noise_levels` has it
+
+
+class Reuse(Protocol):
+    """The memory of one pipeline call."""
+
+    def ready(self, denoiser: Denoiser) -> bool:
+        """Whether the current branch has been stored once."""
+        ...
+
+    def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        """Remember what the current branch computed at this step."""
+        ...
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        """Answer for the current branch at this step."""
+        ...
+
+    def forget_branch(self, name: str) -> None:
+        """Drop what is kept of a branch."""
+        ...
+
+    def change_transformer(self) -> None:
+        """Another transformer takes over: keep whole predictions, but no differences between the two."""
+        ...
+
+
+@dataclass
+class _PerBranch:
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def ready(self, denoiser: Denoiser) -> bool:
+        return denoiser.branch.name in self.memory
+
+    def forget_branch(self, name: str) -> None:
+        self.memory.pop(name, None)
+
+    def change_transformer(self) -> None:
+        """A prediction, or what it adds to its input, is of the same denoising whichever transformer made it."""
+
+
+class Prediction(_PerBranch):
+    """F_i = F_a: the last computed prediction (section 4.3)."""
+
+    def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        self.memory[denoiser.branch.name] = prediction
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        return self.memory[denoiser.branch.name]
+
+
+class Residual(_PerBranch):
+    """F_i = Z_i + (F_a - Z_a): the residual R = F - Z is kept (Table 4; EasyCache's own)."""
+
+    def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        latent = denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"])
+        if latent.shape != prediction.shape:
+            raise ValueError(
+                f"reuse=residual needs a prediction of the latent's shape, not {tuple(prediction.shape)} for"
+                f" {tuple(latent.shape)}"
+            )
+        self.memory[denoiser.branch.name] = prediction - latent
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        latent = denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"])
+        return latent + self.memory[denoiser.branch.name]
+
+
+@dataclass
+class TaylorSeer(_PerBranch):
+    """Taylor expansion in steps from finite differences of computed predictions (Liu et al., TaylorSeer, eq. 5)."""
+
+    order: int = 1
+
+    def change_transformer(self) -> None:
+        self.memory = {name: (None, factors[:1]) for name, (_, factors) in self.memory.items()}
+
+    def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        index, (before, old) = denoiser.index, self.memory.get(denoiser.branch.name, (None, []))
+        factors = [prediction]
+        for k in range(min(self.order, len(old)) if before is not None else 0):
+            factors.append((factors[k] - old[k]) / (index - before))
+        self.memory[denoiser.branch.name] = index, factors
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        computed, factors = self.memory[denoiser.branch.name]
+        ahead = denoiser.index - (computed or 0)
+        return sum(factor * (ahead**k / math.factorial(k)) for k, factor in enumerate(factors[1:], 1)) + factors[0]
+
+
+@dataclass
+class Extrapolate(_PerBranch):
+    """F_i = F_a + d (F_a - F_b) (s_i - s_a) / (s_a - s_b): a damped line in sigma through two computed steps.
+
+    A level that is visited twice (by Heun's and other solvers of second order), or one within half a training step of
+    it, takes the place of the first visit: no line goes through one point.
+    """
+
+    damping: float = 1.0
+
+    def change_transformer(self) -> None:
+        self.memory = {name: [(None, prediction)] for name, (*_, (_, prediction)) in self.memory.items()}
+
+    def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        sigma, before = _known(denoiser.step.sigma), self.memory.get(denoiser.branch.name, [])
+        last = [each for each in before if each[0] is not None and abs(each[0] - sigma) > SAME_LEVEL][-1:]
+        self.memory[denoiser.branch.name] = [*last, (sigma, prediction)]
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        *before, (sigma_a, a) = self.memory[denoiser.branch.name]
+        if not before:
+            return a
+        sigma_b, b = before[0]
+        along = self.damping * (_known(denoiser.step.sigma) - sigma_a) / (sigma_a - sigma_b)
+        return a + along * (a - b)
+
+
+def _known(sigma: float | None) -> float:
+    if sigma is None:
+        raise ValueError("reuse=extrapolate needs the noise level of each step, which this pipeline does not give")
+    return sigma
+
+
+class StackResidual(_PerBranch):
+    """What the block stack added to its input is added again; embeddings and head run (TeaCache and its family).
+
+    With two streams only the video's residual is kept: the heads of the supported families read nothing else.
+    """
+
+    _running: torch.Tensor | None = None  # input of the stack that is computing
+
+    def change_transformer(self) -> None:
+        self.memory = {}
+
+    def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
+        """Nothing: the residual was taken at the last block."""
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        return denoiser.run()
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        first, last = denoiser.blocks[0], denoiser.blocks[-1]
+        block = denoiser.block_of(call)
+        assert block is not None
+        hidden = hidden_of(block, call)
+        if denoiser.reused:
+            residual = self.memory[denoiser.branch.name] if call.path == first.path else None
+            return replaced(block, call, hidden if residual is None else hidden + residual)
+        if call.path == first.path:
+            self._running = hidden
+        output = call.run()
+        if call.path == last.path:
+            assert self._running is not None
+            self.memory[denoiser.branch.name] = video_of(block, output) - self._running
+            self._running = None
+        return output
+
+
+def hidden_of(block: Any, call: ModuleCall) -> torch.Tensor:
+    """The video tokens a block was called with."""
+    metadata = block.metadata
+    return metadata._get_parameter_from_args_kwargs(metadata.hidden_states_argument_name, call.args, call.kwargs)
+
+
+def text_of(block: Any, call: ModuleCall) -> torch.Tensor:
+    """The text tokens a block was called with."""
+    metadata = block.metadata
+    return metadata._get_parameter_from_args_kwargs(
+        metadata.encoder_hidden_states_argument_name, call.args, call.kwargs
+    )
+
+
+def video_of(block: Any, output: Any) -> torch.Tensor:
+    """The video tokens in what a block returned."""
+    return output[block.metadata.return_hidden_states_index] if isinstance(output, tuple) else output
+
+
+def replaced(block: Any, call: ModuleCall, hidden: torch.Tensor, text: torch.Tensor | None = None) -> Any:
+    """What a block would return with these tokens; its text stream passes through unless given."""
+    metadata = block.metadata
+    if metadata.return_encoder_hidden_states_index is None:
+        return hidden
+    answer: list[Any] = [None, None]
+    answer[metadata.return_hidden_states_index] = hidden
+    answer[metadata.return_encoder_hidden_states_index] = text_of(block, call) if text is None else text
+    return tuple(answer)
+
+
+STRATEGIES = ("prediction", "residual", "taylorseer", "extrapolate", "stack")
+
+
+def strategy(name: str, damping: float, order: int) -> Reuse:
+    """A fresh memory for one pipeline call."""
+    makers: dict[str, Callable[[], Reuse]] = {
+        "prediction": Prediction,
+        "residual": Residual,
+        "taylorseer": lambda: TaylorSeer(order=order),
+        "extrapolate": lambda: Extrapolate(damping=damping),
+        "stack": StackResidual,
+    }
+    return makers[name]()

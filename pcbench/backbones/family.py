@@ -1,0 +1,83 @@
+"""What a module about a family of backbones has: all in which families differ, for the harness.
+
+What methods must know of a transformer's inside is in methods/engine/anatomy/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from methods.engine.anatomy import Anatomy
+
+from ..config import Recipe, Sampling
+
+# What makes any transformer narrow: of a family's NARROW.
+HEAD = {"num_attention_heads": 1, "attention_head_dim": 16}
+
+
+class Family(Protocol):
+    """A module of this shape, one a family; `FAMILIES` has them by name."""
+
+    @property
+    def PIPELINE(self) -> Any:  # noqa: N802
+        """The pipeline's class, of diffusers or ours in its style."""
+
+    @property
+    def TRANSFORMER(self) -> Any:  # noqa: N802
+        """The transformer's class."""
+
+    @property
+    def ANATOMY(self) -> Anatomy:  # noqa: N802
+        """Of a transformer with the family's usual patches."""
+
+    @property
+    def TEXT_ENCODERS(self) -> Sequence[tuple[Any, Callable[[], Any], int]]:  # noqa: N802
+        """Class, config and tokens of each, of the released weights."""
+
+    @property
+    def NARROW(self) -> Mapping[str, Any]:  # noqa: N802
+        """Config values with which a transformer of the family is cheap, its blocks and their parts as they were."""
+
+    @property
+    def BOUNDARY(self) -> float | None:  # noqa: N802
+        """Share of the noise above which the first of two transformers works; None where there is but one."""
+
+    def load(self, source: str, recipe: Recipe) -> Any:
+        """The pipeline with weights, from a folder or the hub, at the recipe's dtype."""
+
+    def build(self, recipe: Recipe, device: str) -> Any:
+        """The same architecture with random weights and no text encoder."""
+
+    def scheduler(self) -> Any:
+        """As published with the released weights."""
+
+    def set_timesteps(self, scheduler: Any, sampling: Sampling) -> None:
+        """Set the scheduler's steps as the pipeline's call does."""
+
+    def check(self, sampling: Sampling) -> None:
+        """Raise ConfigError for a size that the pipeline would silently change, or cannot make."""
+
+    def latent_size(self, sampling: Sampling) -> tuple[int, int, int]:
+        """(T, H, W) of the latent, in cells."""
+
+    def branches(self, recipe: Recipe) -> int:
+        """Transformer calls a step makes."""
+
+    def guidance_scale(self, recipe: Recipe) -> float | None:
+        """The scale of classifier-free guidance where the pipeline does not tell it."""
+
+    def arguments(self, recipe: Recipe, transformer: dict[str, Any]) -> dict[str, Any]:
+        """Shapes of the tensor arguments of one call of a transformer with this config."""
+
+    def call_arguments(self, recipe: Recipe) -> dict[str, Any]:
+        """The pipeline call's arguments, prompt and noise apart."""
+
+    def embed(self, pipe: Any, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:
+        """Prompt embeddings as pipeline arguments."""
+
+    def decode(self, pipe: Any, latents: torch.Tensor, recipe: Recipe) -> np.ndarray:
+        """Final latents to frames (frames, height, width, 3) in uint8."""

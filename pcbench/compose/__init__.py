@@ -1,0 +1,80 @@
+"""From the words of a command line to typed runs. The only room that knows Hydra.
+
+Hydra composes the files of conf/ once for each choice of groups (`model=`, `method=`, `prompts=`, `+experiment=`),
+which takes it a tenth of a second. Single values (`method.alpha=0.5`) are then set on copies, by Hydra's own function
+and as Hydra parsed them, so a value means in a sweep of a thousand runs what it means alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omegaconf import OmegaConf
+
+from ..config import ConfigError, Run
+from ..messages import shortened
+from ..runs import RefusedError, Settings, narrowed
+from .composer import Composer, Request
+from .errors import one_line
+from .overrides import chosen, parsed
+from .schemas import EXPERIMENT, GROUPS, names, preset
+
+__all__ = ["GROUPS", "Composed", "compose", "composed_yaml", "names", "one_line", "preset", "run_from"]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """All runs of a command line; the first run's settings; and why an experiment's other pairs are left out."""
+
+    runs: list[Run]
+    settings: Settings
+    left_out: list[str]
+
+
+def compose(words: Sequence[str], multirun: bool = False) -> Composed:
+    """Every run that the words ask for, typed and checked. Raises what `one_line` can word.
+
+    A pair that a method refuses is an error, except in an experiment of sweeps, which tries all methods on all models.
+    """
+    composer = Composer()
+    runs, left_out, settings = [], [], None
+    for line, swept in _lines(composer, list(words), multirun):
+        for request in composer.requests(line, swept):
+            settings = settings or composer.settings(request)
+            try:
+                runs.append(composer.run(request))
+            except RefusedError as error:
+                if not composer.settings(request).sweeps:
+                    raise
+                left_out.append(str(error))
+    if settings is None or not runs:
+        raise RefusedError(left_out[0] if left_out else "there is nothing to run")
+    return Composed(runs, settings, left_out)
+
+
+def run_from(words: Sequence[str]) -> Run:
+    """The one run that these command-line words describe, for scripts and notebooks."""
+    composer = Composer()
+    (request,) = composer.requests(words, multirun=False)
+    return composer.run(request)
+
+
+def composed_yaml(words: Sequence[str]) -> str:
+    """What Hydra composes from the words, as YAML."""
+    composer = Composer()
+    (request,) = composer.requests(words, multirun=False)
+    return OmegaConf.to_yaml(composer.config(request))
+
+
+def _lines(composer: Composer, words: list[str], multirun: bool) -> list[tuple[list[str], bool]]:
+    """The command lines that one stands for, each with whether it is a sweep: itself, or its experiment's `sweeps`."""
+    experiments = [o for o in parsed(words) if o.key_or_group == EXPERIMENT]
+    if not experiments:
+        return [(words, multirun)]
+    if len(experiments) > 1 or experiments[0].is_sweep_override():
+        raise ConfigError(
+            f"{shortened(experiments[0].input_line)!r}: an experiment is a sweep of its own; give one at a time"
+        )
+    sweeps = composer.settings(Request(((EXPERIMENT, chosen(experiments[0])),), ())).sweeps
+    return [(line, True) for line in narrowed([line.split() for line in sweeps], words)] or [(words, multirun)]

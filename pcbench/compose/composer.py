@@ -1,0 +1,167 @@
+"""One run after the other from its choices and values. What runs have in common is composed and checked once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import methods
+
+from ..config import Backbone, ConfigError, Prompts, Run
+from ..messages import shortened
+from ..runs import Settings, anatomy_of, label, preset_of, run_of
+from .overrides import MOST_RUNS, chosen, identity, is_choice, is_plain, parsed, room, swept
+from .schemas import CONF, EXPERIMENT, GROUPS, names, preset, refuse_unknown, register_schemas
+
+Choices = tuple[tuple[str, str], ...]  # group and name
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run as asked for: a name for each config group, and the values set on what these compose to."""
+
+    choices: Choices
+    values: tuple[Override, ...]
+
+
+class Composer:
+    """Composes requests, and keeps what they have in common: the config of each choice of groups, and typed parts."""
+
+    def __init__(self) -> None:
+        register_schemas()
+        self._bases: dict[Choices, tuple[DictConfig, str]] = {}
+        self._parts: dict[Any, Any] = {}
+
+    def requests(self, words: Sequence[str], multirun: bool) -> Iterator[Request]:
+        """The requests of a command line: one, or in a sweep one for each combination of values."""
+        overrides = parsed(words)
+        axes = [[override] for override in overrides]
+        for place, override in enumerate(overrides):
+            if override.is_sweep_override():
+                if not multirun:
+                    text = shortened(override.input_line)
+                    raise ConfigError(f"{text!r} is a sweep: add -m, or quote a value that has commas in it")
+                later = override.key_or_group in {other.key_or_group for other in overrides[place + 1 :]}
+                axes[place] = [] if later else swept(override)  # of one key the last counts
+        axes = [axis for axis in axes if axis]
+        if (count := math.prod(map(len, axes))) > MOST_RUNS:
+            raise ConfigError(f"a sweep of {count} runs is more than {MOST_RUNS}: split it")
+        for combination in itertools.product(*axes):
+            choices = {o.key_or_group: chosen(o) for o in combination if is_choice(o)}
+            yield Request(tuple(choices.items()), tuple(o for o in combination if not is_choice(o)))
+
+    def base(self, request: Request) -> tuple[DictConfig, str]:
+        """What the request's choices of groups compose to, before single values are set, and its method's name."""
+        if request.choices not in self._bases:
+            words = [f"{'+' if group == EXPERIMENT else ''}{group}={name}" for group, name in request.choices]
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                config = hydra.compose("config", words, return_hydra_config=True)
+            method = config.hydra.runtime.choices["method"]
+            with open_dict(config):
+                del config["hydra"]
+            self._bases[request.choices] = config, method
+        return self._bases[request.choices]
+
+    def config(self, request: Request) -> DictConfig:
+        """The request's config, equal to what `hydra.compose` makes of its words."""
+        config = copy.deepcopy(self.base(request)[0])
+        _apply(request.values, config)
+        refuse_unknown(config)
+        return config
+
+    def settings(self, request: Request) -> Settings:
+        """The options that belong to no group."""
+        own = tuple(value for value in request.values if room(value) not in GROUPS)
+        if not all(map(is_plain, request.values)):
+            return self._settings(self.config(request))
+        key = (request.choices, identity(own))
+        if key not in self._parts:
+            self._parts[key] = self._settings(self.config(Request(request.choices, own)))
+        return self._parts[key]
+
+    @staticmethod
+    def _settings(config: DictConfig) -> Settings:
+        given = {each.name: config[each.name] for each in dataclasses.fields(Settings)}
+        return Settings(**{k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in given.items()})
+
+    def part(self, request: Request, group: str) -> tuple[Any, dict[str, Any]]:
+        """What a group's choice and the values set on it come to, as a dataclass; and its fields with other values."""
+        base = self.base(request)[0][group]
+        if not all(map(is_plain, request.values)):  # may reach across groups: compose it whole
+            node = self.config(request)[group]
+            return _typed(node, group), {key: _plain(node, key) for key in node if node[key] != base[key]}
+        own = [value for value in request.values if room(value) == group]
+        key = (request.choices, group, identity(own))
+        if key not in self._parts:
+            below = [dataclasses.replace(o, key_or_group=o.key_or_group.partition(".")[2]) for o in own]
+            with _set(base, below) as changed:
+                self._parts[key] = _typed(base, group), changed
+        return self._parts[key]
+
+    def run(self, request: Request) -> Run:
+        """The request's run, checked. Raises RefusedError if its method refuses its backbone."""
+        (model, _), (method, changed), (prompts, _) = (self.part(request, group) for group in GROUPS)
+        name = label(self.base(request)[1], method, changed)
+        run = run_of(name, model, method, self._read(prompts), list(prompts.seeds), self.settings(request))
+        return dataclasses.replace(run, preset=preset_of(run.recipe.method, self._presets(run.recipe.backbone)))
+
+    def _presets(self, backbone: Backbone) -> dict[str, methods.Method]:
+        """Every preset as it is on a backbone, without those that are not for it, or ask for a value first (replay)."""
+        key = ("presets", repr(backbone))
+        if key not in self._parts:
+            anatomy, self._parts[key] = anatomy_of(backbone), {}
+            for name in names("method"):
+                with contextlib.suppress(ValueError):
+                    self._parts[key][name] = preset(name).for_backbone(anatomy)
+        return self._parts[key]
+
+    def _read(self, prompts: Prompts) -> list[str]:
+        key = ("prompts", prompts.file, prompts.limit)
+        if key not in self._parts:
+            self._parts[key] = prompts.read(CONF / "prompts")
+        return self._parts[key]
+
+
+def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
+    for override in overrides:
+        key = override.key_or_group
+        if isinstance(override.value(), dict) and key in config and config[key] is None:
+            config[key] = {}  # OmegaConf fails to merge a dictionary into nothing
+            OmegaConf.set_struct(config[key], False)
+        ConfigLoaderImpl._apply_overrides_to_config([override], config)
+
+
+@contextlib.contextmanager
+def _set(node: DictConfig, overrides: Sequence[Override]) -> Iterator[dict[str, Any]]:
+    """The node with values set while the body runs, and the fields that changed. To copy it would take too long."""
+    held = node.__dict__["_content"]
+    kept = {key: held[key] for o in overrides if (key := room(o)) in held}
+    try:
+        for key, child in kept.items():
+            held[key] = copy.deepcopy(child)
+        _apply(overrides, node)
+        yield {key: _plain(node, key) for key, child in kept.items() if held[key] != child}
+    finally:
+        held.update(kept)
+
+
+def _plain(node: DictConfig, key: str) -> Any:
+    return OmegaConf.to_container(node[key]) if OmegaConf.is_config(node[key]) else node[key]
+
+
+def _typed(node: Any, group: str) -> Any:
+    value = OmegaConf.to_object(node) if OmegaConf.is_config(node) else node
+    if not isinstance(value, GROUPS[group]):
+        raise ConfigError(f"{group} must be chosen by name: {group}=…")
+    return value

@@ -1,0 +1,90 @@
+"""Reading the words of a command line, `option=value` each, with Hydra's own parser; and the values of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, OverrideType, ValueType
+
+from ..config import ConfigError
+from ..messages import nearest, shortened
+from .schemas import EXPERIMENT, GROUPS, names
+
+MOST_RUNS = 100_000  # of one command line
+
+
+def parsed(words: Sequence[str]) -> list[Override]:
+    """The words as Hydra reads them. Raises ConfigError for what is none of ours: deletions, packages, Hydra's own."""
+    for word in words:
+        if word.startswith("~"):
+            raise ConfigError(f"{shortened(word)!r}: an option cannot be taken away; give it another value")
+        if "=" not in word:
+            raise ConfigError(f"{shortened(word)!r} is not of the form option=value")
+    overrides = []
+    for word in words:
+        try:
+            overrides.append(OverridesParser.create().parse_override(word))
+        except Exception as error:  # of Hydra's parser, or of the parser generator it is made with
+            key = shortened(word.partition("=")[0])
+            raise ConfigError(
+                f"cannot read {shortened(word)!r}: letters beyond ASCII and signs need {key}='…'"
+            ) from error
+    for override in overrides:
+        if re.split(r"[./\[]", override.key_or_group)[0] == "hydra":
+            raise ConfigError(
+                f"{shortened(override.input_line)!r}: Hydra's own settings, launchers and plugins cannot be chosen"
+            )
+        if override.package is not None:
+            raise ConfigError(f"{shortened(override.input_line)!r}: a config group has one place, leave the @… away")
+    return overrides
+
+
+def is_choice(override: Override) -> bool:
+    """Whether an override chooses from a group by name."""
+    return override.key_or_group in (*GROUPS, EXPERIMENT) and not isinstance(override.value(), dict)
+
+
+def chosen(override: Override) -> str:
+    """The name that an override chooses from its group."""
+    group, name = override.key_or_group, override.value()
+    if group != EXPERIMENT and override.type is not OverrideType.CHANGE:
+        raise ConfigError(f"{shortened(override.input_line)!r}: choose by {group}=…, without +")
+    if not isinstance(name, str) or name not in names(group):
+        raise ConfigError(f"unknown {group} {shortened(name)!r}: {nearest(name, names(group))}")
+    return name
+
+
+def swept(override: Override) -> list[Override]:
+    """One override for each value of a sweep, the value as Hydra parsed it."""
+    values: list[Any]
+    if isinstance(override._value, Glob):
+        values = override._value.filter(list(names(override.key_or_group)))
+    elif override.is_discrete_sweep():
+        values = list(itertools.islice(override.sweep_iterator(), MOST_RUNS + 1))
+    else:
+        raise ConfigError(f"{shortened(override.input_line)!r} has no list of values: use a,b,c or range(…)")
+    if not values:
+        raise ConfigError(f"{shortened(override.input_line)!r} is a sweep over no value")
+    each = [dataclasses.replace(override, value_type=ValueType.ELEMENT, _value=value) for value in values]
+    return [dataclasses.replace(o, input_line=f"{o.get_key_element()}={o.get_value_element_as_str()}") for o in each]
+
+
+def room(override: Override) -> str:
+    """The first name of an override's key."""
+    return re.split(r"[.\[]", override.key_or_group)[0]
+
+
+def is_plain(override: Override) -> bool:
+    """Whether an override changes one value of one room and depends on no other."""
+    key, text = override.key_or_group, repr(override.value())
+    return override.type is OverrideType.CHANGE and key not in GROUPS and "[" not in key and "${" not in text
+
+
+def identity(overrides: Sequence[Override]) -> tuple[tuple[str, str], ...]:
+    """What tells one set of values from another."""
+    return tuple((override.key_or_group, repr(override.value())) for override in overrides)

@@ -1,0 +1,91 @@
+"""The schema of conf/, a dataclass for its top level and each group, and the names of its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+import methods
+
+from ..config import ConfigError, Model, Prompts
+from ..messages import nearest, shortened
+from ..runs import Settings
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# Inside the package where it was built and installed, beside it in a clone.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+GROUPS = {"model": Model, "method": methods.Method, "prompts": Prompts}  # what each composes to
+EXPERIMENT = "experiment"  # a group too, of whole runs and sweeps
+
+
+@dataclass(kw_only=True)
+class Top(Settings):
+    """A whole config: the settings, and one choice of each group."""
+
+    model: Any = MISSING
+    method: Any = MISSING
+    prompts: Any = MISSING
+
+
+@functools.cache
+def names(group: str) -> tuple[str, ...]:
+    """What can be chosen from a config group."""
+    return tuple(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+
+
+@functools.cache
+def preset(name: str) -> methods.Method:
+    """The config of conf/method/<name>.yaml, not yet fitted to a backbone."""
+    return OmegaConf.to_object(_preset_node(name))  # type: ignore[return-value]
+
+
+def _preset_node(name: str) -> DictConfig:
+    data = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+    assert isinstance(data, DictConfig)
+    base = data.pop("defaults")[0]  # the schema or another preset, before the file itself
+    node = OmegaConf.structured(schemas()[base]) if base in schemas() else _preset_node(base)
+    node.merge_with(data)
+    return node
+
+
+def register_schemas() -> None:
+    """Make every dataclass a config node: `_none`, `_precisecache`, … in group method, `_model`, `_prompts`, `_run`."""
+    store = ConfigStore.instance()
+    store.store(name="_run", node=Top)
+    store.store(group="model", name="_model", node=Model)
+    store.store(group="prompts", name="_prompts", node=Prompts)
+    for name, config in schemas().items():
+        store.store(group="method", name=name, node=config)
+
+
+@functools.cache
+def schemas() -> dict[str, type[methods.Method]]:
+    """The config class of every method, by the name of its node."""
+    configs = (getattr(methods, name) for name in methods.__all__ if name.endswith("Config"))
+    return {f"_{config.NAME}": config for config in configs}
+
+
+def refuse_unknown(node: Any, name: str = "") -> None:
+    """Raise ConfigError for keys that `+` added to a dataclass: OmegaConf would leave them on it, unread."""
+    if not isinstance(node, DictConfig):
+        return
+    schema = OmegaConf.get_type(node) if name else Top
+    if dataclasses.is_dataclass(schema):
+        known = [each.name for each in dataclasses.fields(schema)]
+        if unknown := [str(key) for key in node if key not in known]:
+            raise ConfigError(unknown_option(unknown[0], name, known))
+        for key in node:
+            if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node._get_node(key)):
+                refuse_unknown(node._get_node(key), f"{name}.{key}".lstrip("."))
+
+
+def unknown_option(key: object, where: str, known: Sequence[str]) -> str:
+    """What to say of an option that there is not."""
+    return f"unknown option {shortened(key)!r}{f' of {where}' if where else ''}: {nearest(key, known)}"

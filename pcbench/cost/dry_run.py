@@ -1,0 +1,253 @@
+"""A recipe rehearsed before there are weights: the method on a stand-in for the transformer, its trace at full size.
+
+The stand-in is the real class with all its blocks, at toy width, and *every number in it is NaN*. A method that follows
+a schedule does not notice, so its trace is that of the real run. A method that looks at the data sees NaN, and computes
+the step (every method must, see the contract tests): its trace holds all trials and all steps, the most a run can cost.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from methods import Method, apply
+from methods.engine.anatomy import Anatomy, Block, Size, anatomy_for
+from methods.engine.core import HOOK_NAME
+from methods.engine.denoiser import ModuleCall
+from methods.engine.reuse import hidden_of, replaced
+
+from .. import backbones
+from ..backbones.family import HEAD
+from ..config import Recipe
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """trace: as of `Trace.to_dict()`, with the sizes and arguments of the real run.
+
+    follows_schedule: the method never looked at the data, so the trace is what the run will do.
+    least: steps that are computed whatever the data.
+    held: most bytes that the method kept from one step for later ones, at full size.
+    blocks: how many blocks there are of each path pattern, as in `Call.skipped`.
+    """
+
+    trace: dict[str, Any]
+    follows_schedule: bool
+    least: int
+    held: int
+    blocks: dict[str, int]
+
+    @property
+    def steps(self) -> int:
+        return len(self.trace["steps"])
+
+    @property
+    def computed(self) -> int:
+        """Steps not answered from the cache."""
+        return sum(step["action"] != "reuse" for step in self.trace["steps"])
+
+    @property
+    def partial(self) -> int:
+        """Steps at which some modules or some guidance branches were reused."""
+        return sum(step["action"] == "partial" for step in self.trace["steps"])
+
+
+@dataclass
+class Stage:
+    """What a caching method needs of a pipeline. guidance_scale: 1 where the pipeline combines no branches."""
+
+    scheduler: Any
+    guidance_scale: float
+    transformer: Any
+    transformer_2: Any = None
+    _num_timesteps: int = field(default=0)
+
+
+def rehearse(recipe: Recipe) -> Rehearsal:
+    """Run the recipe's method through all steps."""
+    backbone, method = recipe.backbone, recipe.method
+    family, config = backbones.family(backbone), backbones.transformer_config(backbone)
+    real = anatomy_for(family.TRANSFORMER, config)
+    narrow = {**config, **family.NARROW}
+    shapes = family.arguments(recipe, narrow)
+    boundary = family.BOUNDARY if "guidance_scale_2" in backbone.call else None  # between Wan2.2's two transformers
+    transformers = [_stand_in(recipe, narrow) for _ in range(1 if boundary is None else 2)]
+    anatomy = anatomy_for(family.TRANSFORMER, transformers[0].config)
+    inputs, full = _not_numbers(shapes, transformers[0].dtype), family.latent_size(recipe.sampling)
+    small = _small_size(anatomy, full, method)
+    inputs = anatomy.trial_inputs(inputs, small, "nearest-exact")
+    names = ["cond_uncond"] if anatomy.BATCHED else ["cond", "uncond"][: family.branches(recipe)]
+    guided = len(names) == 2 or anatomy.batch(inputs) == 2
+    stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
+    scale, held, least = _Scale(real, full, small, shapes), 0, 0
+    warm_up = getattr(method, "warmup_steps", 0)
+    with warnings.catch_warnings(), torch.no_grad(), apply(stage, method) as handle:
+        warnings.simplefilter("ignore")
+        timesteps = _timesteps(stage, recipe)
+        for index, timestep in enumerate(timesteps):
+            first = boundary is None or timestep >= boundary * stage.scheduler.config.num_train_timesteps
+            transformer = transformers[0 if first else 1]
+            inputs["timestep"] = timestep.expand(inputs["timestep"].shape).float()
+            for name in names:
+                announced = {"step_index": index, "num_inference_steps": len(timesteps)}
+                with transformer.cache_context(name, **announced):
+                    transformer(**inputs, return_dict=False)
+            denoiser = transformer._diffusers_hook.get_hook(HOOK_NAME).denoiser
+            least += denoiser.must_compute or denoiser.index < warm_up
+            held = max(held, sum(_bytes_held(_held(transformers[0]), scale)))
+        trace = handle.trace.to_dict()
+    trace["arguments"], trace["latent_size"] = family.arguments(recipe, config), full
+    for step in trace["steps"]:
+        for call in step["calls"]:
+            call["size"] = list(_real_size(call, method, anatomy, full, small))
+    looked = any(row.indicator is not None and math.isnan(row.indicator) for row in handle.trace.steps)
+    blocks = Counter(ModuleCall(each.path, apply, (), {}).pattern for each in anatomy.blocks(transformers[0]))
+    return Rehearsal(trace, not looked, least, held, dict(blocks))
+
+
+def scheduler_of(recipe: Recipe) -> Any:
+    """The scheduler that the recipe's pipeline will have: the checkpoint's own if it is here, else as published."""
+    path = Path(backbones.source(recipe.backbone)) / "scheduler" / "scheduler_config.json"
+    if path.exists() and not backbones.are_random(recipe.backbone):
+        config = json.loads(path.read_text())
+        scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    else:
+        scheduler = backbones.family(recipe.backbone).scheduler()
+    name = "flow_shift" if "flow_shift" in scheduler.config else "shift"
+    if recipe.sampling.flow_shift is None or name not in scheduler.config:
+        return scheduler
+    return type(scheduler).from_config(scheduler.config, **{name: recipe.sampling.flow_shift})
+
+
+def _timesteps(stage: Stage, recipe: Recipe) -> torch.Tensor:
+    """As the family's pipeline asks its scheduler for them."""
+    backbones.family(recipe.backbone).set_timesteps(stage.scheduler, recipe.sampling)
+    stage._num_timesteps = len(stage.scheduler.timesteps)
+    return stage.scheduler.timesteps
+
+
+def _stand_in(recipe: Recipe, config: dict[str, Any]) -> Any:
+    """A narrow transformer of NaNs. Blocks that the method visits as a whole, or not at all, hand on what they get."""
+    kind, method = backbones.family(recipe.backbone).TRANSFORMER, recipe.method
+    transformer = kind.from_config(config).eval().requires_grad_(False)
+    # Some schedules look at timesteps as rounded to the weights' precision; and what is kept has its own.
+    # Not diffusers' own `to`, which warns of modules to be kept in float32: no number is computed here.
+    torch.nn.Module.to(transformer, getattr(torch, recipe.numerics.dtype))
+    for parameter in transformer.parameters():
+        parameter.fill_(math.nan)
+    anatomy = anatomy_for(kind, transformer.config)
+    blocks = anatomy.blocks(transformer)
+    visited = set(method.modules(anatomy, transformer))
+    alone = type(method).patch is Method.patch or not visited  # no other package looks at the blocks
+    if visited <= {block.path for block in blocks} and alone:
+        for block in blocks:
+            block.module.forward = _hand_on(block)  # type: ignore[method-assign]
+    return transformer
+
+
+def _hand_on(block: Block) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        call = ModuleCall(block.path, forward, args, kwargs)
+        return replaced(block, call, hidden_of(block, call))
+
+    return forward
+
+
+def _not_numbers(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    def tensor(name: str, shape: Any) -> Any:
+        if shape and isinstance(shape[0], (list, tuple)):
+            return tuple(tensor(name, each) for each in shape)
+        mask = name.endswith("mask")
+        return torch.ones(shape, dtype=torch.bool) if mask else torch.full(shape, math.nan, dtype=dtype)
+
+    return {name: tensor(name, shape) for name, shape in shapes.items()}
+
+
+def _small_size(anatomy: Anatomy, full: Size, method: Method) -> Size:
+    """All frames, but only as many cells as a trial needs to be legal."""
+    _, down, right = getattr(method, "downsample_factor", (1, 1, 1))
+    _, height, width = anatomy.patch
+    return full[0], min(full[1], height * max(2, down)), min(full[2], width * max(2, right))
+
+
+def _real_size(call: dict[str, Any], method: Method, anatomy: Anatomy, full: Size, small: Size) -> Size:
+    """The size of a call in the real run; of a trial by the method's factor, or by its share of the stand-in's."""
+    if not call["trial"]:
+        return full
+    if (factor := getattr(method, "downsample_factor", None)) is not None:
+        return anatomy.trial_size(full, factor)
+    frames, height, width = (max(1, round(n * of / by)) for n, of, by in zip(call["size"], full, small, strict=True))
+    return frames, height, width
+
+
+def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor], int]) -> Iterator[int]:
+    """Bytes of each storage once, by the first tensor on it: a view keeps all of what it looks at."""
+    storages: set[int] = set()
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in storages:
+            storages.add(storage.data_ptr())
+            yield round(scale(tensor) / max(tensor.numel(), 1) * storage.nbytes())
+
+
+def _held(transformer: Any) -> Iterator[torch.Tensor]:
+    """The tensors that the rule at work keeps, each once; it is one for all transformers of a pipeline."""
+    seen: set[int] = set()
+
+    def walk(value: Any) -> Iterator[torch.Tensor]:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict):
+            for each in value.values():
+                yield from walk(each)
+        elif isinstance(value, (list, tuple)):
+            for each in value:
+                yield from walk(each)
+        elif is_dataclass(value) or type(value).__module__.startswith("methods."):
+            yield from walk(getattr(value, "__dict__", {}))
+
+    rule = transformer._diffusers_hook.get_hook(HOOK_NAME).rule
+    return iter(()) if rule is None else walk(rule)
+
+
+class _Scale:
+    """How many numbers a tensor of the stand-in has in the real transformer."""
+
+    def __init__(self, real: Anatomy, full: Size, small: Size, shapes: Any) -> None:
+        self.cells = math.prod(full) / math.prod(small)
+        self.tokens, self.few = (math.prod(real.token_grid(size)) for size in (full, small))
+        self.text = shapes.get("encoder_hidden_states", [0, 0])[1]
+        self.width = width_of(real)
+        self.grids = real.token_grid(full), real.token_grid(small)
+        self.narrow = HEAD["num_attention_heads"] * HEAD["attention_head_dim"]
+
+    def __call__(self, tensor: torch.Tensor) -> int:
+        if tensor.ndim == 5 and tensor.shape[1:] == (*self.grids[1], self.narrow):  # tokens laid out in space and time
+            return tensor.shape[0] * self.tokens * self.width
+        if tensor.ndim == 5:  # a latent or a prediction
+            return round(tensor.numel() * self.cells)
+        if tensor.ndim < 3 or tensor.shape[-1] != self.narrow:
+            return tensor.numel()
+        rows = math.prod(tensor.shape[1:-1])
+        if rows == self.few + self.text:
+            rows = self.tokens + self.text
+        elif rows != self.text:
+            rows = round(rows * self.tokens / self.few)
+        return tensor.shape[0] * rows * self.width
+
+
+def width_of(anatomy: Anatomy) -> int:
+    """Of the transformer's token stream."""
+    return anatomy.config["num_attention_heads"] * anatomy.config["attention_head_dim"]

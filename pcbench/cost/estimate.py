@@ -1,0 +1,177 @@
+"""What one video of a run will cost in MACs, before it is made, and how that is known.
+
+Exactly, if the method follows a schedule (dry_run.py). If it looks at the data, trials are known exactly but not how
+many steps will be computed: that number is taken from records, or from what the paper's MACs imply, or it is open, and
+then the price is the most it can be.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from methods import DBCacheConfig, FirstBlockCacheConfig, Method, StepwiseCache
+
+from .. import backbones, paper
+from ..config import Run
+from ..identity import recipe_id
+from .dry_run import Rehearsal, rehearse
+from .macs import Macs, call_price, trace_price
+
+
+@dataclass(frozen=True)
+class Price:
+    """MACs of one video.
+
+    expected: the upper bound where nothing is known. trial: the part of it that only looks.
+    computed: steps computed, of `steps`, that go with `expected`.
+    basis: "schedule" (exact), "records", "paper", "other records" or "bound"; assumed: the same in words.
+    """
+
+    expected: Macs
+    trial: Macs
+    lower: Macs
+    upper: Macs
+    computed: float
+    steps: int
+    basis: str
+    assumed: str
+    rehearsal: Rehearsal
+
+    @property
+    def partial(self) -> int:
+        """Steps of those that are computed in part, where that is known."""
+        return self.rehearsal.partial
+
+
+@dataclass
+class Known:
+    """All that a rehearsal tells about a run whose computed steps depend on the data."""
+
+    run: Run
+    rehearsal: Rehearsal
+    upper: Macs = field(init=False)
+    trial: Macs = field(init=False)
+    step: Macs = field(init=False)  # one computed step, all guidance branches, trial apart
+    blocks: Macs = field(init=False)  # the part of it that is in blocks
+    saved: Macs = field(init=False)  # what a reused step leaves out
+
+    def __post_init__(self) -> None:
+        trace = self.rehearsal.trace
+        transformer, config = transformer_of(self.run)
+        price = functools.partial(call_price, transformer, config, trace["arguments"])
+        self.upper = trace_price(transformer, config, trace)
+        self.trial = trace_price(transformer, config, trace, trials=True)
+        calls = [call for call in trace["steps"][0]["calls"] if call["only"] is None]  # the first computes all
+        self.step = sum((price(call) for call in calls), Macs())
+        self.blocks = sum((price({**call, "only": self.rehearsal.blocks}) for call in calls), Macs())
+        running = _running_when_reused(self.run.recipe.method, self.rehearsal.blocks)
+        still = sum((price({**call, "only": running or {}}) for call in calls), Macs())
+        self.saved = self.step if running is None else self.blocks - still
+
+    def at(self, computed: float) -> Macs:
+        """MACs if so many steps are computed."""
+        return self.upper - (self.rehearsal.steps - computed) * self.saved - self.saved_by_blocks(computed)
+
+    def saved_by_blocks(self, computed: float) -> Macs:
+        """What BlockCache saves: after the warm-up one refresh, then L computed steps without the cached blocks."""
+        method: Any = self.run.recipe.method
+        rate = getattr(method, "block_cache_rate", 0.0)
+        after = computed - getattr(method, "warmup_steps", 1) + 1
+        if not rate or after <= 0:
+            return Macs()
+        refreshes = -(-after // (method.block_cache_steps + 1))
+        blocks = sum(self.rehearsal.blocks.values())
+        return (after - refreshes) * (round(rate * blocks) / blocks) * self.blocks
+
+    def equivalent(self, macs: float) -> float:
+        """Full steps that, with the trials, cost so many MACs."""
+        return self.rehearsal.steps - (self.upper.total - macs) / self.step.total
+
+
+def _running_when_reused(method: Method, blocks: Mapping[str, int]) -> dict[str, int] | None:
+    """Blocks that a reused step runs between embeddings and head; None if it runs nothing at all."""
+    if isinstance(method, StepwiseCache):
+        return {} if method.reuse == "stack" else None
+    if isinstance(method, FirstBlockCacheConfig):
+        return {next(iter(blocks)): 1}
+    if isinstance(method, DBCacheConfig):
+        return dict.fromkeys(blocks, method.fn_blocks + method.bn_blocks)
+    return None
+
+
+def price_of(run: Run, records: Sequence[dict[str, Any]] = ()) -> Price:
+    """The price of one video of the run; `records` are those it may learn from."""
+    known = Known(run, rehearse(run.recipe))
+    rehearsal, upper, trial, steps = known.rehearsal, known.upper, known.trial, known.rehearsal.steps
+    if rehearsal.follows_schedule:
+        assumed = "exact: the method follows a schedule"
+        return Price(upper, trial, upper, upper, rehearsal.computed, steps, "schedule", assumed, rehearsal)
+    lower = known.at(rehearsal.least)
+    for source in SOURCES:
+        if (found := source(known, records)) is not None:
+            expected, computed, basis, assumed = found
+            return Price(expected, trial, lower, upper, computed, steps, basis, assumed, rehearsal)
+    assumed = f"upper bound: how many of {steps} steps are computed depends on the video, and there are no records"
+    return Price(upper, trial, lower, upper, steps, steps, "bound", assumed, rehearsal)
+
+
+Found = tuple[Macs, float, str, str]
+
+
+def _own_records(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
+    """This very recipe, on whatever machine: what its videos did cost."""
+    own = recipe_id(known.run.recipe)
+    samples = [sample for record in records if record["id"] == own for sample in record["samples"]]
+    if not samples:
+        return None
+    macs, computed = (statistics.fmean(sample[name] for sample in samples) for name in ("macs", "computed"))
+    removed = known.rehearsal.steps - known.equivalent(macs)
+    text = f"mean of {len(samples)} recorded videos of this recipe: {computed:.1f} steps computed"
+    return known.upper - removed * known.step, computed, "records", text
+
+
+def _paper(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
+    """The paper's own MACs on this backbone, as steps of this run."""
+    recipe = known.run.recipe
+    preset = known.run.preset if recipe.method.NAME == "precisecache" else None
+    found = paper.implied_share(recipe.backbone.name, preset) if preset else None
+    if found is None:
+        return None
+    row, share = found
+    steps = known.rehearsal.steps
+    computed = share * steps - known.trial.total / known.step.total
+    text = f"the paper's Table 1 ({row}) implies {computed:.1f} of {steps} full steps beside the trials"
+    return known.upper - (steps - computed) * known.step, computed, "paper", text
+
+
+def _other_records(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
+    """The same method on other backbones: its share of computed steps."""
+    method = known.run.recipe.method
+    same = json.loads(json.dumps({"name": method.NAME, "version": method.VERSION, **asdict(method)}))
+    samples = [
+        (record["recipe"]["backbone"]["name"], sample["computed"] / sample["steps"])
+        for record in records
+        if record["recipe"]["method"] == same
+        for sample in record["samples"]
+    ]
+    if not samples:
+        return None
+    names, steps = sorted({name for name, _ in samples}), known.rehearsal.steps
+    computed = max(steps * statistics.fmean(share for _, share in samples), known.rehearsal.least)
+    text = f"as on {', '.join(names)} ({len(samples)} recorded videos): {computed:.1f} of {steps} steps computed"
+    return known.at(computed), computed, "other records", text
+
+
+# In this order: a number published for this backbone says more than one measured on another.
+SOURCES: tuple[Callable[[Known, Sequence[dict[str, Any]]], Found | None], ...] = (_own_records, _paper, _other_records)
+
+
+def transformer_of(run: Run) -> tuple[type, dict[str, Any]]:
+    """Its class and config."""
+    backbone = run.recipe.backbone
+    return backbones.family(backbone).TRANSFORMER, backbones.transformer_config(backbone)

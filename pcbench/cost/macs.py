@@ -1,0 +1,142 @@
+"""Multiply-accumulates of the transformer, priced from a trace: each kind of call is counted once on the meta device.
+
+MACs are half of PyTorch's FLOPs, attention included. On the meta device attention runs as plain matrix products, so
+its FLOPs are counted whatever kernel the real run used.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from methods import Trace
+from methods.engine.anatomy import Size, anatomy_for
+
+from ..job import Job
+
+PETA = 1e15
+# What scaled dot-product attention becomes on the meta device. Linear layers are mm or addmm.
+ATTENTION = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """MACs, those of attention's two products (queries by keys, weights by values) apart from everything else."""
+
+    linear: int = 0
+    attention: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.attention
+
+    def __add__(self, other: Macs) -> Macs:
+        return Macs(self.linear + other.linear, self.attention + other.attention)
+
+    def __sub__(self, other: Macs) -> Macs:
+        return self + -1 * other
+
+    def __rmul__(self, count: float) -> Macs:
+        return Macs(round(count * self.linear), round(count * self.attention))
+
+
+@functools.cache
+def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch: int) -> dict[str, Macs]:
+    """MACs of one call, by module path; "" is the whole. Modules without any are left out."""
+    with torch.device("meta"):
+        model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
+        inputs = empty_inputs(json.loads(shapes))
+        anatomy = anatomy_for(transformer, model.config)
+        if anatomy.latent_size(inputs) != size:
+            inputs = anatomy.trial_inputs(inputs, size, "nearest-exact")
+        if anatomy.batch(inputs) != batch:
+            inputs = anatomy.part_of_batch(inputs, first=True)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model(**inputs, return_dict=False)
+    counts = {name.partition(".")[2]: _split(flops) for name, flops in counter.get_flop_counts().items()}
+    return {**counts, "": _split(counter.get_flop_counts()["Global"])}
+
+
+def _split(flops: Mapping[Any, int]) -> Macs:
+    attention = sum(count for operator, count in flops.items() if operator in ATTENTION)
+    return Macs((sum(flops.values()) - attention) // 2, attention // 2)
+
+
+def empty_inputs(shapes: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Uninitialised tensors of these shapes on the current device: a transformer call's arguments."""
+    return {name: _empty(name, shape) for name, shape in shapes.items()}
+
+
+def _empty(name: str, shape: list[Any]) -> Any:
+    if shape and isinstance(shape[0], list):
+        return tuple(torch.empty(each) for each in shape)
+    return torch.empty(shape, dtype=torch.bool if name.endswith("mask") else None)
+
+
+def call_price(
+    transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]], call: Mapping[str, Any]
+) -> Macs:
+    """MACs of one `methods.Call` (as plain data) of a transformer whose full-size calls have these `arguments`."""
+    texts = json.dumps(dict(config), sort_keys=True), json.dumps(dict(arguments), sort_keys=True)
+    frames, height, width = call["size"]
+    macs = _module_macs(transformer, *texts, (frames, height, width), call["batch"])
+
+    def of(modules: Mapping[str, int]) -> Macs:
+        return sum((count * macs.get(path.replace("*", "0"), Macs()) for path, count in modules.items()), Macs())
+
+    if call["only"] is not None:
+        return of(call["only"])
+    return macs[""] - of(call["skipped"])
+
+
+def call_macs(
+    transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]], call: Mapping[str, Any]
+) -> int:
+    """The total of `call_price`."""
+    return call_price(transformer, config, arguments, call).total
+
+
+def forward_price(transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]]) -> Macs:
+    """MACs of one call with tensor arguments of these shapes, nothing skipped."""
+    with torch.device("meta"):
+        inputs = empty_inputs(arguments)
+    anatomy = anatomy_for(transformer, config)
+    call = {"size": anatomy.latent_size(inputs), "batch": anatomy.batch(inputs), "only": None, "skipped": {}}
+    return call_price(transformer, config, arguments, call)
+
+
+def forward_macs(transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]]) -> int:
+    """The total of `forward_price`."""
+    return forward_price(transformer, config, arguments).total
+
+
+def trace_macs(transformer: type, config: Mapping[str, Any], trace: Trace | Mapping[str, Any]) -> int:
+    """MACs of all transformer calls of one generation: full size, trials and parts, every guidance branch."""
+    data = trace.to_dict() if isinstance(trace, Trace) else trace
+    decisive = ("size", "batch", "only", "skipped")
+    calls = Counter(
+        json.dumps({name: call[name] for name in decisive}) for step in data["steps"] for call in step["calls"]
+    )  # few are different
+    return sum(
+        count * call_macs(transformer, config, data["arguments"], json.loads(call)) for call, count in calls.items()
+    )
+
+
+def trace_price(transformer: type, config: Mapping[str, Any], trace: Mapping[str, Any], trials: bool = False) -> Macs:
+    """MACs of all transformer calls of one generation, or of its trials alone."""
+    calls = [call for step in trace["steps"] for call in step["calls"] if call["trial"] or not trials]
+    return sum((call_price(transformer, config, trace["arguments"], call) for call in calls), Macs())
+
+
+def reference_macs(job: Job) -> int:
+    """MACs of one uncached generation, from the recipe alone."""
+    one = forward_macs(job.family.TRANSFORMER, job.config, job.family.arguments(job.recipe, job.config))
+    return one * job.family.branches(job.recipe) * job.recipe.sampling.steps

@@ -1,0 +1,167 @@
+"""How much device memory denoising will take, from meta-device models: weights, activations, what a cache keeps.
+
+Text encoders and the VAE are not in it; they run before and after, and can wait elsewhere (`model.offload=model`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from methods.engine.anatomy import anatomy_for
+
+from .. import backbones, devices
+from ..config import Recipe, Run
+from ..job import Job
+from .dry_run import rehearse, width_of
+from .macs import empty_inputs
+
+GIB = 2**30
+
+
+def block_cache_bytes(recipe: Recipe) -> int:
+    """Residuals that BlockCache keeps: rate · blocks · branches · tokens · width, a text stream's tokens included."""
+    rate = getattr(recipe.method, "block_cache_rate", 0.0)
+    if not rate:
+        return 0
+    family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
+    with torch.device("meta"):
+        transformer = family.TRANSFORMER.from_config(config)
+        inputs = empty_inputs(family.arguments(recipe, config))
+    anatomy = anatomy_for(family.TRANSFORMER, transformer.config)
+    blocks = anatomy.blocks(transformer)
+    tokens = math.prod(anatomy.token_grid(anatomy.latent_size(inputs)))
+    two_streams = blocks[0].metadata.return_encoder_hidden_states_index is not None
+    text = inputs["encoder_hidden_states"].shape[1] if two_streams else 0
+    branches = family.branches(recipe) * anatomy.batch(inputs)
+    return round(rate * len(blocks)) * branches * (tokens + text) * width_of(anatomy) * _bytes(recipe)
+
+
+def weights_bytes(recipe: Recipe) -> int:
+    """Of the transformer, or of both where there are two."""
+    two = 2 if "guidance_scale_2" in recipe.backbone.call else 1
+    return two * _measured(*_key(recipe))[0]
+
+
+def activations_bytes(recipe: Recipe) -> int:
+    """Most bytes alive at once during one transformer call, attention by a kernel that keeps no scores."""
+    return _measured(*_key(recipe))[1]
+
+
+def arithmetic_bytes(recipe: Recipe) -> int:
+    """Most bytes alive at once in what the method computes on features beside the transformer (Fourier transforms,
+    differences in float32)."""
+    family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
+    anatomy, size = anatomy_for(family.TRANSFORMER, config), family.latent_size(recipe.sampling)
+    batch = family.arguments(recipe, config)["hidden_states"][0]
+    shape = batch, math.prod(anatomy.token_grid(size)), width_of(anatomy)
+    tokens = torch.empty(shape, dtype=getattr(torch, recipe.numerics.dtype), device="meta")
+    with torch.no_grad(), _Alive() as alive:
+        recipe.method.arithmetic(anatomy, tokens, size)
+    return alive.most
+
+
+def needed(run: Run, held: int) -> tuple[int, int, int]:
+    """Bytes on the device while denoising: weights, what is computed with at once, and `held` by the method.
+
+    Weights that wait on the CPU a block at a time do not count. Where GPUs share the tokens each has its share.
+    """
+    weights = 0 if run.offload == "group" else weights_bytes(run.recipe)
+    working, share = max(activations_bytes(run.recipe), arithmetic_bytes(run.recipe)), run.recipe.numerics.parallel
+    return weights, working // share, held // share
+
+
+def why_too_large(job: Job) -> str | None:
+    """Why the job cannot fit its device; None if it may, if there is nothing to compute, or on a CPU.
+
+    Nothing is loaded for it. Text encoder and VAE are not counted, so that what is refused could never have run.
+    """
+    run = job.run
+    free = devices.free_bytes(devices.resolve(run.device))
+    if free is None or not (job.missing() or {"latency", "observe"}.intersection(run.stages)):
+        return None
+    parts = needed(run, rehearse(run.recipe).held)
+    if sum(parts) <= free:
+        return None
+    weights, working, kept = (f"{part / GIB:.1f}" for part in parts)
+    return (
+        f"{run.recipe.backbone.name} {run.label}: needs at least {sum(parts) / GIB:.1f} GiB while denoising (weights"
+        f" {weights}, computing {working}, kept by the method {kept}), and"
+        f" {devices.resolve(run.device)} has {free / GIB:.1f}: a smaller model.sampling, another method, or another GPU"
+    )
+
+
+def _bytes(recipe: Recipe) -> int:
+    return getattr(torch, recipe.numerics.dtype).itemsize
+
+
+def _key(recipe: Recipe) -> tuple[type, str, str, str]:
+    family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
+    shapes = json.dumps(family.arguments(recipe, config))
+    return family.TRANSFORMER, json.dumps(config, sort_keys=True), shapes, recipe.numerics.dtype
+
+
+@functools.cache
+def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[int, int]:
+    kind, before = getattr(torch, dtype), torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
+            inputs = empty_inputs(json.loads(shapes))
+            weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+            with _FusedAttention(), _Alive() as alive:
+                model(**inputs, return_dict=False)
+    finally:
+        torch.set_default_dtype(before)
+    return weights, alive.most
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention that allocates its output alone, as fused kernels do; the meta device's own would hold all scores."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        named = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+        return named["query"].new_empty(*named["query"].shape[:-1], named["value"].shape[-1])
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of tensors made inside, from their making until nothing refers to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        }
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and (storage := leaf.untyped_storage())._cdata not in known | self._seen:
+                self._seen.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        return result
+
+    def _free(self, storage: int, size: int) -> None:
+        self._seen.discard(storage)
+        self.now -= size

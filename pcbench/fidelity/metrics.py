@@ -1,0 +1,143 @@
+"""The conventions in use for fidelity, by name. The same three letters mean different numbers in each.
+
+A metric's name is versioned: what it computes never changes under one name. `raw` is ours and has no prefix. The others
+reproduce published evaluation code, its inputs included, which are mp4 files of both videos; docs/fidelity.md tells
+them apart and names the sources. What they leave to chance is fixed here: one encoder thread, and samples in their
+run's order where a folder's order decides what shares a batch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import psnr_ssim
+from .lpips import lpips, why_unavailable
+from .psnr_ssim import Values
+
+IDENTICAL = "identical to the reference"
+FRAMES, LATENTS = "frames", "latents"
+CRF_10, CRF_23 = 10, 23  # of an mp4 file: imageio's quality 8, and imageio without a quality
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The plain mean; None if any value is infinite."""
+    return statistics.fmean(v for v in values if v is not None) if None not in values else None
+
+
+def mean_of_differing(values: Sequence[float | None]) -> float | None:
+    """The mean over frames that differ from the reference; None if none does."""
+    finite = [v for v in values if v is not None]
+    return statistics.fmean(finite) if finite else None
+
+
+def of_whole_video(values: Sequence[float | None]) -> float | None:
+    """PSNR of the mean squared error of all frames, from the PSNR of each."""
+    return psnr_ssim.decibels(statistics.fmean(0.0 if v is None else 10 ** (-v / 10) for v in values))
+
+
+def middle_frame(
+    measure: Callable[..., Values], video: np.ndarray, reference: np.ndarray, device: str = "cpu"
+) -> Values:
+    """A measure of the frame in the middle alone."""
+    middle = slice(len(video) // 2, len(video) // 2 + 1)
+    return measure(video[middle], reference[middle], device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number a video.
+
+    frames: of two arrays and a device, a value for each frame; None where it would be infinite.
+    source: what the two arrays are: raw frames, final latents, or frames back from an mp4 of this rate factor.
+    pool: from the frames' values to the video's.
+    batch: videos are averaged by so many, and batches equally; None: all equally.
+    title, unit, digits: what a column of it is headed, and how many digits follow the point.
+    lower_is_better: of two videos the one with the lower value is closer to its reference.
+    shown: whether tables have a column for it.
+    lacks: why it cannot be computed here; None if it can.
+    """
+
+    frames: Callable[[np.ndarray, np.ndarray, str], Values]
+    title: str
+    unit: str = ""
+    digits: int = 4
+    lower_is_better: bool = False
+    shown: bool = True
+    source: str | int = FRAMES
+    pool: Callable[[Sequence[float | None]], float | None] = mean
+    batch: int | None = None
+    lacks: Callable[[], str | None] = lambda: None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a record says of it, for those who read records alone."""
+        return {name: getattr(self, name) for name in ("title", "unit", "digits", "lower_is_better", "shown")}
+
+    def over_videos(self, values: Sequence[float]) -> float:
+        """The mean as the convention takes it."""
+        size = self.batch or len(values)
+        return statistics.fmean(statistics.fmean(values[i : i + size]) for i in range(0, len(values), size))
+
+
+PSNR = partial(Metric, title="PSNR", unit="dB", digits=2)
+SSIM = partial(Metric, title="SSIM")
+LPIPS = partial(Metric, title="LPIPS", lower_is_better=True, lacks=why_unavailable)
+
+_box = partial(psnr_ssim.ssim, window=[1 / 7] * 7, unbiased=True)
+_spatial = partial(lpips, spatial=True)
+
+
+def _easycache(name: str, source: int) -> dict[str, Metric]:
+    return {
+        f"{name}.psnr@1": PSNR(frames=psnr_ssim.psnr_float32, source=source, pool=of_whole_video),
+        f"{name}.ssim@1": SSIM(frames=psnr_ssim.ssim_torchmetrics, source=source),
+        f"{name}.lpips@1": LPIPS(frames=_spatial, source=source),
+    }
+
+
+CONVENTIONS: dict[str, dict[str, Metric]] = {
+    "raw": {
+        "psnr@2": PSNR(frames=psnr_ssim.psnr, pool=mean_of_differing),
+        "ssim@2": SSIM(frames=psnr_ssim.ssim),
+        "lpips@1": LPIPS(frames=lpips),
+        "latent_psnr@1": PSNR(frames=psnr_ssim.latent_psnr, source=LATENTS, title="latent PSNR", shown=False),
+    },
+    "videosys": {
+        "videosys.psnr@1": PSNR(frames=psnr_ssim.psnr_capped, source=CRF_23, batch=16),
+        "videosys.ssim@1": SSIM(frames=psnr_ssim.ssim, source=CRF_23, batch=16),
+        "videosys.lpips@1": LPIPS(frames=_spatial, source=CRF_23, batch=16),
+    },
+    "easycache": _easycache("easycache", CRF_10),
+    "easycache_hunyuan": _easycache("easycache_hunyuan", CRF_23),
+    "chitu": {
+        "chitu.psnr@1": PSNR(frames=psnr_ssim.psnr, source=CRF_10),
+        "chitu.ssim@1": SSIM(frames=_box, source=CRF_10),
+        "chitu.lpips@1": LPIPS(frames=partial(middle_frame, partial(lpips, size=224)), source=CRF_10),
+    },
+}
+METRICS: dict[str, Metric] = {name: metric for metrics in CONVENTIONS.values() for name, metric in metrics.items()}
+
+
+def convention_of(metric: str) -> str:
+    """The convention a metric's name belongs to."""
+    return next(name for name, metrics in CONVENTIONS.items() if metric in metrics)
+
+
+def identical_frames(video: np.ndarray, reference: np.ndarray) -> int:
+    """How many frames (of latents: whole videos) are equal to the reference, bit for bit."""
+    return sum(bool(np.array_equal(v, r)) for v, r in zip(video, reference, strict=True))
+
+
+def note(value: float | None, identical: int, frames: int) -> str | None:
+    """What is to be known about a value, or about its absence."""
+    if not identical:
+        return None
+    if identical == frames:
+        return IDENTICAL
+    return f"{identical} of {frames} frames are identical to the reference{'' if value is not None else ': infinite'}"

@@ -1,0 +1,139 @@
+"""The scoring stage for fidelity: how close each video is to the uncached reference of the same prompt and seed.
+
+A sample's scores lie beside it in <sample>.fidelity.json: for every metric the value, the values of its frames, how
+many frames are identical to the reference's, and a note, which gives the reason where there is no value. Only what is
+missing is computed: with another convention asked for, a video is decoded again but never generated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from .. import devices
+from ..config import ConfigError, Run
+from ..failures import Failure, attempt_each
+from ..job import Job
+from ..sampling.generate import checksum, frames_of, latents_of
+from ..sampling.video import kept, through_mp4
+from ..store import SampleFiles, read_json, write_sealed
+from ..store.atomic import alone
+from .metrics import CONVENTIONS, FRAMES, LATENTS, METRICS, identical_frames, note
+
+Entry = dict[str, Any]  # of one metric: value, frames, identical, note
+
+
+def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Conventions by name, one or several, each once. Raises ConfigError for one that is not known, or for none."""
+    names = tuple(dict.fromkeys([names] if isinstance(names, str) else names or []))
+    if unknown := [name for name in names if name not in CONVENTIONS]:
+        raise ConfigError(f"unknown fidelity {unknown[0]!r}; conventions are {', '.join(CONVENTIONS)}")
+    if not names:
+        raise ConfigError(f"fidelity is empty; conventions are {', '.join(CONVENTIONS)}")
+    return names
+
+
+def arrays(run: Run) -> int:
+    """How many arrays of a video's frames scoring holds at a time: the frames, and what an mp4 makes of them."""
+    rates = {METRICS[name].source for convention in run.fidelity for name in CONVENTIONS[convention]}
+    return 1 + any(rate not in (FRAMES, LATENTS) for rate in rates)
+
+
+def measure(name: str, video: np.ndarray, reference: np.ndarray, device: str = "cpu") -> Entry:
+    """One metric of two arrays of its source: uint8 frames (n, height, width, 3), or latents.
+
+    Raises ValueError if their shapes differ: nothing is resized, cut or padded.
+    """
+    if video.shape != reference.shape:
+        raise ValueError(f"a video of shape {video.shape} cannot be compared with a reference of {reference.shape}")
+    metric = METRICS[name]
+    if reason := metric.lacks():
+        return {"value": None, "frames": [], "identical": None, "note": reason}
+    frames = metric.frames(video, reference, device)
+    value, identical = metric.pool(frames), identical_frames(video, reference)
+    return {"value": value, "frames": frames, "identical": identical, "note": note(value, identical, len(video))}
+
+
+def score(job: Job, say: Callable[[str], None]) -> list[Failure]:
+    """Score every sample of the job against the reference sample of the same prompt, seed and machine; returns what
+    failed."""
+    if job.uncached is None:
+        return []
+    reported: set[str] = set()
+
+    def work(prompt: str, seed: int) -> None:
+        _score_one(job, prompt, seed, reported, say)
+
+    return attempt_each(job.run.label, "score", job.run.samples, work, say)
+
+
+def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Callable[[str], None]) -> None:
+    """Score one sample. `reported` holds the reasons for missing scores that were said before."""
+    run, files, reference = job.run, job.files(prompt, seed), job.reference.files(prompt, seed)
+    entries = stored(job, files)
+    missing = [n for c in run.fidelity for n in CONVENTIONS[c] if not _settled(n, entries.get(n))]
+    if not missing:
+        return
+    if not (files.complete and reference.complete):
+        which = "reference" if files.complete else "sample"
+        say(f"{run.label}  not scored, its {which} was not generated: {prompt!r} seed {seed}")
+        return
+    new = _scored(run, files, reference, missing)
+    lacking = {entry["note"] for entry in new.values() if not entry["frames"]} - reported
+    for reason in lacking:
+        say(f"{run.label}  {reason}")
+    reported |= lacking
+    latents = [checksum(files), checksum(reference)]
+    header = {"reference": job.reference.id, "latents": latents, "fps": run.fps}
+    with alone(files.fidelity.parent):  # another process may have scored it by other conventions
+        write_sealed(files.fidelity, header | {"metrics": stored(job, files) | new})
+
+
+def stored(job: Job, files: SampleFiles) -> dict[str, Entry]:
+    """The entries on disk that still hold, at this frame rate where it moves pixels."""
+    fps, entries = at_any_rate(job, files)
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if fps == job.run.fps or METRICS[name].source in (FRAMES, LATENTS)
+    }
+
+
+def at_any_rate(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Entry]]:
+    """The frame rate and the entries on disk that hold for this latent and its reference's, by today's definitions."""
+    data = read_json(files.fidelity) or {}
+    if data.get("reference") != job.reference.id or "metrics" not in data:
+        return None, {}
+    now = [checksum(files), checksum(job.reference.place.sample(files.stem.name))]
+    if any(None not in pair and pair[0] != pair[1] for pair in zip(data.get("latents", now), now, strict=True)):
+        return None, {}  # one of the two was made again since, and came out otherwise
+    return data["fps"], {name: data["metrics"][name] for name in METRICS if name in data["metrics"]}
+
+
+def _settled(name: str, entry: Entry | None) -> bool:
+    """Whether there is nothing to do: it was computed, or what it lacked is still lacking."""
+    return entry is not None and (bool(entry["frames"]) or entry["note"] == METRICS[name].lacks())
+
+
+def _scored(run: Run, files: SampleFiles, reference: SampleFiles, names: list[str]) -> dict[str, Entry]:
+    """The metrics of one sample, source by source, so that no more than one pair of videos is unpacked at a time."""
+    device = devices.resolve(run.device)
+    entries: dict[str, Entry] = {}
+    for source in dict.fromkeys(METRICS[name].source for name in names):
+        video, against = _array(run, files, source), _array(run, reference, source)
+        for name in (name for name in names if METRICS[name].source == source):
+            entries[name] = measure(name, video, against, device)
+        kept.drop((files.latent, source, run.fps))
+    kept.drop(files.latent)  # the reference's frames are wanted again, by the next method of a sweep
+    return {name: entries[name] for name in names}
+
+
+def _array(run: Run, files: SampleFiles, source: str | int) -> np.ndarray:
+    """What a source names, of one sample."""
+    if source == LATENTS:
+        return latents_of(files).float().numpy()
+    if source == FRAMES:
+        return frames_of(run, files)
+    return kept.get((files.latent, source, run.fps), lambda: through_mp4(frames_of(run, files), run.fps, int(source)))

@@ -1,0 +1,210 @@
+"""Watch one pipeline call, and call again with predictions of one's own.
+
+To begin again in the middle of a call, a solver's state would be needed, and every solver keeps another. Instead a call
+is made from its noise on, with the recorded predictions in the transformer's place: the solver does the same
+arithmetic on the same numbers, so it arrives bit for bit where it was, and a step answered so costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import torch
+
+from methods import Method
+from methods.engine.anatomy import Anatomy, Size, anatomy_of
+from methods.engine.denoiser import Denoiser, ModuleCall
+from methods.engine.method import Rule
+from methods.engine.reuse import hidden_of, video_of
+
+from .. import backbones
+from ..config import Run
+from ..sampling.generate import cached, denoise
+
+MODE = "nearest-exact"  # of a trial's latent: PreciseCache's default
+Answer = Callable[[int, str], torch.Tensor | None]  # of a step and a branch, the prediction; None computes it
+AfterStep = Callable[[int, torch.Tensor], torch.Tensor]  # of a step and its latent, the latent to go on with
+
+
+@dataclass
+class Moment:
+    """One denoising step. Tensors are on the CPU, in the model's own layout, by guidance branch.
+
+    trials: by size. blocks: by block path, RMS of what it adds to the video's tokens, and that over their own RMS.
+    guidance: the scale, where a step has several branches.
+    """
+
+    predictions: dict[str, torch.Tensor] = field(default_factory=dict)
+    trials: dict[Size, dict[str, torch.Tensor]] = field(default_factory=dict)
+    blocks: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    guidance: float = 1.0
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All that is kept of the step."""
+        for each in (self.predictions, *self.trials.values()):
+            yield from each.values()
+
+
+@dataclass
+class Seen:
+    """One pipeline call, watched. latents: after each step, so that the last one is the final latent."""
+
+    anatomy: Anatomy
+    moments: list[Moment] = field(default_factory=list)
+    latents: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes to keep it."""
+        kept = [*self.latents, *(tensor for moment in self.moments for tensor in moment.tensors())]
+        return sum(tensor.nbytes for tensor in kept)
+
+    def predictions(self) -> list[torch.Tensor]:
+        """The guided prediction of each step, (B, C, T, H, W) in float32."""
+        return [self._guided(each.predictions, each) for each in self.moments]
+
+    def trials(self, size: Size) -> list[torch.Tensor]:
+        """The guided trial of each step at this size."""
+        return [self._guided(each.trials[size], each) for each in self.moments]
+
+    def _guided(self, branches: Mapping[str, torch.Tensor], moment: Moment) -> torch.Tensor:
+        return self.anatomy.as_video(self.anatomy.guided(branches, moment.guidance)).float()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Calls of one sample's pipeline: same prompt, same noise, another method."""
+
+    pipe: Any
+    run: Run
+    seed: int
+    embeds: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, run: Run, prompt: str, seed: int) -> Caller:
+        """The pipeline loaded and the prompt embedded, which is done once for all calls."""
+        pipe = backbones.load(run.recipe, run.device, run.offload)
+        with backbones.placed(pipe, run.offload, run.device):
+            embeds = backbones.family(run.recipe.backbone).embed(pipe, prompt, run.recipe)
+        return cls(pipe, run, seed, embeds)
+
+    def call(self, method: Method, after_step: AfterStep | None = None) -> torch.Tensor:
+        """The final latent, on the CPU."""
+
+        def at_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            assert after_step is not None
+            return {"latents": after_step(index, tensors["latents"])}
+
+        embeds: dict[str, Any] = dict(self.embeds)
+        if after_step is not None:
+            embeds["callback_on_step_end"] = at_end
+        recipe = replace(self.run.recipe, method=method)
+        with cached(self.pipe, self.run, recipe):
+            return denoise(self.pipe, recipe, self.seed, **embeds).cpu()
+
+    def watch(self, sizes: tuple[Size, ...] = (), blocks: bool = False) -> Seen:
+        """Call with the run's own method and see everything; with trials at these sizes, which leave no trace."""
+        seen = Seen(anatomy_of(self.pipe.transformer))
+
+        def keep(index: int, latents: torch.Tensor) -> torch.Tensor:
+            seen.latents.append(latents.to("cpu", copy=True))
+            return latents
+
+        self.call(watched(self.run.recipe.method, seen, sizes, blocks), keep)
+        return seen
+
+    def again(self, answer: Answer, after_step: AfterStep | None = None) -> torch.Tensor:
+        """Call with answers in place of the transformer's, where there are any."""
+        return self.call(Answered(answer=answer), after_step)
+
+
+def watched(method: Method, seen: Seen, sizes: tuple[Size, ...], blocks: bool) -> Method:
+    """`method`, doing what it does, with `seen` told."""
+
+    class Watched(type(method)):  # type: ignore[misc]  # one of the same kind: what its base may do, it may
+        EXPECTS_REUSE: ClassVar[bool] = False  # it has said so when the sample was made
+
+        def rule(self) -> Rule:
+            return _Watch(super().rule(), seen, sizes, blocks)
+
+        def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
+            paths = [block.path for block in anatomy.blocks(transformer)] if blocks else []
+            return list(dict.fromkeys([*super().modules(anatomy, transformer), *paths]))
+
+    return Watched(**{item.name: getattr(method, item.name) for item in fields(method)})
+
+
+class _Watch(Rule):
+    def __init__(self, rule: Rule, seen: Seen, sizes: tuple[Size, ...], blocks: bool) -> None:
+        self.rule, self.seen, self.sizes, self.blocks = rule, seen, sizes, blocks
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        if denoiser.step.index == len(self.seen.moments):
+            self.seen.moments.append(Moment())
+        moment, name, anatomy = self.seen.moments[denoiser.step.index], denoiser.branch.name, denoiser.anatomy
+        prediction = self.rule.predict(denoiser)
+        moment.predictions[name] = prediction.to("cpu", copy=True)
+        if anatomy.BATCHED or len(moment.predictions) > 1:
+            moment.guidance = denoiser.guidance_scale()
+        for size in self.sizes:
+            inputs = anatomy.trial_inputs(denoiser.branch.inputs, size, MODE) | {"return_dict": False}
+            moment.trials.setdefault(size, {})[name] = denoiser.forward(**inputs)[0].cpu()
+        return prediction
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        output = self.rule.visit(denoiser, call)
+        if self.blocks and (block := denoiser.block_of(call)) is not None:
+            before = hidden_of(block, call).float()
+            added, own = rms(video_of(block, output).float() - before), rms(before)  # equation (5)
+            found = self.seen.moments[denoiser.step.index].blocks.setdefault(denoiser.branch.name, {})
+            found[block.path] = added, added / own
+        return output
+
+    def forget_branch(self, name: str) -> None:
+        self.rule.forget_branch(name)
+
+    def change_transformer(self) -> None:
+        self.rule.change_transformer()
+
+
+@dataclass(kw_only=True)
+class Answered(Method):
+    """Answers with predictions from elsewhere; computes where there is none."""
+
+    answer: Answer
+
+    NAME: ClassVar[str] = "answered"
+    EXPECTS_REUSE: ClassVar[bool] = False
+
+    def rule(self) -> Rule:
+        return _Answer(self.answer)
+
+
+class _Answer(Rule):
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    def predict(self, denoiser: Denoiser) -> torch.Tensor:
+        found = self.answer(denoiser.step.index, denoiser.branch.name)
+        if found is None:
+            return denoiser.run()
+        denoiser.reused = True
+        like = denoiser.branch.inputs["hidden_states"]
+        return found.to(like.device)
+
+
+def rms(values: torch.Tensor) -> float:
+    """Root mean square: the L2 norm over the square root of the number of elements."""
+    return float(torch.linalg.vector_norm(values.float())) / values.numel() ** 0.5
+
+
+def compact(values: Any) -> Any:
+    """A number, or lists of them, to five significant digits; None for what is none, or is not finite."""
+    if isinstance(values, (list, tuple)):
+        return [compact(each) for each in values]
+    if values is None or not math.isfinite(values):
+        return None
+    return float(f"{values:.5g}")

@@ -1,0 +1,190 @@
+"""From typed parts to a run that is checked: everything that can be known wrong before a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from methods import Method
+from methods.engine.anatomy import Anatomy, anatomy_for
+
+from . import backbones, feasible
+from .config import (
+    ALL_STAGES,
+    STAGES,
+    Backbone,
+    ConfigError,
+    Latency,
+    Model,
+    Recipe,
+    Run,
+    Score,
+    check_fields,
+    names_of,
+    number,
+)
+from .fidelity import stage as fidelity
+from .messages import shortened
+from .observe import stage as observe
+from .sampling import parallel
+from .vbench.dimensions import expand
+
+
+class RefusedError(ConfigError):
+    """A method does not work on a backbone, or not yet; the message names both and says why."""
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The options that belong to no config group: the top level of conf/config.yaml."""
+
+    results: str = "results"
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    latency: Latency = field(default_factory=Latency)
+    fidelity: Any = "raw"  # or a list of conventions
+    score: Score = field(default_factory=Score)
+    observe: Any = field(default_factory=list)  # of kinds; one alone may do without the brackets
+    observe_stride: int = number(1, 1000, 1)
+    device: str = "auto"
+    plan: Any = False  # or true, json, table1
+    plan_gpu: str = "H200"
+    plan_utilisation: float = 0.45
+    wandb: Any = "off"  # or offline, online
+    sweeps: list[str] = field(default_factory=list)  # of an experiment: lines of overrides, each a sweep of its own
+
+    def __post_init__(self) -> None:
+        check_fields(self, "")
+        if not self.results.strip():
+            raise ConfigError("results is empty: give a folder")
+        if not self.stages:
+            raise ConfigError(f"stages is empty; stages are {', '.join(ALL_STAGES)}")
+        self.fidelity, self.observe = names_of("fidelity", self.fidelity), names_of("observe", self.observe)
+        for name in ("plan", "wandb"):
+            if not isinstance(getattr(self, name), str | bool | None):
+                raise ConfigError(f"{name} takes a name, not {shortened(getattr(self, name))!r}")
+
+
+def run_of(label: str, model: Model, method: Method, prompts: list[str], seeds: list[int], settings: Settings) -> Run:
+    """The run of these parts. Raises RefusedError if the method refuses the backbone, ConfigError for all else."""
+    run = Run(
+        label=label,
+        recipe=Recipe(
+            backbone=model.chosen_backbone,
+            sampling=model.sampling,
+            method=_fitted(method, model.backbone, label),
+            numerics=model.numerics,
+        ),
+        prompts=prompts,
+        seeds=seeds,
+        results=Path(settings.results),
+        fps=model.fps,
+        stages=tuple(settings.stages),
+        latency=settings.latency,
+        fidelity=fidelity.chosen(settings.fidelity),
+        score=settings.score,
+        observe=observe.chosen(settings.observe),
+        observe_stride=settings.observe_stride,
+        device=settings.device,
+        offload=model.offload,
+        download=model.download,
+    )
+    check(run)
+    return run
+
+
+def _fitted(method: Method, backbone: Backbone, label: str) -> Method:
+    """The method with what depends on the backbone filled in."""
+    feasible.check_backbone(backbone)
+    anatomy = anatomy_of(backbone)
+    with _refusals(f"{backbone.name} {label}"):
+        return method.for_backbone(anatomy)
+
+
+def anatomy_of(backbone: Backbone) -> Anatomy:
+    """What methods look up of a backbone."""
+    return _anatomy_of(json.dumps(dataclasses.asdict(backbone)))
+
+
+@functools.lru_cache(maxsize=64)
+def _anatomy_of(fields: str) -> Anatomy:
+    backbone = Backbone(**json.loads(fields))
+    return anatomy_for(backbones.family(backbone).TRANSFORMER, backbones.transformer_config(backbone))
+
+
+def check(run: Run) -> None:
+    """Everything about a run that can be known wrong before a model is loaded."""
+    if wrong := [name for name in run.stages if name not in ALL_STAGES]:
+        raise ConfigError(f"unknown stage {shortened(wrong[0])!r}; stages are {', '.join(ALL_STAGES)}")
+    expand(run.score.vbench)
+    observe.check(run)
+    backbones.check(run)
+    parallel.check(run)
+    family = backbones.family(run.recipe.backbone)
+    family.check(run.recipe.sampling)
+    sampling = run.recipe.sampling
+    with _refusals(f"{run.recipe.backbone.name} {run.label}"):
+        run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
+    backbones.source(run.recipe.backbone)
+
+
+@contextmanager
+def _refusals(pair: str) -> Iterator[None]:
+    """What a method says against a backbone, as a RefusedError that names both."""
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedError(f"{pair}: {error}") from error
+
+
+def label(preset: str, method: Method, changed: dict[str, Any]) -> str:
+    """What tables call a run: its preset, and the fields in which it differs, its own before those of all methods."""
+    bases = (base for base in type(method).__mro__[1:] if dataclasses.is_dataclass(base))
+    common = {each.name for base in bases for each in dataclasses.fields(base)}
+    order = [each.name for each in sorted(dataclasses.fields(method), key=lambda each: each.name in common)]
+    return " ".join([preset, *(f"{name}={_plain(changed[name])}" for name in order if name in changed)])
+
+
+def _plain(value: Any) -> str:
+    return shortened(value if isinstance(value, str) else json.dumps(value, separators=(",", ":")), 40)
+
+
+def preset_of(method: Method, presets: Mapping[str, Method]) -> str | None:
+    """The preset that a method is in every field, however it was asked for; None if none.
+
+    Of several the one with the longest name, which says most (precisecache_turbo, whose settings are the defaults).
+    """
+    found = [name for name, preset in presets.items() if preset == method]
+    return max(found, key=lambda name: (len(name), name), default=None)
+
+
+def narrowed(sweeps: list[list[str]], words: list[str]) -> list[list[str]]:
+    """The lines of an experiment's sweeps, each followed by the user's words, which win.
+
+    Where the lines have all names of the user's `model=` or `method=`, though, a line keeps those of them that it has,
+    and goes if it has none.
+    """
+    for group in ("model", "method"):
+        asked = [_names(word) for word in words if word.startswith(f"{group}=")][-1:]  # the last counts
+        known = {name for line in sweeps for word in line if word.startswith(f"{group}=") for name in _names(word)}
+        if asked and known.issuperset(asked[0]):
+            words = [word for word in words if not word.startswith(f"{group}=")]
+            sweeps = [kept for line in sweeps if (kept := _kept(line, group, asked[0]))]
+    return [[*line, *words] for line in sweeps]
+
+
+def _names(word: str) -> list[str]:
+    return word.partition("=")[2].split(",")
+
+
+def _kept(line: list[str], group: str, asked: list[str]) -> list[str]:
+    """The line with those of its group's names that were asked for (all of those asked, if it has no such word)."""
+    own = next((_names(word) for word in line if word.startswith(f"{group}=")), asked)
+    both = [name for name in own if name in asked]
+    rest = [word for word in line if not word.startswith(f"{group}=")]
+    return [f"{group}={','.join(both)}", *rest] if both else []

@@ -1,0 +1,1 @@
+"""Running a pipeline: samples and their videos, latency, one transformer over several GPUs."""

@@ -1,0 +1,200 @@
+"""Generate the samples that are missing: latent, mp4 and trace of each, whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import safetensors.torch
+import torch
+
+from methods import Handle, apply
+
+from .. import backbones, provenance
+from ..config import Recipe, Run
+from ..failures import Failure, attempt
+from ..job import Job
+from ..store import SampleFiles, read_json, write_sealed
+from ..store.atomic import alone, claim, partial, put
+from .video import is_whole_mp4, kept
+
+
+def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor:
+    """Final latents for one prompt (or its embeddings). The noise comes from a CPU generator of this seed alone."""
+    arguments = backbones.family(recipe.backbone).call_arguments(recipe)
+    if "prompt_embeds" in prompt:
+        arguments.pop("negative_prompt", None)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return pipe(**arguments, **prompt, generator=generator, output_type="latent").frames
+
+
+@contextmanager
+def cached(pipe: Any, run: Run, recipe: Recipe) -> Iterator[Handle]:
+    """The pipeline with the recipe's method attached and its weights placed for a call, in that order: model offload
+    would otherwise drop the method's hook."""
+    guidance = backbones.family(recipe.backbone).guidance_scale(recipe)
+    try:
+        with (
+            apply(pipe, recipe.method, guidance_scale=guidance) as handle,
+            backbones.placed(pipe, run.offload, run.device),
+        ):
+            yield handle
+    finally:
+        backbones.after_call(pipe)
+
+
+def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
+    """Final latents to frames (frames, height, width, 3) in uint8."""
+    try:
+        with backbones.placed(pipe, run.offload, run.device):
+            return backbones.family(run.recipe.backbone).decode(pipe, latents, run.recipe)
+    finally:
+        backbones.after_call(pipe)
+
+
+def _prompt_arguments(pipe: Any, prompt: str, recipe: Recipe) -> dict[str, Any]:
+    """The prompt as the pipeline takes it; a pipeline of random weights has no text encoder and takes embeddings."""
+    if pipe.text_encoder is not None:
+        return {"prompt": prompt}
+    return backbones.family(recipe.backbone).embed(pipe, prompt, recipe)
+
+
+def generate(job: Job, say: Callable[[str], None]) -> list[Failure]:
+    """Make every missing sample of the job. One that fails is noted beside the others, which go on; it is tried again
+    the next time. Returns the failures; raises what keeps all of them from being made."""
+    run, todo = job.run, job.missing()
+    if not todo:
+        return []
+    failures: list[Failure] = []
+    pipe = backbones.load(run.recipe, run.device, run.offload)
+    tried: set[SampleFiles] = set()
+    for in_turn in (True, False):  # what another process is at comes last, and is usually there by then
+        for number, (prompt, seed) in enumerate(todo, 1):
+            files = job.files(prompt, seed)
+            if files.complete or files in tried:
+                continue
+            with claim(files.stem) as ours:
+                if (ours or not in_turn) and not files.complete:
+                    tried.add(files)
+                    name = f"{run.label}  sample {number}/{len(todo)}"
+                    failures += _try_one(pipe, job, prompt, seed, files, name, say)
+    if others := len(todo) - len(tried):
+        say(f"{run.label}  {others} of {len(todo)} samples were made by another process meanwhile")
+    return failures
+
+
+def _try_one(
+    pipe: Any, job: Job, prompt: str, seed: int, files: SampleFiles, name: str, say: Callable[[str], None]
+) -> list[Failure]:
+    """Make one sample, or note why it could not be made."""
+    sample = f"{prompt!r} seed {seed}"
+
+    def work() -> None:
+        say(f"{name}  {_generate_one(pipe, job, prompt, seed, files)}  {sample}")
+        files.failure.unlink(missing_ok=True)
+
+    failed = attempt(sample, work)
+    if failed is None:
+        return []
+    say(f"{name}  failed  {failed.line}")
+    write_sealed(files.failure, {"prompt": prompt, "seed": seed, "error": failed.why})
+    return [failed]
+
+
+def _generate_one(pipe: Any, job: Job, prompt: str, seed: int, files: SampleFiles) -> str:
+    run, began = job.run, time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with cached(pipe, run, run.recipe) as handle:
+            latents = denoise(pipe, run.recipe, seed, **_prompt_arguments(pipe, prompt, run.recipe))
+    backbones.calls[job.id] += 1
+    notes = []
+    for warning in caught:
+        if str(warning.message).startswith(f"{run.recipe.method.NAME}:"):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if not torch.isfinite(latents).all():
+        raise FloatingPointError("the final latent is not finite")
+    seconds = time.perf_counter() - began
+    latents = latents.cpu().contiguous()
+    frames = decode(pipe, run, latents)
+    header = {
+        "prompt": prompt,
+        "seed": seed,
+        "seconds": seconds,
+        "notes": notes,
+        "revision": provenance.revision(),
+    }
+    _write(run, files, latents, frames, header | handle.trace.to_dict())
+    trace = handle.trace
+    return f"{trace.computed}/{len(trace.steps)} steps computed, {seconds:.1f} s{''.join(f' [! {n}]' for n in notes)}"
+
+
+def _write(run: Run, files: SampleFiles, latents: torch.Tensor, frames: np.ndarray, trace: dict[str, Any]) -> None:
+    """Put a sample's files into place together, the trace last; unless another process has done so first."""
+    content = safetensors.torch.save({"latents": latents})
+    with partial(files.latent) as latent, partial(files.video) as video:
+        latent.write_bytes(content)
+        write_video(video, frames, run.fps)
+        encoded = video.read_bytes()
+        if not is_whole_mp4(encoded):  # ffmpeg may stop for lack of space and say nothing
+            raise OSError(f"the video was not written whole: {files.video}")
+        trace["files"] = {
+            name: hashlib.sha256(data).hexdigest() for name, data in (("latent", content), ("video", encoded))
+        }
+        with alone(files.latent.parent):
+            if files.complete:
+                return
+            put(latent, files.latent)
+            put(video, files.video)
+            write_sealed(files.trace, trace)
+    kept.put(files.latent, frames)
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
+    """H.264 4:2:0 at CRF 18, which browsers play; to look at, never to measure on."""
+    iio.imwrite(
+        path, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2,
+        output_params=["-crf", "18", "-movflags", "+faststart"],
+    )  # fmt: skip
+
+
+def frames_of(run: Run, files: SampleFiles) -> np.ndarray:
+    """A sample's frames, decoded from its lossless latent unless still held from its making."""
+
+    def decoded() -> np.ndarray:
+        pipe = backbones.load(run.recipe, run.device, run.offload)
+        return decode(pipe, run, latents_of(files))
+
+    return kept.get(files.latent, decoded)
+
+
+def latents_of(files: SampleFiles) -> torch.Tensor:
+    """A sample's final latents. RuntimeError if they are not those that were written."""
+    content = files.latent.read_bytes()
+    if checksum(files) not in (None, hashlib.sha256(content).hexdigest()):
+        raise RuntimeError(f"{files.latent} was damaged while in use; the same command makes it again")
+    return safetensors.torch.load(content)["latents"]
+
+
+def checksum(files: SampleFiles) -> str | None:
+    """The sha256 of a sample's latent as its trace has it; None of one from before there were checksums."""
+    try:
+        status = files.trace.stat()
+    except OSError:
+        return None
+    return _checksum(files.trace, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _checksum(trace: Path, *as_it_is: int) -> str | None:
+    return ((read_json(trace) or {}).get("files") or {}).get("latent")

@@ -1,0 +1,157 @@
+"""Latency: the method and the uncached reference timed in turn, in one process, with spread.
+
+Text encoder, denoising loop and VAE are timed apart; the speedup is of the denoising loop, which is what a cache
+changes. Each round times the reference and the method in alternating order, and gives one ratio. No recipe is timed
+before this process has called it: the first call chooses kernels and fills the allocator.
+
+What moves latency beyond recipe and machine is in the file's name, so a figure taken under other conditions is measured
+again and never taken over.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import backbones, devices, provenance
+from ..config import Run
+from ..job import Job
+from ..store import read_json, write_sealed
+from . import parallel
+from .generate import cached, decode, denoise
+
+Say = Callable[[str], None]
+Pair = dict[str, Job]  # "reference" and "method"; the reference is its own
+SPREADS = ("denoise_seconds", "reference_denoise_seconds", "decode_seconds", "speedup")
+
+
+def conditions(run: Run) -> dict[str, Any]:
+    """What moves the run's latency beside its recipe and machine. The attention backend is the one really used."""
+    return {
+        "offload": run.offload,
+        "attention": backbones.attention_of(run.recipe),
+        "dtype": run.recipe.numerics.dtype,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def stored(job: Job) -> dict[str, Any] | None:
+    """The latency measured under the run's conditions; None if there is none."""
+    return read_json(_path(job))
+
+
+def _path(job: Job) -> Any:
+    text = json.dumps(conditions(job.run), sort_keys=True)
+    return job.place.latency(hashlib.sha256(text.encode()).hexdigest()[:8])
+
+
+def timed_samples(run: Run) -> list[tuple[str, int]]:
+    """The first prompts, as many as are to be timed, each with the first seed."""
+    return [(prompt, run.seeds[0]) for prompt in run.prompts[: run.latency.prompts]]
+
+
+def profile(job: Job, say: Say) -> None:
+    """Time the job's method, unless that was done on these samples with at least as many repeats."""
+    run, samples = job.run, timed_samples(job.run)
+    done = parallel.broadcast_from_rank0(stored(job))
+    if done is not None and _covers(done, samples, run.latency.repeats):
+        return
+    pipe = backbones.load(run.recipe, run.device, run.offload)
+    prompts = [_Timing(pipe, job, prompt, seed).measure(say) for prompt, seed in samples]
+    write_sealed(
+        _path(job),
+        {
+            "recipe": job.id,
+            "repeats": run.latency.repeats,
+            "conditions": conditions(run),
+            "text_seconds": statistics.median(each["text_seconds"] for each in prompts),
+            **{name: spread([x for each in prompts for x in each[name]["values"]]) for name in SPREADS},
+            "peak_gpu_bytes": _most(each["peak_gpu_bytes"] for each in prompts),
+            "reference_peak_gpu_bytes": _most(each["reference_peak_gpu_bytes"] for each in prompts),
+            "attention": backbones.attention_backend(),
+            "prompts": prompts,
+            "revision": provenance.revision(),
+        },
+    )
+
+
+def _covers(done: dict[str, Any], samples: list[tuple[str, int]], repeats: int) -> bool:
+    timed = [(each["prompt"], each["seed"]) for each in done["prompts"]]
+    return done["repeats"] >= repeats and timed[: len(samples)] == samples
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, extremes and the values themselves."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "values": values}
+
+
+def _most(peaks: Any) -> int | None:
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
+class _Timing:
+    """The timing of one sample."""
+
+    def __init__(self, pipe: Any, job: Job, prompt: str, seed: int) -> None:
+        self.pipe, self.job, self.run, self.prompt, self.seed = pipe, job, job.run, prompt, seed
+        self.device = devices.resolve(job.run.device)
+        self.pair: Pair = {"method": job} if job.uncached is None else {"reference": job.uncached, "method": job}
+
+    def measure(self, say: Say) -> dict[str, Any]:
+        """The sample's figures as plain data."""
+        run = self.run
+        text_seconds, self.embeds = self._text()
+        self._warm_up()
+        seconds: dict[str, list[float]] = {name: [] for name in self.pair}
+        peaks: dict[str, list[int | None]] = {name: [] for name in self.pair}
+        decode_seconds: list[float] = []
+        for number in range(run.latency.repeats):
+            for name in self.pair if number % 2 == 0 else reversed(self.pair):
+                devices.reset_peak(self.device)
+                spent, latents, traced = self._call(self.pair[name])
+                seconds[name].append(spent)
+                peaks[name].append(devices.peak(self.device))
+                if name == "method":
+                    trace = traced
+                    decoding = functools.partial(decode, self.pipe, run, latents)
+                    decode_seconds.append(devices.timed(decoding, self.device)[0])
+            say(f"{run.label}  timing {number + 1}/{run.latency.repeats}  {seconds['method'][-1]:.2f} s")
+        reference = seconds.get("reference", seconds["method"])
+        return {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "text_seconds": text_seconds,
+            "denoise_seconds": spread(seconds["method"]),
+            "reference_denoise_seconds": spread(reference),
+            "decode_seconds": spread(decode_seconds),
+            "speedup": spread([r / m for r, m in zip(reference, seconds["method"], strict=True)]),
+            "peak_gpu_bytes": _most(peaks["method"]),
+            "reference_peak_gpu_bytes": _most(peaks.get("reference", peaks["method"])),
+            "trace": trace.to_dict(),
+        }
+
+    def _text(self) -> tuple[float, dict[str, Any]]:
+        """Median seconds to encode the prompt, after one encoding that does not count; and its embeddings."""
+        embed = functools.partial(self.job.family.embed, self.pipe, self.prompt, self.run.recipe)
+        with backbones.placed(self.pipe, self.run.offload, self.run.device):
+            timed = [devices.timed(embed, self.device) for _ in range(1 + self.run.latency.repeats)]
+        return statistics.median(seconds for seconds, _ in timed[1:]), timed[0][1]
+
+    def _warm_up(self) -> None:
+        for job in self.pair.values():
+            while backbones.calls[job.id] < max(1, self.run.latency.warmup):
+                self._call(job)
+
+    def _call(self, job: Job) -> tuple[float, torch.Tensor, Any]:
+        """Seconds of one denoising loop, its final latents and its trace."""
+        with cached(self.pipe, self.run, job.recipe) as handle:
+            loop = functools.partial(denoise, self.pipe, job.recipe, self.seed, **self.embeds)
+            seconds, latents = devices.timed(loop, self.device)
+        backbones.calls[job.id] += 1
+        return seconds, latents, handle.trace

@@ -1,0 +1,93 @@
+"""One transformer over several GPUs: diffusers' context parallelism (Ulysses), one process a GPU under torchrun.
+
+    torchrun --nproc-per-node 4 -m pcbench model=wan model.numerics.parallel=4 stages=[latency]
+
+Every process holds the whole model and a share of the tokens, and every process sees the whole prediction, so a method
+that decides on predictions decides alike in all. Only latency is measured so: the other stages gain nothing by it. The
+first process prints and writes; what the others write goes to a folder that is thrown away.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from methods import FewerStepsConfig, Method, NoCacheConfig, PreciseCacheConfig, UniformConfig
+
+from .. import backbones, devices
+from ..config import ConfigError, Run
+
+# Methods that look at whole predictions alone. Others look at tokens or blocks, of which a process has its share only.
+WHOLE = (NoCacheConfig, FewerStepsConfig, UniformConfig, PreciseCacheConfig)
+
+
+def processes() -> int:
+    """How many torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command line as this process is to read it: all but the first keep results and words to themselves."""
+    if os.environ.get("RANK", "0") == "0":
+        return list(arguments)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+    folder = tempfile.mkdtemp(prefix="pcbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return [*arguments, f"results={folder}"]
+
+
+def check(run: Run) -> None:
+    """Raise ConfigError for a run over several GPUs that could not be, whatever the hardware."""
+    count, method = run.recipe.numerics.parallel, run.recipe.method
+    if count == 1:
+        return
+    if run.stages != ("latency",):
+        raise ConfigError("model.numerics.parallel is for latency alone: add stages=[latency]")
+    if run.offload != "none":
+        raise ConfigError("model.numerics.parallel keeps the model on every GPU: leave model.offload at none")
+    if getattr(backbones.family(run.recipe.backbone).TRANSFORMER, "_cp_plan", None) is None:
+        raise ConfigError(f"{run.recipe.backbone.name}: diffusers cannot split this family over GPUs, only Wan of ours")
+    if not splits(method):
+        raise ConfigError(f"{method.NAME} looks at tokens or blocks, of which each GPU has a share only: parallel=1")
+
+
+def splits(method: Method) -> bool:
+    """Whether the method does the same in every process."""
+    inside = getattr(method, "reuse", "") == "stack" or getattr(method, "block_cache_rate", 0.0) > 0
+    return isinstance(method, WHOLE) and not inside
+
+
+def start(runs: Iterable[Run]) -> None:
+    """Join the other processes. Raises ConfigError if there are not as many as the runs ask for."""
+    for run in runs:
+        count = run.recipe.numerics.parallel
+        if count != processes():
+            advice = f"torchrun --nproc-per-node {count} -m pcbench …" if count > 1 else "no torchrun"
+            raise ConfigError(f"model.numerics.parallel={count} with {processes()} process(es): start it with {advice}")
+        if count > 1 and not devices.resolve(run.device).startswith("cuda"):
+            raise ConfigError("model.numerics.parallel above 1 needs as many CUDA devices; there is none here")
+        if count > 1 and run.device not in ("auto", "cuda"):
+            raise ConfigError(f"model.numerics.parallel={count} takes the first {count} GPUs: leave device at auto")
+        if count > 1 and count > (available := torch.cuda.device_count()):
+            raise ConfigError(f"model.numerics.parallel={count}, but there are {available} CUDA devices here")
+    if processes() > 1 and not dist.is_initialized():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl")  # gloo for sizes of uneven shares, as diffusers has it
+        atexit.register(dist.destroy_process_group)
+
+
+def broadcast_from_rank0(value: Any) -> Any:
+    """What the first process has of a small plain value: for what all must do alike."""
+    if processes() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,78 @@
+"""Frames in memory: kept for the next stage within a bound, and as they come back from an mp4 file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+
+KEPT_BYTES = 2**30  # 17 videos of 65 frames at 480x640, 750 of the tiny backbone's
+
+
+class Kept:
+    """Videos by key; beyond `limit` bytes the oldest are dropped."""
+
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self.limit = limit
+        self._videos: dict[Hashable, np.ndarray] = {}
+
+    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The video of this key, made if it is not here."""
+        if key not in self._videos:
+            self.put(key, make())
+        return self._videos[key]
+
+    def put(self, key: Hashable, video: np.ndarray) -> None:
+        """Keep a video; the newest stays whatever its size."""
+        self.drop(key)
+        while self._videos and self.bytes + video.nbytes > self.limit:
+            self.drop(next(iter(self._videos)))
+        self._videos[key] = video
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a video, if it is here."""
+        self._videos.pop(key, None)
+
+    @property
+    def bytes(self) -> int:
+        """Of all videos kept."""
+        return sum(video.nbytes for video in self._videos.values())
+
+
+kept = Kept()
+
+
+def through_mp4(frames: np.ndarray, fps: int, crf: int) -> np.ndarray:
+    """Frames (n, height, width, 3) in uint8 as H.264 at this constant rate factor hands them back.
+
+    Written as imageio does it: yuv420p, sizes that are no multiple of 16 rescaled to one. `imageio.mimwrite` without a
+    quality is CRF 23, x264's own default, though its documentation says 5, which would be CRF 25; quality 8 is CRF 10.
+    Two other things move pixels: `fps`, by 0.7 dB between 8 and 24, since CRF spends bits by time; and the number of
+    the encoder's threads, which imageio leaves to the machine. Here it is one, so that all machines agree.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        imageio.mimwrite(path, list(frames), fps=fps, output_params=["-crf", str(crf), "-threads", "1"])
+        return read_mp4(path)
+
+
+def read_mp4(path: Path) -> np.ndarray:
+    """All frames of a video file, (n, height, width, 3) in uint8."""
+    return np.stack(imageio.mimread(path, memtest=False))
+
+
+def is_whole_mp4(data: bytes) -> bool:
+    """Whether the boxes of an mp4 file end where the file does. One cut short may well play, and be scored, in part."""
+    position, kinds = 0, set()
+    while position + 8 <= len(data):
+        size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if size == 1:  # the size follows, in eight bytes
+            size = int.from_bytes(data[position + 8 : position + 16], "big")
+        if size < 8:
+            return False
+        kinds.add(kind)
+        position += size
+    return position == len(data) and {b"moov", b"mdat"} <= kinds

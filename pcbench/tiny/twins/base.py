@@ -1,0 +1,178 @@
+"""What the trainers need to know of a family: its parts, how it sees text, how it adds noise, how its VAE decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from ..world import vocabulary
+
+TEXT_WIDTH = 64
+MAX_PROMPT_TOKENS = 16  # the longest prompt of the world is 13 tokens with its end mark
+LATENT_CHANNELS = 8
+PAD, END, UNKNOWN = 0, 1, 2
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of training latent: its clips, and its share of the steps at the start and at the end of training."""
+
+    name: str
+    clips: int
+    side: int  # pixels
+    batch: int
+    first_share: float
+    last_share: float
+    frames: int | None = None  # None: as many as a full clip
+    stride: int = 1  # of the world's frames only every so many is shown
+
+
+class Twin(nn.Module):
+    """A family at toy width: text encoder and transformer as one trainable module, beside a frozen VAE.
+
+    Latents are (B, C, T, H, W), normalised to the scale the transformer sees.
+    """
+
+    NAME: ClassVar[str]
+    FRAMES: ClassVar[int] = 29  # of a full clip; what the family's VAE can keep
+    CODED_FRAMES: ClassVar[int] = 0  # the VAE is trained on clips of no fewer frames
+    SIDE: ClassVar[int] = 128  # pixels
+    LIT: ClassVar[bool] = False  # which look of the world
+    SHIFT: ClassVar[float] = 3.0  # training noise levels lean towards high noise, where layout and motion are decided
+    DROP_PROMPTS: ClassVar[bool] = True  # sometimes, for classifier-free guidance
+
+    KINDS: ClassVar[tuple[Kind, ...]] = (
+        Kind("full", 1500, 128, 8, 0.10, 0.70),
+        Kind("half", 6000, 64, 32, 0.80, 0.20),
+        Kind("quarter", 3000, 32, 64, 0.10, 0.10, frames=9),
+    )
+
+    transformer: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = tokenizer()
+
+    @classmethod
+    def model(cls) -> str:
+        """The name under which the weights are bundled."""
+        return f"tiny_{cls.NAME}"
+
+    @classmethod
+    def shift(cls, latent: torch.Size) -> float:
+        """The training noise shift for latents of this shape (B, C, T, H, W)."""
+        return cls.SHIFT
+
+    @staticmethod
+    def new_vae() -> Any:
+        """An untrained VAE of the family's class."""
+        raise NotImplementedError
+
+    @staticmethod
+    def encode(vae: Any, clips: torch.Tensor) -> Any:
+        """The posterior of the raw latents of clips (B, 3, F, H, W) in [-1, 1]."""
+        return vae.encode(clips).latent_dist
+
+    @staticmethod
+    def decode(vae: Any, latents: torch.Tensor, frames: int) -> torch.Tensor:
+        """Raw latents to video (B, 3, frames, H, W), differentiable everywhere."""
+        return vae.decode(latents, return_dict=False)[0]
+
+    @classmethod
+    def taught(
+        cls, vae: Any, clips: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Encoder and decoder apart: how far from `latents` the encoder is (mean square), the posterior's log
+        variance, and the video of the noised `latents`."""
+        posterior = cls.encode(vae, clips)
+        video = cls.decode(vae, latents + noise, clips.shape[2])
+        return (posterior.mean.float() - latents).pow(2).mean(), posterior.logvar, video
+
+    @staticmethod
+    def note_statistics(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Write per-channel mean and standard deviation of the raw latents into the VAE's config."""
+        vae.register_to_config(scaling_factor=float(1 / std.square().mean().sqrt()))
+
+    @staticmethod
+    def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """Raw latents to the transformer's scale."""
+        return latents * vae.config.scaling_factor
+
+    def embed(self, prompts: list[str]) -> Batch:
+        """The transformer's text arguments, as the family's pipeline makes them."""
+        raise NotImplementedError
+
+    def noisy(
+        self, latents: torch.Tensor, noise: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noised latents, timesteps (B,) of the family's scale, and what the transformer should predict.
+
+        Rectified flow (the paper's equation 1): velocity is noise minus data.
+        """
+        sigma = torch.sigmoid(torch.randn(len(latents), generator=generator) * 1.2)
+        shift = self.shift(latents.shape)
+        sigma = shift * sigma / (1 + (shift - 1) * sigma)
+        level = sigma.view(-1, 1, 1, 1, 1)
+        return (1 - level) * latents + level * noise, sigma * 1000, noise - latents
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        """The transformer's prediction for noised latents."""
+        raise NotImplementedError
+
+    def pipeline(self, vae: Any) -> Any:
+        """The family's pipeline of these weights, in half precision."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask (B, MAX_PROMPT_TOKENS)."""
+        found = self.words(prompts, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
+        return found.input_ids.to(self.device), found.attention_mask.to(self.device)
+
+
+def tokenizer(max_tokens: int = MAX_PROMPT_TOKENS) -> PreTrainedTokenizerFast:
+    """One token per word of the world, T5's special tokens, an end mark after every prompt."""
+    vocabulary_list = ["<pad>", "</s>", "<unk>", *vocabulary()]
+    model = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary_list)}, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=max_tokens,
+    )
+
+
+def t5_encoder(vocabulary_size: int) -> T5EncoderModel:
+    """A two-layer T5 encoder of width 64."""
+    config = T5Config(
+        vocab_size=vocabulary_size,
+        d_model=TEXT_WIDTH,
+        d_kv=16,
+        num_heads=4,
+        d_ff=128,
+        num_layers=2,
+        dropout_rate=0.0,
+        pad_token_id=PAD,
+        eos_token_id=END,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config)
+
+
+def flow_scheduler(shift: float) -> FlowMatchEulerDiscreteScheduler:
+    """Rectified flow with Euler steps."""
+    return FlowMatchEulerDiscreteScheduler(shift=shift)

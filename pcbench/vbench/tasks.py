@@ -1,0 +1,149 @@
+"""What a run asks of VBench: per dimension the mode, the videos and the names VBench knows them by. Refuses early."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import ConfigError, Run
+from ..identity import sample_key
+from ..job import Job
+from ..sampling.video import is_whole_mp4
+from .dimensions import SAMPLES, Dimension, expand
+from .environment import Environment, load, unavailable
+from .suites import dimensions_of, read_entries, suite_hash
+
+DEFINITION = "vbench@1"  # of everything here that a score depends on besides VBench's version
+STANDARD, CUSTOM = "vbench_standard", "custom_input"  # VBench's own names for its modes
+NOT_GENERATED = "not generated"
+_X264 = re.compile(rb"x264 - core (\d+)[^\0]*? crf=([\d.]+)")  # what the encoder writes into the stream
+
+
+@dataclass(frozen=True)
+class Video:
+    """A sample's mp4, and the file name under which VBench is to see it."""
+
+    sample: str
+    prompt: str
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dimension over the run's videos; `missing` are the samples it lacks."""
+
+    dimension: Dimension
+    mode: str
+    videos: tuple[Video, ...]
+    missing: tuple[str, ...]
+    suite: str  # hash of the run's prompts and seeds
+
+    def key(self, environment: Environment, contents: dict[Path, str]) -> str:
+        """Identity of the work: the same key means the same score."""
+        videos = sorted((video.name, contents[video.path]) for video in self.videos)
+        parts = [DEFINITION, self.dimension.name, self.mode, self.suite, environment.versions["vbench"], videos]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def require(run: Run) -> None:
+    """Raise ConfigError, in one line, if a dimension the run asks for cannot be scored here, whatever is generated."""
+    dimensions = expand(run.score.vbench)
+    if "score" not in run.stages or not dimensions:
+        return
+    environment = load()
+    mode, known = _mode(run, environment)
+    reasons = {d.name: _refusal(run, d, mode, known) or unavailable(d, environment) for d in dimensions}
+    problems = {name: reason for name, reason in reasons.items() if reason is not None}
+    if problems:
+        first, *others = problems
+        more = f"; nor can {', '.join(others)} be scored: python -m pcbench.vbench status" if others else ""
+        raise ConfigError(f"VBench's {first} {problems[first]}{more}")
+
+
+def tasks(job: Job, environment: Environment) -> list[Task]:
+    """The job's tasks, with what has been generated of their videos."""
+    run = job.run
+    mode, known = _mode(run, environment)
+    suite = suite_hash(run.prompts, run.seeds)
+    made = []
+    for dimension in expand(run.score.vbench):
+        videos, missing = [], []
+        for prompt, seed in run.samples:
+            if mode == STANDARD and dimension.name not in known[prompt]:
+                continue
+            sample = sample_key(prompt, seed)
+            name = f"{prompt}-{run.seeds.index(seed)}.mp4" if mode == STANDARD else f"{sample}.mp4"
+            files = job.files(prompt, seed)
+            if files.complete:
+                videos.append(Video(sample, prompt, name, files.video.absolute()))
+            else:
+                missing.append(sample)
+        made.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
+    return made
+
+
+def _mode(run: Run, environment: Environment) -> tuple[str, dict[str, set[str]]]:
+    """VBench's standard mode if it knows every prompt of the run, else the one for videos of any prompt."""
+    known = dimensions_of(read_entries(environment.suite))
+    return (STANDARD if all(prompt in known for prompt in run.prompts) else CUSTOM), known
+
+
+def _refusal(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str]]) -> str | None:
+    """Why these prompts and seeds do not go with the dimension."""
+    if mode == CUSTOM and not dimension.custom:
+        other = [prompt for prompt in run.prompts if prompt not in known]
+        return f"is defined on VBench's own prompts alone; {len(other)} of the run's are not, the first is {other[0]!r}"
+    if mode == STANDARD and not any(dimension.name in known[prompt] for prompt in run.prompts):
+        return f"has none of its {dimension.prompts} prompts among the run's"
+    if mode == STANDARD and len(run.seeds) > SAMPLES:
+        return f"takes at most {SAMPLES} samples of a prompt, and the run has {len(run.seeds)} seeds"
+    return None
+
+
+def lay_out(task: Task, folder: Path, environment: Environment) -> dict[str, Any]:
+    """Fill a folder with what VBench is to find: links to the videos, and its list of their prompts. The request."""
+    videos, info = folder / "videos", folder / "info.json"
+    videos.mkdir()
+    for video in task.videos:
+        os.symlink(video.path, videos / video.name)
+    wanted = {video.prompt for video in task.videos}
+    entries = [entry for entry in read_entries(environment.suite) if entry["prompt_en"] in wanted]
+    info.write_text(json.dumps(entries), encoding="utf-8")
+    prompts = {video.name: video.prompt for video in task.videos} if task.mode == CUSTOM else {}
+    return {
+        "dimension": task.dimension.name,
+        "mode": task.mode,
+        "videos": str(videos),
+        "info": str(info),
+        "prompts": prompts,
+    }
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in the videos: each file's sha256, the encoder they name ("x264 core 165, crf 18.0"; None if they name
+    none), and the files that are not whole."""
+
+    hashes: dict[Path, str]
+    encoder: str | None
+    broken: frozenset[Path]
+
+
+def inspect(paths: Iterable[Path]) -> Contents:
+    """Read every video once."""
+    hashes, encoders, broken = {}, set(), set()
+    for path in paths:
+        data = path.read_bytes()
+        hashes[path] = hashlib.sha256(data).hexdigest()
+        if found := _X264.search(data):
+            encoders.add(f"x264 core {found[1].decode()}, crf {found[2].decode()}")
+        if not is_whole_mp4(data):
+            broken.add(path)
+    return Contents(hashes, "; ".join(sorted(encoders)) or None, frozenset(broken))

@@ -1,0 +1,95 @@
+"""How long a finished sweep takes to be issued again: `python -m tests.reissue_benchmark [25 100 400 1000]`.
+
+A store is filled with copies of one finished recipe of ten samples (the bookkeeping is measured, not the videos), and
+the sweep issued three times: the first time the program has never seen these files, and reads them all; the second and
+third times nothing has changed. Each time in a process of its own, timed after its imports. `bookkeeping`: the stages
+and the table; `composing`: all before, from words to checked runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from pcbench import cli
+from pcbench.job import job_of
+
+SAMPLES = 10
+SMALL = [
+    "model.sampling.steps=10", "model.sampling.frames=17", "model.sampling.height=96", "model.sampling.width=96",
+    "prompts=held_out", f"prompts.limit={SAMPLES}", "stages=[generate,score]",
+]  # fmt: skip
+TIMED = """
+import sys, time
+from pcbench import cli, stages, summary
+import pcbench.vbench.stage
+spent = 0.0
+def timed(module, name):
+    inner = getattr(module, name)
+    def outer(*arguments, **named):
+        global spent
+        began = time.perf_counter()
+        try:
+            return inner(*arguments, **named)
+        finally:
+            spent += time.perf_counter() - began
+    setattr(module, name, outer)
+timed(stages.Sweep, "carry_out")
+timed(summary, "show")
+began = time.perf_counter()
+code = cli.main(sys.argv[1:])
+print("\\n", __import__("json").dumps([code, time.perf_counter() - began, spent]), sep="")
+"""
+
+
+def alphas(count: int) -> list[float]:
+    """Settings of one method, as many as asked for."""
+    return [round(0.1 + number * 0.0005, 4) for number in range(count)]
+
+
+def issue(words: list[str], results: Path) -> tuple[int, float, float]:
+    """Exit code, seconds after imports, and those of them in stages and table."""
+    command = [sys.executable, "-W", "ignore", "-c", TIMED, *words, f"results={results}"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    code, seconds, spent = json.loads(done.stdout.splitlines()[-1])
+    return code, seconds, spent
+
+
+def fill(results: Path, count: int) -> None:
+    """Copies of the first recipe's samples for the others of the sweep."""
+    run = cli.run_from(["method=precisecache", *SMALL, f"results={results}"])
+    recipes = [replace(run.recipe, method=replace(run.recipe.method, alpha=alpha)) for alpha in alphas(count)]
+    folders = [job_of(replace(run, recipe=recipe)).place.folder for recipe in recipes]
+    for folder in folders[1:]:
+        if not folder.exists():
+            shutil.copytree(folders[0], folder)
+
+
+def main(counts: list[int]) -> None:
+    """Print a row for each size and turn."""
+    with tempfile.TemporaryDirectory(prefix="pcbench-reissue-") as name:
+        results, before = Path(name), 0.0
+        issue(["method=precisecache", f"method.alpha={alphas(1)[0]}", *SMALL], results)
+        print(f"{'recipes':>8} {'turn':>7} {'seconds':>9} {'composing':>10} {'bookkeeping':>12} {'ms a recipe':>12}")
+        for count in counts:
+            fill(results, count)
+            words = ["-m", "method=precisecache", f"method.alpha={','.join(map(str, alphas(count)))}", *SMALL]
+            for turn in ("first", "second", "third"):
+                code, seconds, spent = issue(words, results)
+                parts = f"{seconds:9.2f} {seconds - spent:10.2f} {spent:12.2f} {1000 * seconds / count:12.2f}"
+                print(f"{count:8} {turn:>7} {parts}{'' if code == 0 else f'  exit code {code}'}", flush=True)
+            growth = f", {seconds / before:.1f} times the size before" if before else ""
+            print(f"{'':16} a finished sweep of {count * SAMPLES} samples in {seconds:.2f} s{growth}")
+            before = seconds
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or [25, 100, 400, 1000])

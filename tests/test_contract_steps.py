@@ -1,0 +1,270 @@
+"""The contract's part about steps, branches and calls: what every method owes in every kind of pipeline.
+
+A pipeline may announce its steps and branches or not, have two transformers, switch guidance off, fail anywhere. The
+other part is test_contract.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import warnings
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from methods import PreciseCacheConfig, ReplayConfig, apply
+from methods.engine.core import HOOK_NAME
+
+from .conftest import STEPS
+from .contract_parts import DISTINCT, Outcome, outcome
+from .families import FAMILIES
+
+EVERYWHERE = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in FAMILIES]
+# One call a branch; both in one; two transformers.
+KINDS = ["cogvideox_2b", "hunyuan_true_cfg", "wan", "wan_two"]
+SOME = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in KINDS]
+GUIDED = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in ("wan", "wan_two")]
+
+
+def ran(preset: str, family: str) -> Outcome:
+    result = outcome(preset, family)
+    if isinstance(result, str):
+        pytest.skip(f"refused: {result}")
+    return result
+
+
+def rows(trace) -> list[tuple]:
+    return [(row.index, row.sigma, row.action, row.indicator, row.forwards, row.trials) for row in trace.steps]
+
+
+@contextlib.contextmanager
+def quiet(pipe: Any, names: bool):
+    """The transformers announce nothing, or with `names` the guidance branches alone (image to video)."""
+    modules = [each for each in (pipe.transformer, getattr(pipe, "transformer_2", None)) if each is not None]
+    for module in modules:
+        context = type(module).cache_context
+        module.cache_context = (
+            (lambda name, _m=module, _c=context, **_: _c(_m, name))
+            if names
+            else lambda *_, **__: contextlib.nullcontext()
+        )
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.cache_context
+
+
+@pytest.mark.parametrize(("preset", "family"), EVERYWHERE)
+def test_what_a_pipeline_does_not_announce_is_found_out(preset, family):
+    """Steps, branches and noise levels are the same whether it announces all, the branches alone, or nothing."""
+    known = ran(preset, family)
+    for names in (True, False):
+        with warnings.catch_warnings(), quiet(known.pipe, names):
+            warnings.simplefilter("ignore")
+            with apply(known.pipe, known.method, **known.family.options) as handle:
+                latents = known.family.call(known.pipe)
+        assert len(handle.traces) == 1
+        assert rows(handle.trace) == rows(known.trace)
+        assert torch.equal(latents, known.latents)
+
+
+def interrupted(at: int, error: type[BaseException]) -> Any:
+    """A forward pre-hook that raises at the so many-th call."""
+    calls = []
+
+    def fail(module: Any, args: Any, kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == at:
+            raise error("interrupted")
+
+    return fail
+
+
+@pytest.mark.parametrize(("preset", "family"), SOME)
+def test_a_call_that_failed_leaves_the_next_as_a_first(preset, family):
+    """In a branch of the first step or a later one, at another size of schedule; and nothing of it stays alive."""
+    known = ran(preset, family)
+    other = STEPS if known.method.NAME == "replay" else 30
+    with warnings.catch_warnings(), apply(known.pipe, known.method, **known.family.options) as handle:
+        warnings.simplefilter("ignore")
+        for at, steps, error in ((1, other, RuntimeError), (2, other, KeyboardInterrupt), (2, STEPS, RuntimeError)):
+            hook = known.pipe.transformer.proj_out.register_forward_pre_hook(interrupted(at, error), with_kwargs=True)
+            try:
+                with pytest.raises(error, match="interrupted"):
+                    known.family.call(known.pipe, steps=steps)
+            finally:
+                hook.remove()
+            assert known.pipe.transformer._diffusers_hook.get_hook(HOOK_NAME).rule is None
+        assert torch.equal(known.family.call(known.pipe), known.latents)
+    assert rows(handle.trace) == rows(known.trace)
+
+
+class StoppedError(Exception):
+    """Raised by a callback."""
+
+
+def stop(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    if index == 4:
+        raise StoppedError
+    return tensors
+
+
+@pytest.mark.parametrize(("preset", "family"), SOME)
+def test_a_callback_that_raises_leaves_nothing_behind(preset, family):
+    known = ran(preset, family)
+    hook = known.pipe.transformer._diffusers_hook.get_hook
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        handle = apply(known.pipe, known.method, **known.family.options)
+        with pytest.raises(StoppedError):
+            known.family.call(known.pipe, callback_on_step_end=stop)
+        assert torch.equal(known.family.call(known.pipe), known.latents)
+        assert rows(handle.trace) == rows(known.trace)
+        with pytest.raises(StoppedError):
+            known.family.call(known.pipe, callback_on_step_end=stop)
+        rule = hook(HOOK_NAME).rule
+        gone = None if rule is None else weakref.ref(rule)
+        del rule
+        handle.remove()
+        if gone is not None and gone() is not None:  # a cycle; to collect takes a second
+            gc.collect()
+        assert gone is None or gone() is None
+
+
+def guidance(scales: dict[int, float]) -> Any:
+    def set_scale(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = scales.get(index, pipe._guidance_scale)
+        return tensors
+
+    return set_scale
+
+
+@pytest.mark.parametrize(("preset", "family"), GUIDED)
+def test_guidance_may_be_switched_off_and_on_in_mid_call(preset, family):
+    """Only branches that are called are computed and tried; to 0 or to 1 is the same; the next call is as a first."""
+    known, traces = ran(preset, family), {}
+    if known.method.NAME == "fewer_steps":
+        pytest.skip("ends before guidance is switched off")
+    for off in (0.0, 1.0):
+        with warnings.catch_warnings(), apply(known.pipe, known.method, **known.family.options) as handle:
+            warnings.simplefilter("ignore")
+            refused = pytest.raises(ValueError, match="switched on in mid-call")
+            with refused if known.method.NAME == "dbcache" else contextlib.nullcontext():
+                known.family.call(known.pipe, callback_on_step_end=guidance({5: off, 8: 4.0}))
+            traces[off] = handle.trace
+            assert torch.equal(known.family.call(known.pipe), known.latents)
+    assert rows(traces[0.0]) == rows(traces[1.0])
+    off = traces[0.0].steps[6:9]
+    assert all(row.forwards <= 1 and row.trials <= 1 for row in off)
+
+
+def test_a_branch_that_comes_back_is_computed():
+    family = FAMILIES["wan"]
+    pipe = family.pipeline()
+    with apply(pipe, ReplayConfig(actions="FFrrrrrrrrrr")) as handle:
+        family.call(pipe, callback_on_step_end=guidance({3: 1.0, 6: 4.0}))
+    assert [row.forwards for row in handle.trace.steps] == [2, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_guidance_fixed_at_the_start_is_not_read_from_what_becomes_of_the_scale():
+    """Wan combines with the scale it was called with, whatever a callback writes later."""
+    family, method = FAMILIES["wan"], PreciseCacheConfig(alpha=0.0, downsample_factor=(1, 2, 2))
+    pipe, traces = family.pipeline(), []
+    for scales in ({}, {3: 2.0}):
+        with warnings.catch_warnings(), apply(pipe, method) as handle:
+            warnings.simplefilter("ignore")
+            family.call(pipe, callback_on_step_end=guidance(scales))
+        traces.append(rows(handle.trace))
+    assert traces[0] == traces[1]
+
+
+class Waits(TorchFunctionMode):
+    """Counts what would have the host wait for the device."""
+
+    NAMES = frozenset({"item", "tolist", "cpu", "numpy", "equal", "__float__", "__int__", "__bool__", "__index__"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+def waits(family: str, method: Any) -> list[int]:
+    """Waits in each transformer call of a generation, with a method or (None) without."""
+    kind, found = FAMILIES[family], []
+    pipe = kind.pipeline()
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        if method is not None:
+            stack.enter_context(apply(pipe, method, **kind.options))
+        for module in (pipe.transformer, getattr(pipe, "transformer_2", None)):
+            if module is not None:
+                module.forward = _counted(module.forward, found)
+        kind.call(pipe)
+    return found
+
+
+def _counted(forward: Any, found: list[int]) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        with Waits() as mode:
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                found.append(mode.count)
+
+    return counted
+
+
+@pytest.mark.parametrize(("preset", "family"), SOME)
+def test_the_host_waits_for_no_more_than_an_indicator(preset, family):
+    """After a call's first step, at most once in each transformer call, and in a control never.
+
+    BlockCache ranks its blocks beside the LFD; PAB reads this timestep and the next, on the host where the pipeline
+    follows its scheduler. cache-dit's own waits are not ours.
+    """
+    method = ran(preset, family).method
+    if method.NAME == "dbcache":
+        pytest.skip("cache-dit's own")
+    own, found = waits(family, None), waits(family, method)
+    first = len(own) // STEPS
+    allowed = 0 if method.NAME in ("none", "fewer_steps", "uniform", "replay", "magcache", "taylorseer", "fora") else 1
+    allowed = 2 if getattr(method, "block_cache_rate", 0) or method.NAME == "pab" else allowed
+    assert max(found[first:]) <= max(own[first:]) + allowed
+
+
+@pytest.mark.parametrize(("preset", "family"), SOME)
+def test_a_trace_without_numbers_is_plain_data(preset, family):
+    """A NaN measure is warned of, and its trace can be written."""
+    known = ran(preset, family)
+    original, left = known.pipe.scheduler.step, [4]
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        left[0] -= 1
+        return result if left[0] > 0 else (result[0] * math.nan, *result[1:])
+
+    known.pipe.scheduler.step = step
+    try:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            apply(known.pipe, known.method, **known.family.options) as handle,
+        ):
+            warnings.simplefilter("always")
+            known.family.call(known.pipe)
+    finally:
+        del known.pipe.scheduler.step
+    data = json.loads(json.dumps(handle.trace.to_dict(), allow_nan=False))
+    broken = [row.index for row in handle.trace.steps if row.indicator is not None and math.isnan(row.indicator)]
+    assert [row["index"] for row in data["steps"] if "indicator" in row.get("not_finite", [])] == broken
+    assert all(data["steps"][index]["action"] == "full" for index in broken)
+    assert bool(broken) == any("indicator was NaN" in str(each.message) for each in caught)

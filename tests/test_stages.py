@@ -1,0 +1,95 @@
+"""The order in which jobs are carried out: as many prompts at a time as have their frames in memory."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pcbench import cli, stages
+from pcbench.job import jobs_of
+from pcbench.sampling import generate, video
+
+SIZE = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.frames=9", "model.sampling.steps=4"]
+FRAMES = 3 * 9 * 64 * 64  # bytes of a video
+WORDS = ["-m", "method=fora,pab", *SIZE, "prompts=held_out", "prompts.limit=5", "stages=[generate,score]"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Memory for two references and two videos of a method."""
+    monkeypatch.setattr(video.kept, "limit", 4 * FRAMES)
+
+
+@pytest.fixture
+def decodes(monkeypatch) -> list[int]:
+    """One element for each latent that is decoded."""
+    counted: list[int] = []
+    inner = generate.decode
+    monkeypatch.setattr(generate, "decode", lambda *arguments: counted.append(1) or inner(*arguments))
+    return counted
+
+
+def jobs(words: list[str], results) -> list:
+    return jobs_of(cli.compose.compose([*words[1:], f"results={results}"], multirun=True).runs)
+
+
+def plain(results) -> dict[str, dict]:
+    """Records without what differs whenever it is measured."""
+    found = {path.name: json.loads(path.read_text()) for path in results.rglob("records/*/*/*.json")}
+    for record in found.values():
+        record["samples"] = [{**sample, "seconds": None} for sample in record["samples"]]
+    return found
+
+
+def test_a_reference_is_decoded_once_however_many_methods_and_however_little_memory(tmp_path, monkeypatch, decodes):
+    assert cli.main([*WORDS, f"results={tmp_path / 'all'}"]) == 0
+    assert len(decodes) == 3 * 5
+    monkeypatch.setattr(video.kept, "limit", 4 * FRAMES)
+    assert cli.main([*WORDS, f"results={tmp_path / 'shared'}"]) == 0
+    assert len(decodes) == 2 * 3 * 5
+    assert plain(tmp_path / "shared") == plain(tmp_path / "all")
+
+
+def test_a_share_is_all_methods_of_some_prompts_and_ends_with_the_whole_job(tmp_path, small):
+    found = list(stages.shares(jobs(WORDS, tmp_path)))
+    assert [(share.part.recipe.method.NAME, len(share.part.run.prompts)) for share in found] == [
+        (name, prompts) for prompts in (2, 2, 1) for name in ("none", "fora", "pab")
+    ]
+    assert [share.first for share in found] == [True] * 3 + [False] * 6
+    assert [share.last for share in found] == [False] * 6 + [True] * 3
+    assert [share.number for share in found] == [1, 1, 2] * 3
+
+
+def test_where_all_frames_stay_in_memory_a_job_is_done_before_the_next_begins(tmp_path):
+    words = ["-m", "model=tiny_wan,tiny_opensora", "method=none,fora", "prompts.limit=3"]
+    found = list(stages.shares(jobs(words, tmp_path)))
+    assert [(share.job.place.model, share.job.recipe.method.NAME, share.number) for share in found] == [
+        ("tiny_wan", "none", 1), ("tiny_wan", "fora", 2), ("tiny_opensora", "none", 3), ("tiny_opensora", "fora", 4)
+    ]  # fmt: skip
+    assert all(share.part is share.job and share.first and share.last for share in found)
+
+
+def test_what_failed_in_an_early_share_is_in_the_record_at_the_end_and_is_not_tried_twice(
+    tmp_path, monkeypatch, capsys, small
+):
+    tried, inner = [], generate._generate_one
+
+    def generate_one(pipe, job, prompt, seed, files):
+        tried.append((job.recipe.method.NAME, prompt))
+        if len(tried) == 3:  # the first of the first method, after two references
+            raise MemoryError("no room for it")
+        return inner(pipe, job, prompt, seed, files)
+
+    monkeypatch.setattr(generate, "_generate_one", generate_one)
+    words = [*WORDS, f"results={tmp_path}"]
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err.count("no room for it") == 1
+    assert len(tried) == len(set(tried)) == 15
+    record = next(data for name, data in plain(tmp_path).items() if name.startswith("fora"))
+    assert record["status"] == "failed"
+    assert len(record["samples"]) == 4
+    assert cli.main(words) == 0
+    assert len(tried) == 16
+    record = next(data for name, data in plain(tmp_path).items() if name.startswith("fora"))
+    assert (record["status"], len(record["samples"])) == ("ok", 5)
