@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -105,7 +105,7 @@ class DBCacheConfig(Cache):
         """cache-dit's own config, for a transformer that begins at step `start` of a pipeline call."""
         from cache_dit import DBCacheConfig as Official
 
-        first = int(self.protect_first if self.protect_first >= 1 else self.protect_first * (num_steps or 0))
+        first = self.first_steps(num_steps)
         mask = None
         if self.protect_last and num_steps is not None:
             between = max(num_steps - first - self.protect_last, 0)
@@ -123,6 +123,9 @@ class DBCacheConfig(Cache):
 
     def rule(self) -> DualBlock:
         return DualBlock(self)
+
+    def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int]:
+        return dict.fromkeys(blocks, self.fn_blocks + self.bn_blocks)
 
 
 class DualBlock(Rule):

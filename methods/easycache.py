@@ -55,9 +55,7 @@ class EasyCacheConfig(StepwiseCache):
     EAGER: ClassVar = {"threshold": 0.5, "protect_first": 3}
 
     def __post_init__(self) -> None:
-        given, self.protect_first = self.protect_first, self.protect_first or 0
         super().__post_init__()
-        self.protect_first = given
         if self.threshold is not None and not self.threshold >= 0:
             raise ValueError(f"threshold must be at least 0, not {self.threshold}")
 

@@ -6,6 +6,7 @@ blocks are taken to add what they added then.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,6 +50,9 @@ class FirstBlockCacheConfig(Cache):
 
     def rule(self) -> FirstBlockCache:
         return FirstBlockCache(self)
+
+    def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int]:
+        return {next(iter(blocks)): 1}
 
 
 @dataclass

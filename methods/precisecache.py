@@ -1,9 +1,8 @@
-"""PreciseCache: Algorithm 1 and equations (2)-(6) of Wang et al., "PreciseCache" (ICLR 2026).
+"""PreciseCache: Algorithm 1 and equations (2)-(4) of Wang et al., "PreciseCache" (ICLR 2026).
 
 LFCache decides *which steps* to compute. At each step a *trial*, the transformer on a downsampled latent, tells how
 much the low frequencies of its prediction have moved (the LFD); while the accumulated LFD stays below a threshold the
-last prediction is reused. BlockCache decides *which blocks* to compute at the steps that are: a refresh step measures
-what every block adds to its input, the next L computed steps take that from memory for the blocks that add least.
+last prediction is reused. BlockCache (block_cache.py) decides *which blocks* to compute at the steps that are.
 
 `PreciseCache.algorithm_1` is to be read beside the paper. Where the paper leaves a choice it is a field, with a default
 and a reason, and a small function around the algorithm; the defaults are Algorithm 1 to the letter. What the other
@@ -19,14 +18,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from .engine.anatomy import Anatomy, Block, Size
+from .block_cache import RANKINGS, SETS, BlockCache
+from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser, ModuleCall
 from .engine.method import StepwiseCache, StepwiseRule
-from .engine.reuse import hidden_of, replaced, text_of, video_of
 from .engine.trace import Step
 from .frequency import DOWNSAMPLE_MODES, NORMS, SPECTRA, low_frequency_difference, low_passed
-
-SURPLUS = 4  # blocks kept while ranking beyond those that will be reused
 
 CHOICES = {
     "downsample_mode": DOWNSAMPLE_MODES,
@@ -36,8 +33,8 @@ CHOICES = {
     "norm": NORMS,
     "spectrum": SPECTRA,
     "threshold_from": ("trial", "full"),
-    "block_ranking": ("absolute", "relative"),
-    "block_sets": ("apart", "shared"),
+    "block_ranking": RANKINGS,
+    "block_sets": SETS,
 }
 
 
@@ -131,7 +128,7 @@ class PreciseCacheConfig(StepwiseCache):
         for name in ("subtract_bias", "low_pass_first"):
             if getattr(self, name) and self.reference != "cached_output":
                 raise ValueError(f"{name} means something only with reference=cached_output")
-        if self.block_cache_rate and self.reuse == "stack":
+        if self.block_cache_rate and self.reuses_stack:
             raise ValueError("BlockCache and reuse=stack both answer for the blocks; use one of them")
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
@@ -154,6 +151,24 @@ class PreciseCacheConfig(StepwiseCache):
 
     def rule(self) -> PreciseCache:
         return PreciseCache(self)
+
+    @property
+    def trial_factor(self) -> tuple[int, int, int]:
+        return self.downsample_factor
+
+    @property
+    def always_computed(self) -> int:
+        return self.warmup_steps
+
+    @property
+    def predictions_only(self) -> bool:
+        return not (self.reuses_stack or self.block_cache_rate)
+
+    def steps_saved_inside(self, computed: float, blocks: int) -> float:
+        """After the warm-up's last step, the first to be followed by a refresh: one refresh, then L cached steps."""
+        after = max(0.0, computed - self.warmup_steps + 1)
+        refreshes = -(-after // (self.block_cache_steps + 1))
+        return (after - refreshes) * round(self.block_cache_rate * blocks) / blocks
 
 
 def accumulated(config: PreciseCacheConfig, error: float, lfd: float, warming_up: bool) -> float:
@@ -188,7 +203,8 @@ class PreciseCache(StepwiseRule):
         self.past_trial: torch.Tensor | None = None  # of the step before, or of the last computed one
         self.bias = 0.0  # what the trial's resolution alone does to an LFD, at the last computed step
         self.latest_full: torch.Tensor | None = None  # prediction, kept through the warm-up where needed
-        self.block_cache = BlockCache(config) if config.block_cache_rate else None
+        blocks = config.block_cache_rate, config.block_cache_steps, config.block_ranking, config.block_sets
+        self.block_cache = BlockCache(*blocks) if config.block_cache_rate else None
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         compute = self.algorithm_1(denoiser, step)
@@ -287,63 +303,3 @@ class PreciseCache(StepwiseRule):
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         return super().visit(denoiser, call) if self.block_cache is None else self.block_cache.visit(denoiser, call)
-
-
-class BlockCache:
-    """Section 3.4, equations (5)-(6): a refresh keeps what the least pivotal blocks add; for L computed steps, add it.
-
-    Only what will be reused is kept, `SURPLUS` blocks more while ranking: about `rate` times blocks times branches
-    residuals. The host waits for the device once for so many blocks, not at each.
-    With two streams both are kept, and ranked by the video's.
-    """
-
-    def __init__(self, config: PreciseCacheConfig) -> None:
-        self.config = config
-        self.phase = "full"  # or "refresh" or "cached"; a trial never comes here
-        self.left = 0  # computed steps until the next refresh
-        # branch -> block -> norm, D of the video, D of the text
-        self.kept: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
-        self.leader: str | None = None  # the branch whose ranking counts, with shared sets
-
-    def begin_step(self, denoiser: Denoiser, warming_up: bool) -> None:
-        """Called once for each step that LFCache lets compute."""
-        if warming_up:
-            self.phase = "full"
-        elif self.left == 0 or denoiser.must_compute or math.isnan(denoiser.step.indicator or 0.0):
-            self.phase, self.left, self.kept, self.leader = "refresh", self.config.block_cache_steps, {}, None
-        else:
-            self.phase, self.left = "cached", self.left - 1
-        denoiser.step.details["blocks"] = self.phase
-
-    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        block = denoiser.block_of(call)
-        assert block is not None
-        kept = self.kept.setdefault(denoiser.branch.name, {})
-        if self.phase == "cached" and block.path in kept:
-            _, video, text = kept[block.path]
-            added = None if text is None else text_of(block, call) + text
-            return replaced(block, call, hidden_of(block, call) + video, added)  # equation (6)
-        output = call.run()
-        if self.phase == "refresh":
-            self._keep(denoiser, block, call, output, kept)
-            denoiser.step.details["cached_blocks"] = {name: sorted(paths) for name, paths in self.kept.items()}
-        return output
-
-    def _keep(self, denoiser: Denoiser, block: Block, call: ModuleCall, output: Any, kept: dict[str, Any]) -> None:
-        self.leader = self.leader or denoiser.branch.name
-        follows = self.config.block_sets == "shared" and denoiser.branch.name != self.leader
-        if follows and block.path not in self.kept[self.leader]:
-            return
-        before = hidden_of(block, call)
-        video = video_of(block, output) - before  # equation (5)
-        size = torch.linalg.vector_norm(video.float())
-        if self.config.block_ranking == "relative":
-            size = size / torch.linalg.vector_norm(before.float())
-        text_index = block.metadata.return_encoder_hidden_states_index
-        text = None if text_index is None else output[text_index] - text_of(block, call)
-        kept[block.path] = size, video, text
-        surplus = len(kept) - round(self.config.block_cache_rate * len(denoiser.blocks))
-        if not follows and (surplus > SURPLUS or (surplus > 0 and block.path == denoiser.blocks[-1].path)):
-            sizes = dict(zip(kept, torch.stack([norm for norm, _, _ in kept.values()]).tolist(), strict=True))
-            for path in sorted(sizes, key=lambda path: sizes[path], reverse=True)[:surplus]:
-                del kept[path]  # the most pivotal so far

@@ -23,6 +23,10 @@ class NoCacheConfig(Method):
     INERT: ClassVar = {}
     EXPECTS_REUSE: ClassVar[bool] = False
 
+    @property
+    def predictions_only(self) -> bool:
+        return True
+
 
 @dataclass(kw_only=True)
 class FewerStepsConfig(Method):
@@ -40,6 +44,10 @@ class FewerStepsConfig(Method):
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         _check_fits(self.NAME, self.steps, num_steps)
+
+    @property
+    def predictions_only(self) -> bool:
+        return True
 
     def patch(self, pipe: Any) -> Callable[[], None]:
         scheduler, plain = pipe.scheduler, type(pipe.scheduler)
@@ -107,6 +115,10 @@ class UniformConfig(StepwiseCache):
     def rule(self) -> StepwiseRule:
         return _Uniform(self)
 
+    @property
+    def predictions_only(self) -> bool:
+        return not self.reuses_stack
+
 
 class _Uniform(StepwiseRule):
     config: UniformConfig
@@ -144,6 +156,10 @@ class ReplayConfig(StepwiseCache):
 
     def rule(self) -> StepwiseRule:
         return _Replay(self)
+
+    @property
+    def predictions_only(self) -> bool:
+        return not self.reuses_stack
 
 
 class _Replay(StepwiseRule):

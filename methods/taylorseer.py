@@ -132,7 +132,7 @@ class TaylorForecast(Rule):
     def _differences(self, denoiser: Denoiser, output: Any, before: int, old: list[Any]) -> list[Any]:
         """The output and its finite differences: F' = (F - F_before) / steps, and so on up to `max_order`."""
         factors, steps = [output], denoiser.index - before
-        if denoiser.index >= _protected_first(self.config, denoiser) - 1:
+        if denoiser.index >= self.config.first_steps(denoiser.num_steps) - 1:
             for k in range(min(self.config.max_order, len(old))):
                 factors.append(tree_map(lambda new, was: (new - was) / steps, factors[k], old[k]))
         return factors
@@ -143,11 +143,6 @@ def _expand(factors: list[Any], ahead: int) -> Any:
     return tree_map(
         lambda *orders: sum(value * (ahead**k / math.factorial(k)) for k, value in enumerate(orders)), *factors
     )
-
-
-def _protected_first(config: TaylorSeerConfig, denoiser: Denoiser) -> int:
-    first = config.protect_first
-    return int(first if first >= 1 else first * (denoiser.num_steps or 0))
 
 
 def _is_single_stream(block: torch.nn.Module) -> bool:

@@ -36,11 +36,11 @@ def test_what_cannot_be_split_is_refused_in_one_line(words, tmp_path, capsys):
 
 
 def test_methods_that_look_at_whole_predictions_split():
-    assert parallel.splits(PreciseCacheConfig())
-    assert not parallel.splits(PreciseCacheConfig(block_cache_rate=0.4))
-    assert not parallel.splits(PreciseCacheConfig(reuse="stack"))
-    assert not parallel.splits(TeaCacheConfig())
-    assert not parallel.splits(EasyCacheConfig())  # never tried
+    assert PreciseCacheConfig().predictions_only
+    assert not PreciseCacheConfig(block_cache_rate=0.4).predictions_only
+    assert not PreciseCacheConfig(reuse="stack").predictions_only
+    assert not TeaCacheConfig().predictions_only
+    assert not EasyCacheConfig().predictions_only  # its means are over the latent, never tried
 
 
 def test_the_others_keep_their_results_to_themselves(monkeypatch, tmp_path):

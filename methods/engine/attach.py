@@ -12,7 +12,8 @@ from .anatomy import anatomy_of
 from .caller import transformers_of
 from .clock import Clock
 from .core import HOOK_NAME, Generation, ModuleHook, Recorder, StepHook
-from .method import Method
+from .denoiser import Denoiser
+from .method import Method, Rule
 from .trace import Trace
 
 
@@ -100,6 +101,14 @@ class Handle:
         if not self.traces:
             raise LookupError("no pipeline call yet: the transformer was not run since apply()")
         return self.traces[-1]
+
+    @property
+    def in_progress(self) -> tuple[Denoiser, Rule]:
+        """The pipeline call in progress and the rule at work in it. Raises LookupError between calls."""
+        denoiser, rule = self._generation.denoiser, self._generation.rule
+        if denoiser is None or rule is None:
+            raise LookupError("no pipeline call is in progress")
+        return denoiser, rule
 
     def remove(self) -> None:
         """Detach; the pipeline is what it was before. Safe to call twice, and with other hooks attached since."""

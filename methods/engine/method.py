@@ -9,7 +9,7 @@ the transformer computes at all, and a reuse strategy (reuse.py) says what is an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import torch
 from .anatomy import Anatomy, Size
 from .denoiser import Denoiser, ModuleCall
 from .numbers import check_plain
-from .reuse import STRATEGIES, Reuse, StackResidual, strategy
+from .reuse import STRATEGIES, Reuse, strategy
 from .trace import Step
 
 
@@ -41,6 +41,26 @@ class Rule:
 
         Counts, sums, thresholds and whole predictions carry over: they are of the same denoising.
         """
+
+    def held(self) -> Iterator[torch.Tensor]:
+        """The tensors kept from one step for later ones, each once: all that the rule's attributes lead to."""
+        return tensors_in(self)
+
+
+def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+    """Each tensor that a rule, an object of its own, or a nesting of dicts, lists and tuples leads to, once."""
+    seen = set() if _seen is None else _seen
+    if id(value) in seen or isinstance(value, (torch.nn.Module, Method, Denoiser, str)):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, set)):
+        for each in value:
+            yield from tensors_in(each, seen)
+    else:
+        for each in (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values():
+            yield from tensors_in(each, seen)
 
 
 @dataclass(kw_only=True)
@@ -85,6 +105,31 @@ class Method(ABC):
         """Whether the method looks at `step.sigma`; a pipeline that does not tell it is refused."""
         return False
 
+    @property
+    def predictions_only(self) -> bool:
+        """Whether the method looks at whole predictions alone, and so does the same on each GPU where several share a
+        video; others look at tokens or blocks, of which a GPU has a share."""
+        return False
+
+    @property
+    def trial_factor(self) -> tuple[int, int, int] | None:
+        """How far a trial's latent is shrunk in time, height and width; None: no trials, or sizes of their own."""
+        return None
+
+    @property
+    def always_computed(self) -> int:
+        """Steps at the start that are computed whatever the data, beside the protected ones."""
+        return 0
+
+    def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int] | None:
+        """How many of the blocks (by path pattern) a step answered from memory still runs between embeddings and head;
+        None: it runs nothing at all."""
+        return None
+
+    def steps_saved_inside(self, computed: float, blocks: int) -> float:
+        """Of so many computed steps, how many steps' worth of blocks is answered from memory, where that is planned."""
+        return 0.0
+
     def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:  # noqa: B027
         """Do once what the method computes on features (B, tokens, width), if anything, beside the transformer: the
         plan of memory does it on tensors without content and counts the bytes."""
@@ -116,23 +161,32 @@ class Cache(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.protect_first < 0 or self.protect_last < 0:
+        first = self.protect_first or 0  # None in methods whose default depends on the backbone, until it is known
+        if first < 0 or self.protect_last < 0:
             raise ValueError("protect_first and protect_last must be at least 0")
-        if self.protect_first >= 1 and self.protect_first % 1:
+        if first >= 1 and first % 1:
             raise ValueError(f"protect_first must be a whole number or a share below 1, not {self.protect_first}")
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
-        if num_steps is None and (self.protect_last or 0 < self.protect_first < 1):
+        if num_steps is None and (self.protect_last or 0 < (self.protect_first or 0) < 1):
             raise ValueError(
                 f"{self.NAME}: this pipeline does not say how many steps there will be, so the last ones cannot be"
                 " protected; set protect_last=0 and protect_first to a number of steps"
             )
 
+    def first_steps(self, num_steps: int | None) -> int:
+        """How many of so many steps are protected at the start."""
+        first = self.protect_first or 0
+        return int(first if first >= 1 else first * (num_steps or 0))
+
     def protects(self, denoiser: Denoiser) -> bool:
         """Whether the current step must be computed."""
-        first = self.protect_first if self.protect_first >= 1 else int(self.protect_first * (denoiser.num_steps or 0))
         last = self.protect_last and denoiser.step.index >= (denoiser.num_steps or 0) - self.protect_last
-        return denoiser.index < first or bool(last) or (denoiser.switched and not self.KEEPS_PREDICTIONS)
+        return (
+            denoiser.index < self.first_steps(denoiser.num_steps)
+            or bool(last)
+            or (denoiser.switched and not self.KEEPS_PREDICTIONS)
+        )
 
 
 @dataclass(kw_only=True)
@@ -162,14 +216,22 @@ class StepwiseCache(Cache):
 
     @property
     def needs_noise_level(self) -> bool:
-        return self.reuse == "extrapolate"
+        return STRATEGIES[self.reuse].NEEDS_NOISE_LEVEL
+
+    @property
+    def reuses_stack(self) -> bool:
+        """Whether a reused step is answered at the blocks, between embeddings and head that run."""
+        return STRATEGIES[self.reuse].NEEDS_BLOCKS
+
+    def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int] | None:
+        return {} if self.reuses_stack else None
 
     @abstractmethod
     def rule(self) -> StepwiseRule:
         """A fresh rule for one pipeline call."""
 
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
-        return [block.path for block in anatomy.blocks(transformer)] if self.reuse == "stack" else []
+        return [block.path for block in anatomy.blocks(transformer)] if self.reuses_stack else []
 
 
 class StepwiseRule(Rule):
@@ -207,4 +269,4 @@ class StepwiseRule(Rule):
         self.reuse.change_transformer()
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        return self.reuse.visit(denoiser, call) if isinstance(self.reuse, StackResidual) else call.run()
+        return self.reuse.visit(denoiser, call)

@@ -8,9 +8,9 @@ steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 
@@ -19,45 +19,43 @@ from .denoiser import Denoiser, ModuleCall
 SAME_LEVEL = 1 / 2000  # of the noise, as `clock.noise_levels` has it
 
 
-class Reuse(Protocol):
-    """The memory of one pipeline call."""
+@dataclass
+class Reuse(ABC):
+    """The memory of one pipeline call, by guidance branch."""
+
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    NEEDS_BLOCKS: ClassVar[bool] = False  # it answers for the blocks, one by one; embeddings and head run
+    NEEDS_NOISE_LEVEL: ClassVar[bool] = False
 
     def ready(self, denoiser: Denoiser) -> bool:
         """Whether the current branch has been stored once."""
-        ...
+        return denoiser.branch.name in self.memory
 
+    @abstractmethod
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
         """Remember what the current branch computed at this step."""
-        ...
 
+    @abstractmethod
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         """Answer for the current branch at this step."""
-        ...
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        """Answer the call of a block, where `NEEDS_BLOCKS`."""
+        return call.run()
 
     def forget_branch(self, name: str) -> None:
         """Drop what is kept of a branch."""
-        ...
-
-    def change_transformer(self) -> None:
-        """Another transformer takes over: keep whole predictions, but no differences between the two."""
-        ...
-
-
-@dataclass
-class _PerBranch:
-    memory: dict[str, Any] = field(default_factory=dict)
-
-    def ready(self, denoiser: Denoiser) -> bool:
-        return denoiser.branch.name in self.memory
-
-    def forget_branch(self, name: str) -> None:
         self.memory.pop(name, None)
 
-    def change_transformer(self) -> None:
-        """A prediction, or what it adds to its input, is of the same denoising whichever transformer made it."""
+    def change_transformer(self) -> None:  # noqa: B027
+        """Another transformer takes over: keep whole predictions, but no differences between the two.
+
+        A prediction, or what it adds to its input, is of the same denoising whichever transformer made it.
+        """
 
 
-class Prediction(_PerBranch):
+class Prediction(Reuse):
     """F_i = F_a: the last computed prediction (section 4.3)."""
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
@@ -67,7 +65,7 @@ class Prediction(_PerBranch):
         return self.memory[denoiser.branch.name]
 
 
-class Residual(_PerBranch):
+class Residual(Reuse):
     """F_i = Z_i + (F_a - Z_a): the residual R = F - Z is kept (Table 4; EasyCache's own)."""
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
@@ -85,7 +83,7 @@ class Residual(_PerBranch):
 
 
 @dataclass
-class TaylorSeer(_PerBranch):
+class TaylorSeer(Reuse):
     """Taylor expansion in steps from finite differences of computed predictions (Liu et al., TaylorSeer, eq. 5)."""
 
     order: int = 1
@@ -107,7 +105,7 @@ class TaylorSeer(_PerBranch):
 
 
 @dataclass
-class Extrapolate(_PerBranch):
+class Extrapolate(Reuse):
     """F_i = F_a + d (F_a - F_b) (s_i - s_a) / (s_a - s_b): a damped line in sigma through two computed steps.
 
     A level that is visited twice (by Heun's and other solvers of second order), or one within half a training step of
@@ -115,6 +113,8 @@ class Extrapolate(_PerBranch):
     """
 
     damping: float = 1.0
+
+    NEEDS_NOISE_LEVEL: ClassVar[bool] = True
 
     def change_transformer(self) -> None:
         self.memory = {name: [(None, prediction)] for name, (*_, (_, prediction)) in self.memory.items()}
@@ -139,11 +139,13 @@ def _known(sigma: float | None) -> float:
     return sigma
 
 
-class StackResidual(_PerBranch):
+class StackResidual(Reuse):
     """What the block stack added to its input is added again; embeddings and head run (TeaCache and its family).
 
     With two streams only the video's residual is kept: the heads of the supported families read nothing else.
     """
+
+    NEEDS_BLOCKS: ClassVar[bool] = True
 
     _running: torch.Tensor | None = None  # input of the stack that is computing
 
@@ -204,16 +206,18 @@ def replaced(block: Any, call: ModuleCall, hidden: torch.Tensor, text: torch.Ten
     return tuple(answer)
 
 
-STRATEGIES = ("prediction", "residual", "taylorseer", "extrapolate", "stack")
+STRATEGIES: dict[str, type[Reuse]] = {
+    "prediction": Prediction,
+    "residual": Residual,
+    "taylorseer": TaylorSeer,
+    "extrapolate": Extrapolate,
+    "stack": StackResidual,
+}
 
 
 def strategy(name: str, damping: float, order: int) -> Reuse:
     """A fresh memory for one pipeline call."""
-    makers: dict[str, Callable[[], Reuse]] = {
-        "prediction": Prediction,
-        "residual": Residual,
-        "taylorseer": lambda: TaylorSeer(order=order),
-        "extrapolate": lambda: Extrapolate(damping=damping),
-        "stack": StackResidual,
-    }
-    return makers[name]()
+    kind = STRATEGIES[name]
+    if kind is TaylorSeer:
+        return TaylorSeer(order=order)
+    return Extrapolate(damping=damping) if kind is Extrapolate else kind()

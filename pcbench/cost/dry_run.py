@@ -12,7 +12,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import torch
 
 from methods import Method, apply
 from methods.engine.anatomy import Anatomy, Block, Size, anatomy_for
-from methods.engine.core import HOOK_NAME
 from methods.engine.denoiser import ModuleCall
 from methods.engine.reuse import hidden_of, replaced
 
@@ -89,7 +88,6 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
     scale, held, least = _Scale(real, full, small, shapes), 0, 0
-    warm_up = getattr(method, "warmup_steps", 0)
     with warnings.catch_warnings(), torch.no_grad(), apply(stage, method) as handle:
         warnings.simplefilter("ignore")
         timesteps = _timesteps(stage, recipe)
@@ -101,9 +99,9 @@ def rehearse(recipe: Recipe) -> Rehearsal:
                 announced = {"step_index": index, "num_inference_steps": len(timesteps)}
                 with transformer.cache_context(name, **announced):
                     transformer(**inputs, return_dict=False)
-            denoiser = transformer._diffusers_hook.get_hook(HOOK_NAME).denoiser
-            least += denoiser.must_compute or denoiser.index < warm_up
-            held = max(held, sum(_bytes_held(_held(transformers[0]), scale)))
+            denoiser, rule = handle.in_progress
+            least += denoiser.must_compute or denoiser.index < method.always_computed
+            held = max(held, sum(_bytes_held(rule.held(), scale)))
         trace = handle.trace.to_dict()
     trace["arguments"], trace["latent_size"] = family.arguments(recipe, config), full
     for step in trace["steps"]:
@@ -174,7 +172,7 @@ def _not_numbers(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 def _small_size(anatomy: Anatomy, full: Size, method: Method) -> Size:
     """All frames, but only as many cells as a trial needs to be legal."""
-    _, down, right = getattr(method, "downsample_factor", (1, 1, 1))
+    _, down, right = method.trial_factor or (1, 1, 1)
     _, height, width = anatomy.patch
     return full[0], min(full[1], height * max(2, down)), min(full[2], width * max(2, right))
 
@@ -183,8 +181,8 @@ def _real_size(call: dict[str, Any], method: Method, anatomy: Anatomy, full: Siz
     """The size of a call in the real run; of a trial by the method's factor, or by its share of the stand-in's."""
     if not call["trial"]:
         return full
-    if (factor := getattr(method, "downsample_factor", None)) is not None:
-        return anatomy.trial_size(full, factor)
+    if method.trial_factor is not None:
+        return anatomy.trial_size(full, method.trial_factor)
     frames, height, width = (max(1, round(n * of / by)) for n, of, by in zip(call["size"], full, small, strict=True))
     return frames, height, width
 
@@ -197,29 +195,6 @@ def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor],
         if storage.data_ptr() not in storages:
             storages.add(storage.data_ptr())
             yield round(scale(tensor) / max(tensor.numel(), 1) * storage.nbytes())
-
-
-def _held(transformer: Any) -> Iterator[torch.Tensor]:
-    """The tensors that the rule at work keeps, each once; it is one for all transformers of a pipeline."""
-    seen: set[int] = set()
-
-    def walk(value: Any) -> Iterator[torch.Tensor]:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, dict):
-            for each in value.values():
-                yield from walk(each)
-        elif isinstance(value, (list, tuple)):
-            for each in value:
-                yield from walk(each)
-        elif is_dataclass(value) or type(value).__module__.startswith("methods."):
-            yield from walk(getattr(value, "__dict__", {}))
-
-    rule = transformer._diffusers_hook.get_hook(HOOK_NAME).rule
-    return iter(()) if rule is None else walk(rule)
 
 
 class _Scale:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-from methods import DBCacheConfig, FirstBlockCacheConfig, Method, StepwiseCache
 
 from .. import backbones, paper
 from ..config import Run
@@ -69,39 +67,18 @@ class Known:
         calls = [call for call in trace["steps"][0]["calls"] if call["only"] is None]  # the first computes all
         self.step = sum((price(call) for call in calls), Macs())
         self.blocks = sum((price({**call, "only": self.rehearsal.blocks}) for call in calls), Macs())
-        running = _running_when_reused(self.run.recipe.method, self.rehearsal.blocks)
+        running = self.run.recipe.method.blocks_run(self.rehearsal.blocks)
         still = sum((price({**call, "only": running or {}}) for call in calls), Macs())
         self.saved = self.step if running is None else self.blocks - still
 
     def at(self, computed: float) -> Macs:
         """MACs if so many steps are computed."""
-        return self.upper - (self.rehearsal.steps - computed) * self.saved - self.saved_by_blocks(computed)
-
-    def saved_by_blocks(self, computed: float) -> Macs:
-        """What BlockCache saves: after the warm-up one refresh, then L computed steps without the cached blocks."""
-        method: Any = self.run.recipe.method
-        rate = getattr(method, "block_cache_rate", 0.0)
-        after = computed - getattr(method, "warmup_steps", 1) + 1
-        if not rate or after <= 0:
-            return Macs()
-        refreshes = -(-after // (method.block_cache_steps + 1))
-        blocks = sum(self.rehearsal.blocks.values())
-        return (after - refreshes) * (round(rate * blocks) / blocks) * self.blocks
+        inside = self.run.recipe.method.steps_saved_inside(computed, sum(self.rehearsal.blocks.values()))
+        return self.upper - (self.rehearsal.steps - computed) * self.saved - inside * self.blocks
 
     def equivalent(self, macs: float) -> float:
         """Full steps that, with the trials, cost so many MACs."""
         return self.rehearsal.steps - (self.upper.total - macs) / self.step.total
-
-
-def _running_when_reused(method: Method, blocks: Mapping[str, int]) -> dict[str, int] | None:
-    """Blocks that a reused step runs between embeddings and head; None if it runs nothing at all."""
-    if isinstance(method, StepwiseCache):
-        return {} if method.reuse == "stack" else None
-    if isinstance(method, FirstBlockCacheConfig):
-        return {next(iter(blocks)): 1}
-    if isinstance(method, DBCacheConfig):
-        return dict.fromkeys(blocks, method.fn_blocks + method.bn_blocks)
-    return None
 
 
 def price_of(run: Run, records: Sequence[dict[str, Any]] = ()) -> Price:

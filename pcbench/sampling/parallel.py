@@ -20,13 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from methods import FewerStepsConfig, Method, NoCacheConfig, PreciseCacheConfig, UniformConfig
-
 from .. import backbones, devices
 from ..config import ConfigError, Run
-
-# Methods that look at whole predictions alone. Others look at tokens or blocks, of which a process has its share only.
-WHOLE = (NoCacheConfig, FewerStepsConfig, UniformConfig, PreciseCacheConfig)
 
 
 def processes() -> int:
@@ -55,14 +50,8 @@ def check(run: Run) -> None:
         raise ConfigError("model.numerics.parallel keeps the model on every GPU: leave model.offload at none")
     if getattr(backbones.family(run.recipe.backbone).TRANSFORMER, "_cp_plan", None) is None:
         raise ConfigError(f"{run.recipe.backbone.name}: diffusers cannot split this family over GPUs, only Wan of ours")
-    if not splits(method):
+    if not method.predictions_only:
         raise ConfigError(f"{method.NAME} looks at tokens or blocks, of which each GPU has a share only: parallel=1")
-
-
-def splits(method: Method) -> bool:
-    """Whether the method does the same in every process."""
-    inside = getattr(method, "reuse", "") == "stack" or getattr(method, "block_cache_rate", 0.0) > 0
-    return isinstance(method, WHOLE) and not inside
 
 
 def start(runs: Iterable[Run]) -> None:

@@ -1,0 +1,81 @@
+"""BlockCache: section 3.4, equations (5) and (6), of Wang et al., "PreciseCache" (ICLR 2026).
+
+At the steps that LFCache lets compute, a refresh measures what every block adds to its input; the next L computed steps
+take that from memory for the blocks that add least.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from .engine.anatomy import Block
+from .engine.denoiser import Denoiser, ModuleCall
+from .engine.reuse import hidden_of, replaced, text_of, video_of
+
+RANKINGS = ("absolute", "relative")  # question 24
+SETS = ("apart", "shared")  # question 26
+SURPLUS = 4  # blocks kept while ranking beyond those that will be reused
+
+
+class BlockCache:
+    """Section 3.4, equations (5)-(6): a refresh keeps what the least pivotal blocks add; for L computed steps, add it.
+
+    Only what will be reused is kept, `SURPLUS` blocks more while ranking: about `rate` times blocks times branches
+    residuals. The host waits for the device once for so many blocks, not at each.
+    With two streams both are kept, and ranked by the video's.
+    """
+
+    def __init__(self, rate: float, steps: int, ranking: str, sets: str) -> None:
+        """For the fields of `PreciseCacheConfig` whose names begin with block_ (block_cache_rate and so on)."""
+        self.rate, self.steps, self.ranking, self.sets = rate, steps, ranking, sets
+        self.phase = "full"  # or "refresh" or "cached"; a trial never comes here
+        self.left = 0  # computed steps until the next refresh
+        # branch -> block -> norm, D of the video, D of the text
+        self.kept: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
+        self.leader: str | None = None  # the branch whose ranking counts, with shared sets
+
+    def begin_step(self, denoiser: Denoiser, warming_up: bool) -> None:
+        """Called once for each step that LFCache lets compute."""
+        if warming_up:
+            self.phase = "full"
+        elif self.left == 0 or denoiser.must_compute or math.isnan(denoiser.step.indicator or 0.0):
+            self.phase, self.left, self.kept, self.leader = "refresh", self.steps, {}, None
+        else:
+            self.phase, self.left = "cached", self.left - 1
+        denoiser.step.details["blocks"] = self.phase
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        block = denoiser.block_of(call)
+        assert block is not None
+        kept = self.kept.setdefault(denoiser.branch.name, {})
+        if self.phase == "cached" and block.path in kept:
+            _, video, text = kept[block.path]
+            added = None if text is None else text_of(block, call) + text
+            return replaced(block, call, hidden_of(block, call) + video, added)  # equation (6)
+        output = call.run()
+        if self.phase == "refresh":
+            self._keep(denoiser, block, call, output, kept)
+            denoiser.step.details["cached_blocks"] = {name: sorted(paths) for name, paths in self.kept.items()}
+        return output
+
+    def _keep(self, denoiser: Denoiser, block: Block, call: ModuleCall, output: Any, kept: dict[str, Any]) -> None:
+        self.leader = self.leader or denoiser.branch.name
+        follows = self.sets == "shared" and denoiser.branch.name != self.leader
+        if follows and block.path not in self.kept[self.leader]:
+            return
+        before = hidden_of(block, call)
+        video = video_of(block, output) - before  # equation (5)
+        size = torch.linalg.vector_norm(video.float())
+        if self.ranking == "relative":
+            size = size / torch.linalg.vector_norm(before.float())
+        text_index = block.metadata.return_encoder_hidden_states_index
+        text = None if text_index is None else output[text_index] - text_of(block, call)
+        kept[block.path] = size, video, text
+        surplus = len(kept) - round(self.rate * len(denoiser.blocks))
+        if not follows and (surplus > SURPLUS or (surplus > 0 and block.path == denoiser.blocks[-1].path)):
+            sizes = dict(zip(kept, torch.stack([norm for norm, _, _ in kept.values()]).tolist(), strict=True))
+            for path in sorted(sizes, key=lambda path: sizes[path], reverse=True)[:surplus]:
+                del kept[path]  # the most pivotal so far
