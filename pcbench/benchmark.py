@@ -12,14 +12,17 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig
+from methods import Method, NoCacheConfig, PreciseCacheConfig, ReplayConfig
+from methods.engine.anatomy import Anatomy, Size
+from methods.engine.trace import Step
 
 from . import backbones, compose, devices, provenance
 from .backbones import weights
@@ -35,6 +38,40 @@ REFRESH, CACHED = "BlockCache, refreshing step", "BlockCache, cached step"
 Times = dict[str, list[float]]
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """A short generation, and whose seconds its steps give.
+
+    part: which part of the table a row of the trace gives seconds of; None: none.
+    less: the part that such a row holds besides, whose latest seconds are taken off.
+    """
+
+    name: str  # as peak memory is headed
+    method: Method
+    steps: int
+    part: Callable[[Step], str | None]
+    less: str | None = None
+
+
+def scenarios(anatomy: Anatomy, latent_size: Size) -> list[Scenario]:
+    """In this order: each takes off what the one before has measured."""
+    frames, height, width = (min(by, n // p) for by, n, p in zip((2, 4, 4), latent_size, anatomy.patch, strict=True))
+    lfcache = PreciseCacheConfig(protect_last=0, downsample_factor=(frames, height, width), alpha=ALWAYS)
+    blocks = replace(lfcache, alpha=NEVER, block_cache_rate=0.4, block_cache_steps=L)
+    phases = {"refresh": REFRESH, "cached": CACHED}  # not "full": the last step of the warm-up refreshes already
+    return [
+        Scenario("no cache", ReplayConfig(actions="FFr"), 3, lambda row: FULL if row.action == "full" else REUSED),
+        Scenario("LFCache", lfcache, 2 * WARM, lambda row: TRIAL if row.index >= WARM else None, less=REUSED),
+        Scenario(
+            "LFCache and BlockCache",
+            blocks,
+            WARM + L + 1,
+            lambda row: phases.get(row.details.get("blocks", "")),
+            less=TRIAL,
+        ),
+    ]
+
+
 def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, dict[str, int | None]]:
     """Seconds of each kind of step (every guidance branch) and part, and peak bytes of each kind of generation."""
     device = devices.resolve(run.device)
@@ -43,54 +80,34 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
     prompt, seed = run.samples[0]
     with backbones.placed(pipe, run.offload, run.device):
         embeds = family.embed(pipe, prompt, run.recipe)
-    times: Times = {}
+    times: defaultdict[str, list[float]] = defaultdict(list)
     peaks: dict[str, int | None] = {}
 
-    def note(name: str, seconds: float) -> None:
-        times.setdefault(name, []).append(seconds)
-
-    def generation(config: Any, steps: int) -> tuple[list[tuple[str, float, str]], torch.Tensor]:
+    def generate(method: Method, steps: int) -> tuple[list[Step], torch.Tensor]:
         sampling = replace(run.recipe.sampling, steps=steps)
-        recipe = replace(run.recipe, sampling=sampling, method=config.for_backbone(family.ANATOMY))
+        recipe = replace(run.recipe, sampling=sampling, method=method.for_backbone(family.ANATOMY))
         with cached(pipe, run, recipe) as handle:
             latents = denoise(pipe, recipe, seed, **embeds)
-        rows = handle.trace.steps
-        return [(row.action, row.milliseconds / 1000, row.details.get("blocks", "")) for row in rows], latents
+        return handle.trace.steps, latents
 
-    generation(NoCacheConfig(), 1)  # kernels are chosen and compiled here
-    precise = partial(PreciseCacheConfig, protect_last=0, downsample_factor=_trial_factor(family, run))
+    generate(NoCacheConfig(), 1)  # kernels are chosen and compiled here
     for number in range(rounds):
+        for scenario in scenarios(family.ANATOMY, family.latent_size(run.recipe.sampling)):
+            devices.reset_peak(device)
+            rows, latents = generate(scenario.method, scenario.steps)
+            peaks[scenario.name] = devices.peak(device)
+            besides = times[scenario.less][-1] if scenario.less else 0.0
+            for row in rows:
+                if part := scenario.part(row):
+                    times[part].append(row.milliseconds / 1000 - besides)
         devices.reset_peak(device)
-        rows, latents = generation(ReplayConfig(actions="FFr"), 3)
-        peaks["no cache"] = devices.peak(device)
-        for action, seconds, _ in rows:
-            note(FULL if action == "full" else REUSED, seconds)
-        devices.reset_peak(device)
-        rows, _ = generation(precise(alpha=ALWAYS), 2 * WARM)
-        peaks["LFCache"] = devices.peak(device)
-        for _, seconds, _ in rows[WARM:]:
-            note(TRIAL, seconds - times[REUSED][-1])
-        devices.reset_peak(device)
-        rows, _ = generation(precise(alpha=NEVER, block_cache_rate=0.4, block_cache_steps=L), WARM + L + 1)
-        peaks["LFCache and BlockCache"] = devices.peak(device)
-        for _, seconds, phase in rows:
-            if phase != "full":  # the last step of the warm-up refreshes already
-                note(REFRESH if phase == "refresh" else CACHED, seconds - times[TRIAL][-1])
-        devices.reset_peak(device)
-        note("VAE decoding", _timed(partial(decode, pipe, run, latents), device))
+        times["VAE decoding"].append(_timed(partial(decode, pipe, run, latents), device))
         peaks["VAE decoding"] = devices.peak(device)
         say(f"round {number + 1} of {rounds}: full step {times[FULL][-1]:.3f} s")
     if pipe.text_encoder is not None:
         for _ in range(rounds):
-            note("text encoders", _timed(lambda: family.embed(pipe, prompt, run.recipe), device))
-    return times, peaks
-
-
-def _trial_factor(family: Any, run: Run) -> tuple[int, int, int]:
-    """PreciseCache's (2, 4, 4), or less for a latent too small for that."""
-    size, patch = family.latent_size(run.recipe.sampling), family.ANATOMY.patch
-    frames, height, width = (min(by, n // p) for by, n, p in zip((2, 4, 4), size, patch, strict=True))
-    return frames, height, width
+            times["text encoders"].append(_timed(lambda: family.embed(pipe, prompt, run.recipe), device))
+    return dict(times), peaks
 
 
 def time_text_encoders(run: Run, rounds: int) -> list[float]:

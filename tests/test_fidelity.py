@@ -18,6 +18,7 @@ from pcbench.config import ConfigError
 from pcbench.fidelity import psnr_ssim
 from pcbench.fidelity import stage as fidelity
 from pcbench.fidelity.metrics import CONVENTIONS, IDENTICAL, METRICS
+from pcbench.fidelity.sources import Latents
 from pcbench.fidelity.stage import measure
 from pcbench.identity import sample_key
 from pcbench.job import job_of
@@ -27,7 +28,7 @@ from pcbench.store import read_json, write_json
 
 GOLDEN = Path(__file__).parent / "golden" / "fidelity"
 OFFICIAL = json.loads(GOLDEN.with_suffix(".json").read_text())
-FRAMEWISE = [name for name in METRICS if "lpips" not in name and METRICS[name].source != "latents"]
+FRAMEWISE = [name for name in METRICS if "lpips" not in name and METRICS[name].source != Latents()]
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ import numpy as np
 from . import psnr_ssim
 from .lpips import lpips, why_unavailable
 from .psnr_ssim import Values
+from .sources import Frames, Latents, Mp4, Source
 
 IDENTICAL = "identical to the reference"
-FRAMES, LATENTS = "frames", "latents"
-CRF_10, CRF_23 = 10, 23  # of an mp4 file: imageio's quality 8, and imageio without a quality
+FRAMES, LATENTS = Frames(), Latents()
+CRF_10, CRF_23 = Mp4(10), Mp4(23)  # imageio's quality 8, and imageio without a quality
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -54,7 +55,7 @@ class Metric:
     """One number a video.
 
     frames: of two arrays and a device, a value for each frame; None where it would be infinite.
-    source: what the two arrays are: raw frames, final latents, or frames back from an mp4 of this rate factor.
+    source: what the two arrays are (sources.py).
     pool: from the frames' values to the video's.
     batch: videos are averaged by so many, and batches equally; None: all equally.
     title, unit, digits: what a column of it is headed, and how many digits follow the point.
@@ -69,7 +70,7 @@ class Metric:
     digits: int = 4
     lower_is_better: bool = False
     shown: bool = True
-    source: str | int = FRAMES
+    source: Source = FRAMES
     pool: Callable[[Sequence[float | None]], float | None] = mean
     batch: int | None = None
     lacks: Callable[[], str | None] = lambda: None
@@ -93,7 +94,7 @@ _box = partial(psnr_ssim.ssim, window=[1 / 7] * 7, unbiased=True)
 _spatial = partial(lpips, spatial=True)
 
 
-def _easycache(name: str, source: int) -> dict[str, Metric]:
+def _easycache(name: str, source: Source) -> dict[str, Metric]:
     return {
         f"{name}.psnr@1": PSNR(frames=psnr_ssim.psnr_float32, source=source, pool=of_whole_video),
         f"{name}.ssim@1": SSIM(frames=psnr_ssim.ssim_torchmetrics, source=source),

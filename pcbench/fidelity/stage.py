@@ -16,11 +16,11 @@ from .. import devices
 from ..config import ConfigError, Run
 from ..failures import Failure, attempt_each
 from ..job import Job
-from ..sampling.generate import checksum, frames_of, latents_of
-from ..sampling.video import kept, through_mp4
+from ..sampling.generate import checksum
+from ..sampling.video import kept
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone
-from .metrics import CONVENTIONS, FRAMES, LATENTS, METRICS, identical_frames, note
+from .metrics import CONVENTIONS, METRICS, identical_frames, note
 
 Entry = dict[str, Any]  # of one metric: value, frames, identical, note
 
@@ -37,8 +37,7 @@ def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
 
 def arrays(run: Run) -> int:
     """How many arrays of a video's frames scoring holds at a time: the frames, and what an mp4 makes of them."""
-    rates = {METRICS[name].source for convention in run.fidelity for name in CONVENTIONS[convention]}
-    return 1 + any(rate not in (FRAMES, LATENTS) for rate in rates)
+    return 1 + any(metric.source.encoded for convention in run.fidelity for metric in CONVENTIONS[convention].values())
 
 
 def measure(name: str, video: np.ndarray, reference: np.ndarray, device: str = "cpu") -> Entry:
@@ -94,11 +93,7 @@ def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Callab
 def stored(job: Job, files: SampleFiles) -> dict[str, Entry]:
     """The entries on disk that still hold, at this frame rate where it moves pixels."""
     fps, entries = at_any_rate(job, files)
-    return {
-        name: entry
-        for name, entry in entries.items()
-        if fps == job.run.fps or METRICS[name].source in (FRAMES, LATENTS)
-    }
+    return {name: entry for name, entry in entries.items() if fps == job.run.fps or not METRICS[name].source.encoded}
 
 
 def at_any_rate(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Entry]]:
@@ -122,18 +117,9 @@ def _scored(run: Run, files: SampleFiles, reference: SampleFiles, names: list[st
     device = devices.resolve(run.device)
     entries: dict[str, Entry] = {}
     for source in dict.fromkeys(METRICS[name].source for name in names):
-        video, against = _array(run, files, source), _array(run, reference, source)
+        video, against = source.load(run, files), source.load(run, reference)
         for name in (name for name in names if METRICS[name].source == source):
             entries[name] = measure(name, video, against, device)
-        kept.drop((files.latent, source, run.fps))
+        source.drop(run, files)
     kept.drop(files.latent)  # the reference's frames are wanted again, by the next method of a sweep
     return {name: entries[name] for name in names}
-
-
-def _array(run: Run, files: SampleFiles, source: str | int) -> np.ndarray:
-    """What a source names, of one sample."""
-    if source == LATENTS:
-        return latents_of(files).float().numpy()
-    if source == FRAMES:
-        return frames_of(run, files)
-    return kept.get((files.latent, source, run.fps), lambda: through_mp4(frames_of(run, files), run.fps, int(source)))
