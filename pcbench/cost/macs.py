@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Trace
-from methods.engine.anatomy import Size, anatomy_for
+from methods.engine.anatomy import Anatomy, Size, anatomy_for
 
 from ..job import Job
 
@@ -54,6 +54,7 @@ def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch:
         model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
         inputs = empty_inputs(json.loads(shapes))
         anatomy = anatomy_for(transformer, model.config)
+        counts = keep_one_block(model, anatomy)
         if anatomy.latent_size(inputs) != size:
             inputs = anatomy.trial_inputs(inputs, size, "nearest-exact")
         if anatomy.batch(inputs) != batch:
@@ -61,8 +62,19 @@ def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch:
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             model(**inputs, return_dict=False)
-    counts = {name.partition(".")[2]: _split(flops) for name, flops in counter.get_flop_counts().items()}
-    return {**counts, "": _split(counter.get_flop_counts()["Global"])}
+    macs = {name.partition(".")[2]: _split(flops) for name, flops in counter.get_flop_counts().items()}
+    others = ((count - 1) * macs[path] for path, count in counts.items())
+    return {**macs, "": sum(others, _split(counter.get_flop_counts()["Global"]))}
+
+
+def keep_one_block(model: torch.nn.Module, anatomy: Anatomy) -> dict[str, int]:
+    """Shorten each list of a transformer's blocks, which are alike, to its first; returns how many there were, by the
+    path of the first."""
+    lists = Counter(block.path.rpartition(".")[0] for block in anatomy.blocks(model))
+    for path in lists:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, model.get_submodule(path)[:1])  # type: ignore[index]
+    return {f"{path}.0": count for path, count in lists.items()}
 
 
 def _split(flops: Mapping[Any, int]) -> Macs:

@@ -24,7 +24,7 @@ from .. import backbones, devices
 from ..config import Recipe, Run
 from ..job import Job
 from .dry_run import rehearse, width_of
-from .macs import empty_inputs
+from .macs import empty_inputs, keep_one_block
 
 GIB = 2**30
 
@@ -120,6 +120,7 @@ def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[
             model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
             inputs = empty_inputs(json.loads(shapes))
             weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+            keep_one_block(model, anatomy_for(transformer, model.config))
             with _FusedAttention(), _Alive() as alive:
                 model(**inputs, return_dict=False)
     finally:

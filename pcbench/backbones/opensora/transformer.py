@@ -189,7 +189,8 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
 
     def embed_timestep(self, timestep: torch.Tensor, fps: torch.Tensor) -> torch.Tensor:
         """Timestep and frame rate, both (B,), as (B, width). The timestep is rounded to the weights' precision."""
-        time, rate = (self.time_proj(each.to(self.dtype)).to(self.dtype) for each in (timestep, fps))
+        dtype = self.patch_embed.weight.dtype  # `self.dtype` looks through all modules, each time it is asked
+        time, rate = (self.time_proj(each.to(dtype)).to(dtype) for each in (timestep, fps))
         return self.time_embedder(time) + self.fps_embedder(rate)
 
     def embed_latent(self, latent: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
@@ -241,9 +242,10 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
             raise ValueError(f"Open-Sora's transformer has no attention_kwargs, not {', '.join(attention_kwargs)}")
         temb = self.embed_timestep(timestep, fps)
         modulation = self.modulation(temb).unflatten(1, (6, -1))
-        text = self.caption_projection(encoder_hidden_states.to(self.dtype))
+        dtype = self.patch_embed.weight.dtype
+        text = self.caption_projection(encoder_hidden_states.to(dtype))
         mask = _text_mask(encoder_attention_mask, len(text))
-        grid = self.embed_latent(hidden_states.to(self.dtype), height, width)
+        grid = self.embed_latent(hidden_states.to(dtype), height, width)
         tokens, num_frames = grid.flatten(1, 2), grid.shape[1]
         rotary = get_1d_rotary_pos_embed(
             self.config.attention_head_dim, torch.arange(num_frames, device=tokens.device), use_real=True
