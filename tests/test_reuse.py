@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from methods import ReplayConfig, UniformConfig, apply
-from methods.engine.anatomy import Anatomy, OpenSoraAnatomy, anatomy_of
+from methods.engine.anatomy import Anatomy, anatomy_of
+from methods.engine.anatomy.opensora import OpenSoraAnatomy
 from methods.engine.reuse import strategy
 
 from .conftest import STEPS, call

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from .base import Anatomy, Block, Size
-from .cogvideox import CogVideoXAnatomy
-from .hunyuan import HunyuanVideoAnatomy
-from .opensora import OpenSoraAnatomy
-from .wan import WanAnatomy
 
-__all__ = ["FAMILIES", "Anatomy", "Block", "Size", "anatomy_for", "anatomy_of"]
+__all__ = ["Anatomy", "Block", "Size", "anatomy_for", "anatomy_of"]
 
-FAMILIES: dict[str, tuple[str, type[Anatomy]]] = {
-    "WanTransformer3DModel": ("wan", WanAnatomy),
-    "HunyuanVideoTransformer3DModel": ("hunyuanvideo", HunyuanVideoAnatomy),
-    "CogVideoXTransformer3DModel": ("cogvideox", CogVideoXAnatomy),
-    "STDiT3Transformer3DModel": ("opensora", OpenSoraAnatomy),
-}
+for _module in pkgutil.iter_modules(__path__):  # a file a family; each makes itself known
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def anatomy_for(kind: type, config: Mapping[str, Any]) -> Anatomy:
     """The anatomy of a diffusers transformer class with this config. Raises TypeError for one that is not supported."""
     name = kind.__name__
-    if name not in FAMILIES:
-        raise TypeError(f"no caching method knows {name}; supported transformers: {', '.join(FAMILIES)}")
+    if name not in Anatomy.KNOWN:
+        raise TypeError(f"no caching method knows {name}; supported transformers: {', '.join(Anatomy.KNOWN)}")
     declared = inspect.signature(kind).parameters.items()
     config = {**{key: each.default for key, each in declared if each.default is not each.empty}, **config}
     patch = config["patch_size"]
     if isinstance(patch, int):
         patch = (config.get("patch_size_t") or 1, patch, patch)
     frames, height, width = patch
-    family, anatomy = FAMILIES[name]
-    return anatomy(family, (frames, height, width), config)
+    anatomy = Anatomy.KNOWN[name]
+    return anatomy(anatomy.FAMILY, (frames, height, width), config)
 
 
 def anatomy_of(transformer: Any) -> Anatomy:

@@ -38,6 +38,8 @@ class Block:
 class Anatomy:
     """How to read and shrink one family's transformer call. Subclasses override what differs.
 
+    A subclass that names its `TRANSFORMER` is found by `anatomy_of`, wherever it is defined.
+
     config: the transformer's, where arguments of a trial depend on it.
     """
 
@@ -45,6 +47,9 @@ class Anatomy:
     patch: Size
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    KNOWN: ClassVar[dict[str, type[Anatomy]]] = {}  # by the name of the transformer's class
+    TRANSFORMER: ClassVar[str] = ""
+    FAMILY: ClassVar[str] = ""  # the name by which methods have settings and refusals
     # Cache-context names under which pipelines call the unconditional branch.
     UNCONDITIONAL: ClassVar = ("uncond", "pred_uncond")
     # Arguments that change from step to step; all others belong to the branch.
@@ -55,6 +60,10 @@ class Anatomy:
     BLOCKS: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}  # read only
     # Where a block's gate is a module: by the name of the part that it gates.
     GATES: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        if "TRANSFORMER" in vars(cls):
+            Anatomy.KNOWN[cls.TRANSFORMER] = cls
 
     def bind(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A forward call's arguments by name, however they were passed."""

@@ -16,6 +16,8 @@ from .base import Anatomy, Size
 class CogVideoXAnatomy(Anatomy):
     """CogVideoX: one call, both branches in its batch; latents (B, T, C, H, W); the 5B is passed its rotary table."""
 
+    TRANSFORMER: ClassVar = "CogVideoXTransformer3DModel"
+    FAMILY: ClassVar = "cogvideox"
     BATCHED: ClassVar = "uncond_first"
     BLOCKS: ClassVar = {"transformer_blocks": {"self": ("attn1",), "mlp": ("ff",)}}
 

@@ -14,6 +14,8 @@ from .base import Anatomy
 class HunyuanVideoAnatomy(Anatomy):
     """HunyuanVideo: one call a step, guidance embedded; with true CFG a second one, for the unconditional branch."""
 
+    TRANSFORMER: ClassVar = "HunyuanVideoTransformer3DModel"
+    FAMILY: ClassVar = "hunyuanvideo"
     BLOCKS: ClassVar = {
         "transformer_blocks": {"self": ("attn",), "mlp": ("ff", "ff_context")},
         "single_transformer_blocks": {"self": ("attn",)},

@@ -19,6 +19,8 @@ class OpenSoraAnatomy(Anatomy):
     Half of its prediction's channels are a variance that no sampler uses.
     """
 
+    TRANSFORMER: ClassVar = "STDiT3Transformer3DModel"
+    FAMILY: ClassVar = "opensora"
     BATCHED: ClassVar = "cond_first"
     BLOCKS: ClassVar = {
         "transformer_blocks": {"self": ("attn1",), "cross": ("attn2",), "mlp": ("ff",)},

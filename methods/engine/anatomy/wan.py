@@ -18,6 +18,8 @@ class WanAnatomy(Anatomy):
     What it lets see is in float32 whatever the weights are, as in Wan's own code, which methods were published on.
     """
 
+    TRANSFORMER: ClassVar = "WanTransformer3DModel"
+    FAMILY: ClassVar = "wan"
     BLOCKS: ClassVar = {"blocks": {"self": ("attn1",), "cross": ("attn2",), "mlp": ("ffn",)}}
 
     def trial_inputs(self, inputs: Mapping[str, Any], size: Size, mode: str) -> dict[str, Any]:
