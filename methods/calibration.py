@@ -1,7 +1,7 @@
 """Numbers a method must know about a backbone before it works there: published, or measured by `pcbench.calibrate`.
 
-A backbone is recognised by its signature: family, layers and width of its transformer. Measured calibrations are JSON
-files in methods/calibrations/, one per method and signature, written by the command and never by hand.
+Published numbers are chosen by a transformer's signature: family, layers and width. Measured ones are of one
+checkpoint: JSON files in methods/calibrations/, one per method and model, written by the command and never by hand.
 """
 
 from __future__ import annotations
@@ -26,17 +26,28 @@ def signature(anatomy: Anatomy) -> str:
     return f"{anatomy.family}-{config.get('num_layers', 0)}x{width}"
 
 
-def path_of(method: str, anatomy: Anatomy) -> Path:
-    """Where a measured calibration lives."""
-    return FOLDER / f"{method}-{signature(anatomy)}.json"
+def path_of(method: str, model: str) -> Path:
+    """Where a measured calibration lives. model: a name as in conf/model/."""
+    return FOLDER / f"{method}-{model}.json"
 
 
 def measured(method: str, anatomy: Anatomy) -> dict[str, Any]:
-    """The measured calibration. Raises NotCalibratedError if there is none."""
-    path = path_of(method, anatomy)
-    if not path.exists():
-        raise NotCalibratedError(
-            f"{method} has no published numbers for {signature(anatomy)} and none were measured;"
-            f" measure them: python -m pcbench.calibrate method={method} model=…"
-        )
-    return json.loads(path.read_text())
+    """The calibration measured on this model.
+
+    Where the model is not known by name (a pipeline that `apply` gets), it is the only one of its signature. Raises
+    NotCalibratedError if there is none.
+    """
+    of_this_shape = {}
+    for path in sorted(FOLDER.glob(f"{method}-*.json")):
+        data = json.loads(path.read_text())
+        if data.get("signature") == signature(anatomy):
+            of_this_shape[data["model"]] = data
+    if anatomy.model in of_this_shape:
+        return of_this_shape[anatomy.model]
+    if not anatomy.model and len(of_this_shape) == 1:
+        return next(iter(of_this_shape.values()))
+    others = f" (there are some of {', '.join(of_this_shape)}, with other weights)" if of_this_shape else ""
+    raise NotCalibratedError(
+        f"{method} has no published numbers for {anatomy.model or signature(anatomy)} and none were measured{others};"
+        f" measure them: python -m pcbench.calibrate method={method} model={anatomy.model or '…'}"
+    )

@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data |= {"model": recipe.backbone.name, "source": recipe.backbone.source, "revision": recipe.backbone.revision}
     data |= {"sampling": asdict(recipe.sampling), "dtype": recipe.numerics.dtype}
     data |= {"prompts": run.prompts, "seeds": run.seeds, "packages": provenance.revision()["packages"]}
-    used = calibration.path_of(method, anatomy_of(pipe.transformer))
+    used = calibration.path_of(method, recipe.backbone.name)
     path = run.results / "calibrations" / used.name if used.exists() else used
     write_json(path, data)
     stays = f"; {used} stays in use until you put this one in its place" if path != used else ""

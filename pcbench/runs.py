@@ -114,7 +114,8 @@ def anatomy_of(backbone: Backbone) -> Anatomy:
 @functools.lru_cache(maxsize=64)
 def _anatomy_of(fields: str) -> Anatomy:
     backbone = Backbone(**json.loads(fields))
-    return anatomy_for(backbones.family(backbone).TRANSFORMER, backbones.transformer_config(backbone))
+    kind = backbones.family(backbone).TRANSFORMER
+    return anatomy_for(kind, backbones.transformer_config(backbone), backbone.name)
 
 
 def check(run: Run) -> None:

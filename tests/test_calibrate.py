@@ -15,7 +15,8 @@ from methods import apply
 from methods import calibration as calibrations
 from methods.engine.anatomy import anatomy_of
 from methods.teacache import TeaCacheConfig
-from pcbench import calibrate
+from pcbench import calibrate, cli
+from pcbench.config import ConfigError
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
 from .families import FAMILIES
@@ -119,7 +120,7 @@ def test_the_command_writes_what_the_method_reads(pipe, tmp_path, monkeypatch, c
     out = capsys.readouterr().out
     assert "R²" in out
     assert "cond: 1.0000" in out
-    data = json.loads((tmp_path / "calibrations" / "teacache-wan-2x24.json").read_text())
+    data = json.loads((tmp_path / "calibrations" / "teacache-tiny_wan.json").read_text())
     assert data["seeds"] == [0, 3]
     assert len(data["prompts"]) == 2
     assert (
@@ -139,7 +140,7 @@ def test_a_calibration_that_is_there_stays_as_it_is(pipe, tmp_path, monkeypatch,
     monkeypatch.setattr(calibrate.backbones, "load", lambda recipe, device, offload: pipe)
     monkeypatch.setattr(calibrate, "denoise", lambda pipe, recipe, seed, prompt: call(pipe, len(prompt), seed))
     words = ["method=magcache", f"results={tmp_path / 'results'}"]
-    name = "magcache-wan-2x24.json"
+    name = "magcache-tiny_wan.json"
     assert calibrate.main([*words, "prompts.limit=1"]) == 0
     before = (tmp_path / "methods" / name).read_bytes()
     assert calibrate.main([*words, "prompts.limit=2"]) == 0
@@ -172,3 +173,11 @@ def test_the_module_runs_and_helps():
         [sys.executable, "-m", "pcbench.calibrate", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "teacache_retention" in done.stdout
+
+
+@pytest.mark.parametrize("method", ["teacache", "teacache_retention", "magcache"])
+def test_numbers_of_another_model_of_the_same_shape_are_not_taken(method):
+    """small_wan has tiny_wan's shape and other weights."""
+    said = rf"for small_wan .*some of tiny_wan, with other weights.*method={method} model=small_wan"
+    with pytest.raises(ConfigError, match=said):
+        cli.run_from(["model=small_wan", f"method={method}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 
 from methods import apply, magcache
 from methods.calibration import NotCalibratedError
-from methods.engine.anatomy import HunyuanVideoAnatomy, WanAnatomy, anatomy_of
+from methods.engine.anatomy import anatomy_of
+from methods.engine.anatomy.hunyuan import HunyuanVideoAnatomy
+from methods.engine.anatomy.wan import WanAnatomy
 from methods.magcache import MagCache, MagCacheConfig, nearest, official
 
 from .conftest import STEPS
@@ -181,8 +184,12 @@ def test_an_unknown_backbone_needs_a_calibration(tmp_path, monkeypatch):
     tiny = anatomy_of(FAMILIES["cogvideox_2b"].pipeline().transformer)
     with pytest.raises(NotCalibratedError, match=r"magcache has no published numbers for cogvideox-2x32.*calibrate"):
         MagCacheConfig().for_backbone(tiny)
-    (tmp_path / "magcache-cogvideox-2x32.json").write_text('{"ratios": {"all": [1.0, 0.9]}}')
+    data = {"signature": "cogvideox-2x32", "model": "mine", "ratios": {"all": [1.0, 0.9]}}
+    (tmp_path / "magcache-mine.json").write_text(json.dumps(data))
     filled = MagCacheConfig().for_backbone(tiny)
+    assert MagCacheConfig().for_backbone(replace(tiny, model="mine")) == filled
+    with pytest.raises(NotCalibratedError, match=r"for yours .* \(there are some of mine, with other"):
+        MagCacheConfig().for_backbone(replace(tiny, model="yours"))
     assert filled.ratios == {"all": [1.0, 0.9]}
     assert (filled.threshold, filled.max_skip) == (0.12, 2)
 

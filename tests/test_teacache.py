@@ -143,7 +143,8 @@ def test_an_unknown_backbone_needs_a_calibration(tmp_path, monkeypatch):
         TeaCacheConfig().for_backbone(TINY)
     with pytest.raises(NotCalibratedError, match="method=teacache_retention"):
         TeaCacheConfig(retention_steps=True).for_backbone(TINY)
-    (tmp_path / "teacache-wan-2x24.json").write_text(json.dumps({"coefficients": [2.0, 1.0]}))
+    data = {"signature": "wan-2x24", "model": "mine", "coefficients": [2.0, 1.0]}
+    (tmp_path / "teacache-mine.json").write_text(json.dumps(data))
     config = TeaCacheConfig(speed="fast").for_backbone(TINY)
     assert (config.coefficients, config.threshold) == ([2.0, 1.0], 0.2)
     assert TeaCacheConfig(coefficients=LINE).for_backbone(TINY).coefficients == LINE

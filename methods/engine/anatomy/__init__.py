@@ -16,8 +16,11 @@ for _module in pkgutil.iter_modules(__path__):  # a file a family; each makes it
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def anatomy_for(kind: type, config: Mapping[str, Any]) -> Anatomy:
-    """The anatomy of a diffusers transformer class with this config. Raises TypeError for one that is not supported."""
+def anatomy_for(kind: type, config: Mapping[str, Any], model: str = "") -> Anatomy:
+    """The anatomy of a diffusers transformer class with this config; `model` names the checkpoint.
+
+    Raises TypeError for a class that is not supported.
+    """
     name = kind.__name__
     if name not in Anatomy.KNOWN:
         raise TypeError(f"no caching method knows {name}; supported transformers: {', '.join(Anatomy.KNOWN)}")
@@ -28,7 +31,7 @@ def anatomy_for(kind: type, config: Mapping[str, Any]) -> Anatomy:
         patch = (config.get("patch_size_t") or 1, patch, patch)
     frames, height, width = patch
     anatomy = Anatomy.KNOWN[name]
-    return anatomy(anatomy.FAMILY, (frames, height, width), config)
+    return anatomy(anatomy.FAMILY, (frames, height, width), config, model)
 
 
 def anatomy_of(transformer: Any) -> Anatomy:

@@ -41,11 +41,13 @@ class Anatomy:
     A subclass that names its `TRANSFORMER` is found by `anatomy_of`, wherever it is defined.
 
     config: the transformer's, where arguments of a trial depend on it.
+    model: the checkpoint's name, where it is known.
     """
 
     family: str
     patch: Size
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    model: str = field(default="", compare=False)
 
     KNOWN: ClassVar[dict[str, type[Anatomy]]] = {}  # by the name of the transformer's class
     TRANSFORMER: ClassVar[str] = ""
