@@ -8,6 +8,7 @@ print(cache.trace.summary())
 """
 
 from .adacache import AdaCacheConfig
+from .controlled import ControlledConfig
 from .dbcache import DBCacheConfig
 from .easycache import EasyCacheConfig
 from .engine.attach import Handle, apply
@@ -17,6 +18,7 @@ from .fastercache import FasterCacheConfig
 from .first_block_cache import FirstBlockCacheConfig
 from .magcache import MagCacheConfig
 from .pab import PABConfig
+from .planned import PlannedConfig
 from .precisecache import PreciseCacheConfig
 from .schedule import FewerStepsConfig, NoCacheConfig, ReplayConfig, UniformConfig
 from .seacache import SeaCacheConfig
@@ -27,6 +29,7 @@ __all__ = [
     "AdaCacheConfig",
     "Cache",
     "Call",
+    "ControlledConfig",
     "DBCacheConfig",
     "EasyCacheConfig",
     "FasterCacheConfig",
@@ -38,6 +41,7 @@ __all__ = [
     "Method",
     "NoCacheConfig",
     "PABConfig",
+    "PlannedConfig",
     "PreciseCacheConfig",
     "ReplayConfig",
     "SeaCacheConfig",

@@ -40,10 +40,10 @@ class FewerStepsConfig(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_budget(self.steps)
+        check_steps(self.steps)
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
-        _check_fits(self.NAME, self.steps, num_steps)
+        check_fits(self.NAME, self.steps, num_steps)
 
     @property
     def predictions_only(self) -> bool:
@@ -104,13 +104,13 @@ class UniformConfig(StepwiseCache):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_budget(self.steps)
+        check_steps(self.steps)
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         super().check(anatomy, latent_size, num_steps)
         if num_steps is None:
             raise ValueError(f"{self.NAME}: this pipeline does not announce its number of steps")
-        _check_fits(self.NAME, self.steps, num_steps)
+        check_fits(self.NAME, self.steps, num_steps)
 
     def rule(self) -> StepwiseRule:
         return _Uniform(self)
@@ -144,10 +144,7 @@ class ReplayConfig(StepwiseCache):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.actions or set(self.actions) - {"F", "r"}:
-            raise ValueError(f"actions must be letters F (compute) and r (reuse), one a step, not {self.actions!r}")
-        if self.actions[0] != "F":
-            raise ValueError("actions must begin with F: there is nothing to reuse at the first step")
+        check_actions(self.actions)
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         super().check(anatomy, latent_size, num_steps)
@@ -171,11 +168,21 @@ class _Replay(StepwiseRule):
         return denoiser.must_compute or self.config.actions[step.index] == "F"
 
 
-def _check_budget(steps: int) -> None:
+def check_actions(actions: str) -> None:
+    """Raise ValueError for what is no schedule of letters."""
+    if not actions or set(actions) - {"F", "r"}:
+        raise ValueError(f"actions must be letters F (compute) and r (reuse), one a step, not {actions!r}")
+    if actions[0] != "F":
+        raise ValueError("actions must begin with F: there is nothing to reuse at the first step")
+
+
+def check_steps(steps: int) -> None:
+    """Raise ValueError for a number of computed steps below 1."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
 
 
-def _check_fits(name: str, steps: int, num_steps: int | None) -> None:
+def check_fits(name: str, steps: int, num_steps: int | None) -> None:
+    """Raise ValueError if more steps are to be computed than there are."""
     if num_steps is not None and steps > num_steps:
         raise ValueError(f"{name}: {steps} computed steps are more than the {num_steps} asked for")

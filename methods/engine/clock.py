@@ -188,6 +188,10 @@ class Clock:
             return level if own is None else own
         return own if abs(own - level) < 2e-3 else level
 
+    def levels(self) -> list[float] | None:
+        """The noise levels of the steps of this call, as in `sigma`. None if the pipeline has no schedule."""
+        return None if self._levels is None else self._levels[self._start :]
+
     def timestep(self, index: int) -> float | None:
         """The timestep at a step of this call, without asking the device. None if not known."""
         place = self._start + index

@@ -98,6 +98,16 @@ class Denoiser:
         return self.anatomy.timestep(self.transformer, known_inputs)
 
     @property
+    def levels(self) -> list[float] | None:
+        """The noise level of each step of this call; None if it is not known."""
+        return self.clock.levels()
+
+    def next_sigma(self) -> float:
+        """The noise level that this step leads to; 0 after the last, or where it is not known."""
+        levels, following = self.levels, self.step.index + 1
+        return levels[following] if levels is not None and following < len(levels) else 0.0
+
+    @property
     def is_last_step(self) -> bool:
         """Whether no step follows, as far as is known."""
         return self.num_steps is not None and self.step.index + 1 >= self.num_steps

@@ -34,13 +34,14 @@ class Moment:
     """One denoising step. Tensors are on the CPU, in the model's own layout, by guidance branch.
 
     trials: by size. blocks: by block path, RMS of what it adds to the video's tokens, and that over their own RMS.
-    guidance: the scale, where a step has several branches.
+    guidance: the scale, where a step has several branches. sigma: the noise level, None if it is not known.
     """
 
     predictions: dict[str, torch.Tensor] = field(default_factory=dict)
     trials: dict[Size, dict[str, torch.Tensor]] = field(default_factory=dict)
     blocks: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     guidance: float = 1.0
+    sigma: float | None = None
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """All that is kept of the step."""
@@ -143,7 +144,7 @@ class _Watch(Rule):
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if denoiser.step.index == len(self.seen.moments):
-            self.seen.moments.append(Moment())
+            self.seen.moments.append(Moment(sigma=denoiser.step.sigma))
         moment, name, anatomy = self.seen.moments[denoiser.step.index], denoiser.branch.name, denoiser.anatomy
         prediction = self.rule.predict(denoiser)
         moment.predictions[name] = prediction.to("cpu", copy=True)

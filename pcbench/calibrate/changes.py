@@ -1,38 +1,20 @@
-"""`python -m pcbench.calibrate method=teacache model=… prompts=…`: measure what a method must know about a backbone.
-
-The prompts are run without a cache while a rule watches the block stack; what comes out is written to
-methods/calibrations/, where the method finds it. If there is one for the backbone already, that stays as it is and the
-new one goes to results/calibrations/. `method` is one of:
-
-teacache            the polynomial from the change of the input feature to that of the output between adjacent steps
-teacache_retention  the same for TeaCache's retention steps (Wan alone)
-magcache            the ratios of the block stack's residual between adjacent steps
-
-All other words are those of `python -m pcbench`: model, prompts, model.sampling.steps, device, …
-"""
+"""How much a transformer's input and output change from step to step: TeaCache's polynomial, MagCache's ratios."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from methods import Method, apply, calibration
+from methods import Method, apply
 from methods.engine.anatomy import Anatomy, anatomy_of
 from methods.engine.denoiser import Denoiser, ModuleCall
 from methods.engine.method import Rule
 from methods.engine.reuse import hidden_of, video_of
 from methods.teacache import TeaCacheConfig, look, relative_l1
-
-from . import backbones, compose, provenance
-from .backbones import weights
-from .config import ConfigError, Run
-from .sampling.generate import denoise
-from .store import write_json
 
 DEGREE = 4  # of the published polynomials
 # The set for retention steps was fitted without the steps that are computed anyway (ali-vilab/TeaCache issue 39).
@@ -116,12 +98,11 @@ def measure(pipe: Any, method: str, calls: Iterable[Callable[[], Any]]) -> dict[
         config = TeaCacheConfig(retention_steps=method == "teacache_retention", coefficients=[1.0, 0.0])
         feature = config.for_backbone(anatomy).feature(anatomy)
     watching = Watching(feature=feature)
-    with apply(pipe, watching) as handle:
+    with apply(pipe, watching):
         for call in calls:
             call()
-    header = {"method": method, "signature": calibration.signature(anatomy), "steps": len(handle.trace.steps)}
     fitted = polynomial(watching.videos, FIRST_STEP[method]) if feature else ratios(watching.videos)
-    return {**header, **({"feature": feature} if feature else {}), **fitted}
+    return {**({"feature": feature} if feature else {}), **fitted}
 
 
 def polynomial(videos: list[Video], first_step: int = 1) -> dict[str, Any]:
@@ -171,69 +152,15 @@ def ratios(videos: list[Video]) -> dict[str, Any]:
 
 def describe(data: dict[str, Any]) -> list[str]:
     """What was measured, for people."""
-    head = f"{data['method']} for {data['signature']}: {data['samples']} samples, {data['steps']} steps"
     if "coefficients" in data:
         low, high = data["range"]
         fit = "not defined" if data["r2"] is None else f"{data['r2']:.4f}"
         lowest = float(np.polyval(data["coefficients"], np.linspace(low, high, 1000)).min())
         below = [f"the polynomial falls below 0 inside that range, to {lowest:.4g}"] if lowest < 0 else []
-        return [head, f"coefficients {data['coefficients']}", f"R² {fit}, valid from {low:.4g} to {high:.4g}", *below]
-    lines = [head]
+        return [f"coefficients {data['coefficients']}", f"R² {fit}, valid from {low:.4g} to {high:.4g}", *below]
+    lines = []
     for name, row in data["ratios"].items():
         lines.append(f"{name}: {' '.join(f'{each:.4f}' for each in row)}")
         spreads = max(data["token_std"][name]), max(data["video_std"][name])
         lines.append(f"{name}: standard deviation at most {spreads[0]:.4f} over tokens, {spreads[1]:.4f} over videos")
     return lines
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code, as the main command line does."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
-        return 0
-    try:
-        method, run = parse(arguments)
-        weights.require(run.recipe.backbone, run.download)
-    except Exception as error:
-        print(f"pcbench.calibrate: {compose.one_line(error)}", file=sys.stderr)
-        return 2
-    try:
-        pipe = backbones.load(run.recipe, run.device, run.offload)
-        data = measure(pipe, method, (_call(pipe, run, *sample) for sample in run.samples))
-    except Exception as error:
-        print(f"pcbench.calibrate: failed: {compose.one_line(error)}", file=sys.stderr)
-        return 1
-    recipe = run.recipe
-    data |= {"model": recipe.backbone.name, "source": recipe.backbone.source, "revision": recipe.backbone.revision}
-    data |= {"sampling": asdict(recipe.sampling), "dtype": recipe.numerics.dtype}
-    data |= {"prompts": run.prompts, "seeds": run.seeds, "packages": provenance.revision()["packages"]}
-    used = calibration.path_of(method, recipe.backbone.name)
-    path = run.results / "calibrations" / used.name if used.exists() else used
-    write_json(path, data)
-    stays = f"; {used} stays in use until you put this one in its place" if path != used else ""
-    print("\n".join([*describe(data), f"written to {path}{stays}"]))
-    return 0
-
-
-def parse(arguments: list[str]) -> tuple[str, Run]:
-    """What to calibrate, and the uncached run to do it on."""
-    if options := [word for word in arguments if word.startswith(("-", "method."))]:
-        raise ConfigError(f"{options[0]!r} is no option here: a calibration is one run without a cache")
-    names = [word.partition("=")[2] for word in arguments if word.startswith("method=")]
-    if len(names) != 1 or names[0] not in MEASURES:
-        raise ConfigError(f"say what to calibrate: method= one of {', '.join(MEASURES)}")
-    return names[0], compose.run_from([*(word for word in arguments if not word.startswith("method=")), "method=none"])
-
-
-def _call(pipe: Any, run: Run, prompt: str, seed: int) -> Callable[[], torch.Tensor]:
-    def call() -> torch.Tensor:
-        print(f"{prompt!r} seed {seed}", flush=True)
-        with backbones.placed(pipe, run.offload, run.device):
-            return denoise(pipe, run.recipe, seed, prompt=prompt)
-
-    return call
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Planned reuse, a method of ours: the best schedule for a number of computed steps, found before any video is made.
+
+How wrong a reused step is depends, for the answers of reuse.py that are sums of computed predictions with weights that
+add up to one, on inner products of uncached predictions alone: with F(s) the prediction at noise level s, and a line
+through levels a and b,
+
+    |F(s) - w F(a) - (1 - w) F(b)|²   =   a quadratic form in the Gram matrix of F.
+
+`python -m pcbench.calibrate method=planned` averages that matrix over a few uncached calls. Errors of all (s, a, b)
+follow from it without another call of the transformer, and dynamic programming over the last two computed steps finds
+the schedule that minimises the sum of |s' - s| times the error over its reused steps: how far they may move the latent.
+The matrix is kept of the predictions' differences, level to level, and read off between levels by a straight line, so
+that one calibration serves any number of steps. docs/planned.md has the mathematics on a page.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .calibration import measured
+from .engine.anatomy import Anatomy, Size
+from .engine.denoiser import Denoiser
+from .engine.method import StepwiseCache, StepwiseRule
+from .engine.trace import Step
+from .schedule import check_actions, check_fits, check_steps
+
+
+@dataclass(kw_only=True)
+class PlannedConfig(StepwiseCache):
+    """Compute `steps` steps, those that a plan for this backbone, schedule and `reuse` says.
+
+    steps: how many are computed, protected ones included.
+    calibration: fingerprint of the matrix that is planned with; None is the backbone's own.
+    actions: a plan of your own instead, a letter a step as in `ReplayConfig`.
+
+    What is planned is the error of `reuse`: of "extrapolate" with its damping, of "taylorseer" of order 1; all others
+    are planned as the last prediction held, which "prediction" is.
+    """
+
+    steps: int = 25
+    calibration: str | None = None
+    actions: str | None = None
+    reuse: str = "extrapolate"
+
+    NAME: ClassVar[str] = "planned"
+    INERT: ClassVar = {"actions": "F" * 12}
+    EAGER: ClassVar = {"actions": "FFFrFrrFrrrF"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(self.steps)
+        if self.actions is not None:
+            check_actions(self.actions)
+
+    @property
+    def needs_noise_level(self) -> bool:
+        return self.actions is None or super().needs_noise_level
+
+    @property
+    def predictions_only(self) -> bool:
+        return not self.reuses_stack
+
+    def for_backbone(self, anatomy: Anatomy) -> PlannedConfig:
+        if self.actions is not None:
+            return self
+        found = fingerprint(matrix_of(anatomy))
+        if self.calibration not in (None, found):
+            raise ValueError(
+                f"planned: the calibration of this backbone is {found}, not {self.calibration}: leave calibration at"
+                " null, or give the plan itself as actions"
+            )
+        _MATRICES[found] = matrix_of(anatomy)
+        return replace(self, calibration=found)
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        super().check(anatomy, latent_size, num_steps)
+        if num_steps is None:
+            raise ValueError(f"{self.NAME}: this pipeline does not announce its number of steps")
+        if self.actions is None:
+            check_fits(self.NAME, self.steps, num_steps)
+        elif num_steps != len(self.actions):
+            raise ValueError(f"{self.NAME}: {len(self.actions)} actions for {num_steps} steps")
+
+    def rule(self) -> Planned:
+        return Planned(self)
+
+
+class Planned(StepwiseRule):
+    """The plan for one pipeline call."""
+
+    config: PlannedConfig
+
+    def __init__(self, config: PlannedConfig) -> None:
+        super().__init__(config)
+        self.actions = config.actions or ""
+
+    def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        if not self.actions:
+            self.actions = self._planned(denoiser)
+        return denoiser.must_compute or self.actions[step.index] == "F"
+
+    def _planned(self, denoiser: Denoiser) -> str:
+        config, levels = self.config, denoiser.levels
+        if levels is None or len(levels) != denoiser.num_steps:
+            raise ValueError("planned needs the noise level of every step before the first, which this pipeline lacks")
+        assert config.calibration is not None
+        num_steps = len(levels)
+        forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
+        damping = {"extrapolate": config.damping, "taylorseer": float(config.taylor_order > 0)}.get(config.reuse, 0.0)
+        positions = tuple(range(0, -num_steps, -1)) if config.reuse == "taylorseer" else tuple(levels)
+        errors = forecast_errors(config.calibration, tuple(levels), positions, damping)
+        return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
+
+
+_MATRICES: dict[str, dict[str, Any]] = {}  # calibrations in use, by fingerprint
+
+
+def matrix_of(anatomy: Anatomy) -> dict[str, Any]:
+    """The backbone's calibration. Raises NotCalibratedError if there is none."""
+    return measured(PlannedConfig.NAME, anatomy)
+
+
+def fingerprint(calibration: dict[str, Any]) -> str:
+    """Twelve hex digits of the numbers that decide a plan."""
+    numbers = json.dumps([calibration["levels"], calibration["gram"]])
+    return hashlib.sha256(numbers.encode()).hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=8)
+def forecast_errors(
+    calibration: str, levels: tuple[float, ...], positions: tuple[float, ...], damping: float
+) -> np.ndarray:
+    """Root mean square error (N, N, N) of answering step k from the last two computed ones, a > b: [k, a, b].
+
+    [k, a, a] is of holding a's prediction. positions: along which the line runs: the levels, or the steps' numbers.
+    """
+    known = _MATRICES[calibration]
+    paths = _paths(np.array(known["levels"]), np.array(levels))  # (N, M - 1)
+    lower = np.array([row + [0.0] * (len(known["gram"]) - len(row)) for row in known["gram"]])
+    gram = lower + np.tril(lower, -1).T
+    number = len(levels)
+    errors = np.full((number, number, number), np.inf)
+    x = np.array(positions)
+    for a in range(number):
+        for b in range(a + 1):
+            slope = np.zeros(number) if a == b else damping * (x - x[a]) / (x[a] - x[b] or np.inf)
+            off = paths - paths[a] - slope[:, None] * (paths[a] - paths[b])  # (N, M - 1)
+            errors[:, a, b] = np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", off, gram, off), 0.0))
+    return errors
+
+
+def _paths(known: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Predictions at `levels` as sums of the differences between `known` levels (both fall): weights (N, M - 1).
+
+    Row n leads from the first known level to level n; between two levels a prediction lies on the line.
+    """
+    steps = known[:-1] - known[1:]
+    return np.clip((known[:-1] - levels[:, None]) / steps, 0.0, 1.0)
+
+
+def best_schedule(errors: np.ndarray, weights: np.ndarray, steps: int, forced: list[int]) -> str:
+    """The letters of the schedule of `steps` computed steps, step 0 and the `forced` among them, of least cost.
+
+    Cost is the sum over reused steps k of weights[k] · errors[k, a, b], a and b the last two computed steps before k
+    (b = a while there is one). Raises ValueError if more are forced than `steps`.
+    """
+    number = len(weights)
+    needed = set(forced) | {0}
+    if len(needed) > steps:
+        raise ValueError(f"planned: {len(needed)} steps are protected, more than the {steps} to compute")
+    weighted = weights[:, None, None] * errors
+    # run[a, b, c]: cost of reusing all steps from a + 1 to c - 1
+    run = np.full((number, number, number + 1), np.inf)
+    for a in range(number):
+        costs = np.cumsum(weighted[a + 1 :, a, : a + 1], axis=0)  # (steps after a, b)
+        run[a, : a + 1, a + 1] = 0.0
+        for c in range(a + 2, number + 1):
+            if c - 1 in needed:
+                break  # it may not be reused
+            run[a, : a + 1, c] = costs[c - a - 2]
+    # least[a, b]: cost up to computing a, with b computed before it
+    least = np.full((number, number), np.inf)
+    least[0, 0] = 0.0
+    came_from: list[np.ndarray] = []
+    for _ in range(steps - 1):
+        reached = least[:, :, None] + run[:, :, :number]  # (a, b, c): c is computed next
+        before = reached.argmin(axis=1)  # (a, c): the b that is best
+        came_from.append(before)
+        least = np.take_along_axis(reached, before[:, None, :], axis=1)[:, 0, :].T  # (c, a)
+    ends = least + run[:, :, number]
+    a, b = (int(index) for index in np.unravel_index(int(ends.argmin()), ends.shape))
+    computed = {a}
+    for before in reversed(came_from):
+        computed.add(b)
+        a, b = b, int(before[b, a])
+    return "".join("F" if step in computed else "r" for step in range(number))

@@ -1,0 +1,1 @@
+"""`python -m pcbench.calibrate`: measure what a method must know about a backbone."""

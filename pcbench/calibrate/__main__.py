@@ -1,0 +1,105 @@
+"""`python -m pcbench.calibrate method=teacache model=… prompts=…`: measure what a method must know about a backbone.
+
+The prompts are run without a cache and watched; what comes out is written to methods/calibrations/, where the method
+finds it. If there is one for the backbone already, that stays as it is and the new one goes to results/calibrations/.
+`method` is one of:
+
+teacache            the polynomial from the change of the input feature to that of the output between adjacent steps
+teacache_retention  the same for TeaCache's retention steps (Wan alone)
+magcache            the ratios of the block stack's residual between adjacent steps
+planned             inner products of the predictions of all steps, with which schedules are planned
+
+All other words are those of `python -m pcbench`: model, prompts, model.sampling.steps, device, …
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from methods import calibration
+from methods.engine.anatomy import anatomy_of
+
+from .. import backbones, compose, provenance
+from ..backbones import weights
+from ..config import ConfigError, Run
+from ..observe.watch import Caller
+from ..sampling.generate import denoise
+from ..store import write_json
+from . import changes, gram
+
+MEASURES = (*changes.MEASURES, "planned")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code, as the main command line does."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0
+    try:
+        method, run = parse(arguments)
+        weights.require(run.recipe.backbone, run.download)
+    except Exception as error:
+        print(f"pcbench.calibrate: {compose.one_line(error)}", file=sys.stderr)
+        return 2
+    try:
+        data = measured(run, method)
+    except Exception as error:
+        print(f"pcbench.calibrate: failed: {compose.one_line(error)}", file=sys.stderr)
+        return 1
+    recipe = run.recipe
+    data |= {"model": recipe.backbone.name, "source": recipe.backbone.source, "revision": recipe.backbone.revision}
+    data |= {"sampling": asdict(recipe.sampling), "dtype": recipe.numerics.dtype}
+    data |= {"prompts": run.prompts, "seeds": run.seeds, "packages": provenance.revision()["packages"]}
+    used = calibration.path_of(method, recipe.backbone.name)
+    path = run.results / "calibrations" / used.name if used.exists() else used
+    write_json(path, data)
+    stays = f"; {used} stays in use until you put this one in its place" if path != used else ""
+    describe = gram.describe if method == "planned" else changes.describe
+    print(f"{method} for {data['signature']}: {data['samples']} samples, {data['steps']} steps")
+    print("\n".join([*describe(data), f"written to {path}{stays}"]))
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[str, Run]:
+    """What to calibrate, and the uncached run to do it on."""
+    if options := [word for word in arguments if word.startswith(("-", "method."))]:
+        raise ConfigError(f"{options[0]!r} is no option here: a calibration is one run without a cache")
+    names = [word.partition("=")[2] for word in arguments if word.startswith("method=")]
+    if len(names) != 1 or names[0] not in MEASURES:
+        raise ConfigError(f"say what to calibrate: method= one of {', '.join(MEASURES)}")
+    return names[0], compose.run_from([*(word for word in arguments if not word.startswith("method=")), "method=none"])
+
+
+def measured(run: Run, method: str) -> dict[str, Any]:
+    """The calibration on the run's samples, as plain data. Raises ValueError if it cannot be had."""
+    pipe = backbones.load(run.recipe, run.device, run.offload)
+    header: dict[str, Any] = {"method": method, "signature": calibration.signature(anatomy_of(pipe.transformer))}
+    header["steps"] = run.recipe.sampling.steps
+    if method == "planned":
+        return header | gram.measure(Caller.of(run, *sample) for sample in _each(run))
+    return header | changes.measure(pipe, method, (_call(pipe, run, *sample) for sample in _each(run)))
+
+
+def _each(run: Run) -> Iterator[tuple[str, int]]:
+    """The run's samples, each announced when its turn comes."""
+    for number, (prompt, seed) in enumerate(run.samples, 1):
+        print(f"[{number}/{len(run.samples)}] {prompt!r} seed {seed}", flush=True)
+        yield prompt, seed
+
+
+def _call(pipe: Any, run: Run, prompt: str, seed: int) -> Callable[[], torch.Tensor]:
+    def call() -> torch.Tensor:
+        with backbones.placed(pipe, run.offload, run.device):
+            return denoise(pipe, run.recipe, seed, prompt=prompt)
+
+    return call
+
+
+if __name__ == "__main__":
+    sys.exit(main())

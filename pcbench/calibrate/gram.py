@@ -1,0 +1,62 @@
+"""Inner products of uncached predictions at all noise levels: what `methods.planned` plans with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..observe.watch import Caller
+
+DIGITS = 9  # significant ones
+
+
+def measure(callers: Iterable[Caller]) -> dict[str, Any]:
+    """Levels and Gram matrix, averaged over some uncached calls, as plain data. Raises ValueError if there is none.
+
+    gram: of the differences D_m = F(levels[m + 1]) - F(levels[m]) of guided predictions, mean over cells; the lower
+    half, row by row. scale: mean square of a prediction.
+    """
+    grams, scales = [], []
+    levels: list[float | None] = []
+    for caller in callers:
+        if getattr(caller.pipe, "transformer_2", None) is not None:
+            raise ValueError("planned: a pipeline of two transformers cannot be calibrated")
+        seen = caller.watch()
+        levels = [moment.sigma for moment in seen.moments]
+        if None in levels or not _falls(levels):
+            raise ValueError("planned needs a scheduler whose noise levels fall from step to step")
+        predictions = torch.stack([each.flatten() for each in seen.predictions()])
+        if not torch.isfinite(predictions).all():
+            raise ValueError("the predictions of these videos are not finite")
+        differences = predictions.diff(dim=0).double()
+        grams.append((differences @ differences.T / predictions.shape[1]).numpy())
+        scales.append(float(predictions.square().mean()))
+    gram = np.mean(grams, axis=0)
+    return {
+        "levels": [float(f"{level:.{DIGITS}g}") for level in levels],
+        "gram": [[float(f"{value:.{DIGITS}g}") for value in row[: n + 1]] for n, row in enumerate(gram)],
+        "scale": float(f"{np.mean(scales):.5g}"),
+        "samples": len(grams),
+    }
+
+
+def _falls(levels: list[Any]) -> bool:
+    return all(later < earlier for earlier, later in itertools.pairwise(levels))
+
+
+def describe(data: dict[str, Any]) -> list[str]:
+    """What was measured, for people: how wrong the last prediction and a line are one and two steps ahead."""
+    lower = np.array([row + [0.0] * (len(data["gram"]) - len(row)) for row in data["gram"]])
+    gram, steps = lower + np.tril(lower, -1).T, np.diff(data["levels"])
+    held = np.sqrt(np.diag(gram) / data["scale"])
+    ahead = steps[1:] / steps[:-1]
+    square = gram.diagonal()[1:] - 2 * ahead * gram.diagonal(1) + ahead**2 * gram.diagonal()[:-1]
+    line = np.sqrt(np.maximum(square, 0) / data["scale"])
+    return [
+        "error of one step's answer, as a share of the prediction, median over all steps:"
+        f" the last prediction {np.median(held):.2%}, a line through the last two {np.median(line):.2%}"
+    ]
