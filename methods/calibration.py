@@ -1,4 +1,4 @@
-"""Numbers a method must know about a backbone before it works there: published, or measured by `pcbench.calibrate`.
+"""Numbers that a method needs for a backbone before it can run on it: published, or measured by `pcbench.calibrate`.
 
 A backbone is recognised by its signature: family, layers and width of its transformer. Measured calibrations are JSON
 files in methods/calibrations/, one per method and signature, written by the command and never by hand.
@@ -27,7 +27,7 @@ def signature(anatomy: Anatomy) -> str:
 
 
 def path_of(method: str, anatomy: Anatomy) -> Path:
-    """Where a measured calibration lives."""
+    """The file of a measured calibration."""
     return FOLDER / f"{method}-{signature(anatomy)}.json"
 
 

@@ -1,8 +1,8 @@
-"""DBCache (vipshop, cache-dit): the first blocks always run and probe, the middle ones are cached. Optional extra.
+"""DBCache (vipshop, cache-dit): the first blocks always run and decide, the middle ones are cached. Optional extra.
 
 The algorithm is the `cache-dit` package's own (`pip install "pcbench[dbcache]"`); this file attaches it beneath our
-hooks, gives it a fresh context for each pipeline call, and tells the trace what it did: every block is visited, so the
-blocks that cache-dit did not call are known and priced.
+hooks, gives it a fresh context for each pipeline call, and records in the trace what it did: every block is hooked, so
+blocks that cache-dit did not call are counted as skipped.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class DBCacheConfig(Cache):
 
     After `fn_blocks` blocks of a block list their residual is compared with that of the last computed step,
     mean|r - r_last| / mean|r_last|; below `residual_diff_threshold` the middle blocks' last residual is added instead
-    of running them, and `bn_blocks` blocks at the end run again. HunyuanVideo's two block lists decide apart.
+    of running them, and `bn_blocks` blocks at the end run again. HunyuanVideo's two block lists decide separately.
 
-    fn_blocks, bn_blocks: official Fn_compute_blocks, Bn_compute_blocks; of each block list.
+    fn_blocks, bn_blocks: official Fn_compute_blocks, Bn_compute_blocks; per block list.
     protect_first: official max_warmup_steps.
-    protect_last: by cache-dit's own steps_computation_mask.
-    max_cached_steps, max_continuous_cached_steps: official, -1 is without limit.
-    separate_cfg: official enable_separate_cfg; None looks at the pipeline's guidance (Wan calls twice a step).
+    protect_last: implemented with cache-dit's own steps_computation_mask.
+    max_cached_steps, max_continuous_cached_steps: official; -1 is no limit.
+    separate_cfg: official enable_separate_cfg; None follows the pipeline's guidance (Wan calls twice a step).
 
-    Deviations: cache-dit takes a threshold from 1 as "always reuse", even with NaN: refused here. Calibrators, step
-    masks of one's own and pruning are left out. A step where the middle blocks are reused is "partial" in the trace.
+    Deviations: cache-dit takes a threshold of 1 or more as "always reuse", even with NaN: refused here. Calibrators,
+    custom step masks and pruning are left out. A step where the middle blocks are reused is "partial" in the trace.
     """
 
     protect_first: float = 8
@@ -102,7 +102,7 @@ class DBCacheConfig(Cache):
         return undo_all
 
     def official(self, separate: bool, num_steps: int | None = None, start: int = 0) -> Any:
-        """cache-dit's own config, for a transformer that begins at step `start` of a pipeline call."""
+        """cache-dit's own config, for a transformer whose first step is step `start` of a pipeline call."""
         from cache_dit import DBCacheConfig as Official
 
         first = self.first_steps(num_steps)
@@ -129,12 +129,12 @@ class DBCacheConfig(Cache):
 
 
 class DualBlock(Rule):
-    """Lets cache-dit decide, and writes down what it decided."""
+    """Lets cache-dit decide, and records what it decided."""
 
     def __init__(self, config: DBCacheConfig) -> None:
         self.config = config
-        self.separate: bool | None = None  # None before the first step, and where cache-dit is to begin again
-        self.start: int | None = None  # the step at which it began
+        self.separate: bool | None = None  # None before the first step, and where cache-dit must start afresh
+        self.start: int | None = None  # the step at which its context began
         self.called: Counter[str] = Counter()
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
@@ -157,13 +157,13 @@ class DualBlock(Rule):
         return call.run()
 
     def forget_branch(self, name: str) -> None:
-        self.separate = None  # cache-dit tells branches by their turn
+        self.separate = None  # cache-dit tells branches apart by the order of their calls
 
     def change_transformer(self) -> None:
         self.separate = None
 
     def _begin(self, denoiser: Denoiser) -> None:
-        """A fresh context: nothing of an earlier pipeline call, one that failed included."""
+        """Start a fresh context, with nothing left of an earlier pipeline call, even one that failed."""
         import cache_dit
 
         self.separate = self.config.separate_cfg
@@ -177,7 +177,7 @@ class DualBlock(Rule):
             cache_dit.refresh_context(denoiser.transformer, cache_config=official)
 
     def _describe(self, denoiser: Denoiser) -> None:
-        """The residual's difference, from the statistics that cache-dit leaves on each block list."""
+        """Record the residual's difference, from the statistics that cache-dit leaves on each block list."""
         first = next(iter(denoiser.branches)) == denoiser.branch.name
         diffs = {}
         for name in dict.fromkeys(block.path.partition(".")[0] for block in denoiser.blocks):
@@ -192,7 +192,7 @@ class DualBlock(Rule):
 
 
 def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
-    """Undoes cache-dit's changes of a transformer, to the order in which it names its modules."""
+    """A function that undoes cache-dit's changes to a transformer, including the order of its modules."""
     order, forward = list(transformer._modules), ours.original_forward
     own = getattr(forward, "__func__", None) is type(transformer).forward
 
@@ -213,17 +213,17 @@ def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
 def _guidance(denoiser: Denoiser) -> float:
     try:
         return denoiser.guidance_scale()
-    except ValueError:  # HunyuanVideo without true CFG, or without saying so
+    except ValueError:  # HunyuanVideo without true CFG, or with a scale it does not publish
         return 1.0
 
 
 def _nothing() -> None:
-    """No module's forward."""
+    """A placeholder for a module's forward; never called."""
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """cache-dit reports each step of attaching and removing on standard output."""
+    """Silence cache-dit, which reports every step of attaching and removing on standard output."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Controls that decide without looking: no cache, fewer steps, uniform skipping, a replayed schedule."""
+"""Controls that decide without measuring: no cache, fewer steps, uniform skipping, a replayed schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .engine.trace import Step
 
 @dataclass(kw_only=True)
 class NoCacheConfig(Method):
-    """The reference: every step computed, only the trace is taken."""
+    """The reference: every step is computed, and only the trace recorded."""
 
     NAME: ClassVar[str] = "none"
     INERT: ClassVar = {}
@@ -30,7 +30,7 @@ class NoCacheConfig(Method):
 
 @dataclass(kw_only=True)
 class FewerStepsConfig(Method):
-    """No cache, but a schedule of `steps` steps whatever the pipeline is asked for: equal compute, honestly spent."""
+    """No cache, but a schedule of `steps` steps whatever the pipeline is asked for: the baseline of equal compute."""
 
     steps: int = 25
 
@@ -54,7 +54,7 @@ class FewerStepsConfig(Method):
         scheduler.__class__ = shortened = _shortened(plain, self.steps)
 
         def undo() -> None:
-            shortened.shortened_to = None  # type: ignore[attr-defined]  # of copies made meanwhile, too
+            shortened.shortened_to = None  # type: ignore[attr-defined]  # for copies made meanwhile, too
             scheduler.__class__ = plain
 
         return undo
@@ -70,7 +70,7 @@ class FewerStepsConfig(Method):
 def _shortened(kind: type, steps: int) -> type:
     """A scheduler class that takes `steps` steps whatever it is asked for, as long as `shortened_to` is not None.
 
-    A class and not a changed method: a copy of the scheduler then changes its own timesteps, not the original's.
+    A class, not a replaced method: a copy of the scheduler then sets its own timesteps, not the original's.
     """
 
     @functools.wraps(kind.set_timesteps)  # type: ignore[attr-defined]
@@ -131,7 +131,7 @@ class _Uniform(StepwiseRule):
 
 @dataclass(kw_only=True)
 class ReplayConfig(StepwiseCache):
-    """Compute exactly the steps told: a schedule recorded by another method, or one of your own.
+    """Compute exactly the given steps: a schedule recorded by another method, or one of your own.
 
     actions: one letter a step, "F" to compute and "r" to reuse, as in a record's trace.
     """
