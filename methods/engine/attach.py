@@ -22,10 +22,10 @@ class _Hooked:
 
     def __init__(self, module: Any, hook: ModelHook) -> None:
         self.module, self.hook = module, hook
-        self.plain = "forward" not in vars(module)  # its class's own
+        self.plain = "forward" not in vars(module)  # forward is the class's own
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
         self.forward = module.forward
-        # diffusers' hooks keep a copied module running its original; copy and pickle both begin here.
+        # With diffusers' hooks a copied module would run its original; copy and pickle both start here.
         vars(module)["__reduce_ex__"] = self._refuse_to_copy
 
     def _refuse_to_copy(self, protocol: int) -> Any:
@@ -35,7 +35,7 @@ class _Hooked:
         )
 
     def undo(self) -> None:
-        """Take the hook off, wherever it is now among others."""
+        """Remove the hook, wherever it now is among others."""
         module, registry = self.module, self.module._diffusers_hook
         vars(module).pop("__reduce_ex__", None)
         index, outermost = registry._hook_order.index(HOOK_NAME), module.forward
@@ -78,7 +78,7 @@ class Handle:
                 self._register(module, root)
                 self._transformers.append(module)
                 module._cache_config = method  # so that diffusers refuses a second cache
-                module.disable_cache = self.remove  # diffusers' own knows its own caches alone
+                module.disable_cache = self.remove  # diffusers' own method knows only its own caches
                 for path in paths:
                     self._register(module.get_submodule(path), ModuleHook(root, path))
                 module._diffusers_hook.invalidate_child_registries_cache()

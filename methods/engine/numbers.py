@@ -1,11 +1,11 @@
-"""Numbers and texts that can be: the check that every config has in common."""
+"""The check that all configs share: numbers are finite and in range, texts are valid UTF-8."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-LARGEST = 1e9  # of any number in a config; more is a slip of the hand
+LARGEST = 1e9  # limit of any number in a config; more is taken for a typing error
 
 
 def check_plain(name: str, value: Any, low: float = -LARGEST, high: float = LARGEST) -> None:

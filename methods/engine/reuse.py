@@ -1,8 +1,8 @@
-"""What a reused step is answered with: five strategies, usable with every step-wise decision.
+"""What a reused step returns: five strategies, usable with every step-wise decision.
 
-The paper's Table 4 compares the first three and finds little difference; "extrapolate" is ours. All but "stack" stand
-for the whole transformer, so a reused step costs nothing. Each keeps, per guidance branch, what it needs of computed
-steps.
+The paper's Table 4 compares the first three and finds little difference; "extrapolate" is ours. All but "stack"
+replace the whole transformer, so a reused step costs nothing. Each keeps, per guidance branch, what it needs from
+computed steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from .denoiser import Denoiser, ModuleCall
 
-SAME_LEVEL = 1 / 2000  # of the noise, as `clock.noise_levels` has it
+SAME_LEVEL = 1 / 2000  # difference of noise levels (`clock.noise_levels`) below which two are one
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Reuse(ABC):
 
     memory: dict[str, Any] = field(default_factory=dict)
 
-    NEEDS_BLOCKS: ClassVar[bool] = False  # it answers for the blocks, one by one; embeddings and head run
+    NEEDS_BLOCKS: ClassVar[bool] = False  # it replaces the blocks, one by one; embeddings and head run
     NEEDS_NOISE_LEVEL: ClassVar[bool] = False
 
     def ready(self, denoiser: Denoiser) -> bool:
@@ -51,7 +51,7 @@ class Reuse(ABC):
     def change_transformer(self) -> None:  # noqa: B027
         """Another transformer takes over: keep whole predictions, but no differences between the two.
 
-        A prediction, or what it adds to its input, is of the same denoising whichever transformer made it.
+        A prediction, or what it adds to its input, belongs to the same denoising whichever transformer made it.
         """
 
 
@@ -109,7 +109,7 @@ class Extrapolate(Reuse):
     """F_i = F_a + d (F_a - F_b) (s_i - s_a) / (s_a - s_b): a damped line in sigma through two computed steps.
 
     A level that is visited twice (by Heun's and other solvers of second order), or one within half a training step of
-    it, takes the place of the first visit: no line goes through one point.
+    it, replaces the first visit: one point defines no line.
     """
 
     damping: float = 1.0
@@ -147,13 +147,13 @@ class StackResidual(Reuse):
 
     NEEDS_BLOCKS: ClassVar[bool] = True
 
-    _running: torch.Tensor | None = None  # input of the stack that is computing
+    _running: torch.Tensor | None = None  # input of the block stack while it computes
 
     def change_transformer(self) -> None:
         self.memory = {}
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        """Nothing: the residual was taken at the last block."""
+        """Do nothing: the residual was stored at the last block."""
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         return denoiser.run()

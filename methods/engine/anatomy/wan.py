@@ -15,7 +15,7 @@ from .base import Anatomy, Size, pick_frames
 class WanAnatomy(Anatomy):
     """Wan2.1 and 2.2: two calls a step, conditional first; positions follow from the latent's shape.
 
-    What it lets see is in float32 whatever the weights are, as in Wan's own code, which methods were published on.
+    Features are float32 whatever the weights' type, as in Wan's own code, on which the methods were published.
     """
 
     BLOCKS: ClassVar = {"blocks": {"self": ("attn1",), "cross": ("attn2",), "mlp": ("ffn",)}}
