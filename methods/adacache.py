@@ -128,7 +128,7 @@ class AdaCacheConfig(StepwiseCache):
         if self.moreg_steps is not None:
             return self.moreg_steps[0] <= step <= self.moreg_steps[1]
         made_for = _nearest(MOREG_STEPS, num_steps)
-        first, last = (round(at * (num_steps or made_for) / made_for) for at in MOREG_STEPS[made_for])
+        first, last = (round(end * (num_steps or made_for) / made_for) for end in MOREG_STEPS[made_for])
         return first <= step <= last
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
@@ -159,14 +159,14 @@ class Sums:
 
     norms: dict[Any, list[torch.Tensor]] = field(default_factory=dict)
 
-    def add(self, of: Any, residual: torch.Tensor) -> None:
+    def add(self, quantity: Any, residual: torch.Tensor) -> None:
         """Add the L1 norm of a residual to a quantity."""
-        self.norms.setdefault(of, []).append(residual.abs().sum())
+        self.norms.setdefault(quantity, []).append(residual.abs().sum())
 
     def totals(self) -> dict[Any, float]:
         """The sums so far, by quantity; the host waits for the device once."""
-        values = iter(torch.stack([each for norms in self.norms.values() for each in norms]).tolist())
-        return {of: sum(next(values) for _ in norms) for of, norms in self.norms.items()}
+        values = iter(torch.stack([norm for norms in self.norms.values() for norm in norms]).tolist())
+        return {quantity: sum(next(values) for _ in norms) for quantity, norms in self.norms.items()}
 
 
 class AdaptiveCaching(StepwiseRule):
@@ -262,10 +262,10 @@ class AdaptiveCaching(StepwiseRule):
 
 def probe_of(block: Block) -> tuple[str, str, int]:
     """Where to read a block's attention and its gate (see PROBES). Raises ValueError for an unknown class of block."""
-    kind = type(block.module).__name__
-    if kind not in PROBES:
-        raise ValueError(f"adacache: where to measure the attention of a {kind} is not known")
-    return PROBES[kind]
+    name = type(block.module).__name__
+    if name not in PROBES:
+        raise ValueError(f"adacache: where to measure the attention of a {name} is not known")
+    return PROBES[name]
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -89,13 +89,14 @@ class DBCacheConfig(Cache):
                 undo.pop()()
 
         for transformer in dict.fromkeys(transformers_of(pipe).values()):
-            ours = transformer._diffusers_hook.get_hook(HOOK_NAME).fn_ref
-            undo.append(_restorer(transformer, ours))
+            hook = transformer._diffusers_hook.get_hook(HOOK_NAME).fn_ref
+            undo.append(_restorer(transformer, hook))
             try:
-                hooked, transformer.forward = transformer.forward, ours.original_forward
+                outer_forward, transformer.forward = transformer.forward, hook.original_forward
                 with _quietly():
                     cache_dit.enable_cache(transformer, cache_config=self.official(separate=False))
-                ours.original_forward, transformer.forward = transformer.forward, hooked  # cache-dit beneath our hook
+                # cache-dit beneath our hook
+                hook.original_forward, transformer.forward = transformer.forward, outer_forward
             except BaseException:
                 undo_all()
                 raise
@@ -140,11 +141,11 @@ class DualBlock(Rule):
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self.separate is None:
             self._begin(denoiser)
-        seen = len(denoiser.branches)
-        if (seen > 1) != self.separate and (seen > 1 or denoiser.index != self.start):
+        count = len(denoiser.branches)
+        if (count > 1) != self.separate and (count > 1 or denoiser.index != self.start):
             if self.start and self.config.separate_cfg is None:
                 raise ValueError("dbcache: guidance was switched on in mid-call, which cache-dit cannot follow")
-            raise ValueError(f"dbcache: {seen} guidance branch(es) a step; set separate_cfg={str(seen > 1).lower()}")
+            raise ValueError(f"dbcache: {count} guidance branch(es) a step; set separate_cfg={str(count > 1).lower()}")
         self.called.clear()
         prediction = denoiser.run()
         patterns = Counter(ModuleCall(block.path, _nothing, (), {}).pattern for block in denoiser.blocks)
@@ -191,10 +192,10 @@ class DualBlock(Rule):
             step.details.setdefault("residual_diffs", {})[denoiser.branch.name] = diffs
 
 
-def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
+def _restorer(transformer: Any, hook: Any) -> Callable[[], None]:
     """A function that undoes cache-dit's changes to a transformer, including the order of its modules."""
-    order, forward = list(transformer._modules), ours.original_forward
-    own = getattr(forward, "__func__", None) is type(transformer).forward
+    order, forward = list(transformer._modules), hook.original_forward
+    is_class_forward = getattr(forward, "__func__", None) is type(transformer).forward
 
     def restore() -> None:
         import cache_dit
@@ -203,8 +204,8 @@ def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
             cache_dit.disable_cache(transformer)
         for name in order:  # cache-dit swaps the block lists in and out, which moves them to the end
             transformer._modules[name] = transformer._modules.pop(name)
-        transformer.forward = ours.original_forward = forward
-        if own:
+        transformer.forward = hook.original_forward = forward
+        if is_class_forward:
             del transformer.forward
 
     return restore
@@ -224,9 +225,9 @@ def _nothing() -> None:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Silence cache-dit, which reports every step of attaching and removing on standard output."""
-    before = logging.root.manager.disable
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(level)

@@ -87,16 +87,16 @@ class EasyCache(StepwiseRule):
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         assert self.config.threshold is not None
         self.leader = denoiser.branch.name
-        before, self.latent = self.latent, _noisy(denoiser)
+        previous, self.latent = self.latent, _noisy(denoiser)
         if denoiser.must_compute:
             self.error = 0.0
             return True
-        if before is None or self.computed is None or self.rate is None:
+        if previous is None or self.computed is None or self.rate is None:
             return True
-        change = _difference(self.latent, before) / self.computed[1].float().abs().mean()
-        foretold = math.prod(torch.stack([self.rate, change]).tolist())
-        self.error += foretold
-        step.indicator, step.accumulated, step.threshold = foretold, self.error, self.config.threshold
+        change = _difference(self.latent, previous) / self.computed[1].float().abs().mean()
+        estimate = math.prod(torch.stack([self.rate, change]).tolist())
+        self.error += estimate
+        step.indicator, step.accumulated, step.threshold = estimate, self.error, self.config.threshold
         reuse = self.error < self.config.threshold  # never with a NaN
         if not reuse:
             self.error = 0.0

@@ -138,7 +138,7 @@ class _FasterCache(Rule):
             self._lead = self._run(denoiser, (LEAD,))
             return self._lead
         if self._lead_only and self._lead is not None:
-            return self._made_up(self._lead)
+            return self._estimated(self._lead)
         other = self._run(denoiser, (OTHER,))
         if self._lead is not None:  # a pipeline that calls the unconditional branch first has no CFG-Cache
             self._keep_difference(self._lead, other)
@@ -149,17 +149,17 @@ class _FasterCache(Rule):
         config, number = self.config, denoiser.step.index + 1
         stretch = config.steps / denoiser.num_steps if config.scale_to_steps and denoiser.num_steps else 1
         self._step, self._lead, self._time = denoiser.step, None, number * stretch
-        may = not denoiser.must_compute
-        self._lead_only = may and self._time >= config.cfg_start and number % config.cfg_every > 0
+        may_skip = not denoiser.must_compute
+        self._lead_only = may_skip and self._time >= config.cfg_start and number % config.cfg_every > 0
         self._lead_only = self._lead_only and self._low is not None
         due = number % config.attention_every == config.attention_phase
         fits = self._newest_whole or self._lead_only or not config.match_batch
-        self._extrapolate = may and self._time >= config.attention_start and not due and fits
+        self._extrapolate = may_skip and self._time >= config.attention_start and not due and fits
         self._keeps = (number + 2) * stretch >= config.attention_start and not denoiser.is_last_step
         if not self._extrapolate:
             self._newest_whole = not self._lead_only
         reused = {"attention": self._extrapolate, "guidance": self._lead_only}
-        denoiser.step.details["reused"] = [name for name, true in reused.items() if true]
+        denoiser.step.details["reused"] = [name for name, is_reused in reused.items() if is_reused]
 
     def forget_branch(self, name: str) -> None:
         self.change_transformer()  # alone, the leading branch stood for both
@@ -177,7 +177,7 @@ class _FasterCache(Rule):
             return prediction
         half = denoiser.anatomy.part_of_batch(denoiser.branch.inputs, first=lead_first)
         lead = self._run(denoiser, (LEAD,), half)
-        parts = {LEAD: lead, OTHER: self._made_up(lead)}
+        parts = {LEAD: lead, OTHER: self._estimated(lead)}
         return torch.cat([parts[name] for name in order])
 
     def _run(self, denoiser: Denoiser, parts: tuple[str, ...], inputs: dict[str, Any] | None = None) -> torch.Tensor:
@@ -189,7 +189,7 @@ class _FasterCache(Rule):
         self._low = low_passed(difference, self.config.radius_ratio, whole_bins=True)
         self._high = difference - self._low
 
-    def _made_up(self, lead: torch.Tensor) -> torch.Tensor:
+    def _estimated(self, lead: torch.Tensor) -> torch.Tensor:
         """The other branch's prediction (CFG-Cache); the weights multiply over the skipped steps."""
         assert self._low is not None
         assert self._high is not None
@@ -202,16 +202,16 @@ class _FasterCache(Rule):
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         kept = [self._outputs.get((call.path, part)) for part in self._parts]
         if self._extrapolate and None not in kept:
-            answers = [_tensorwise(self._extrapolated, *each) for each in kept if each is not None]
-            return answers[0] if len(answers) == 1 else _tensorwise(lambda *rows: torch.cat(rows), *answers)
+            outputs = [_tensorwise(self._extrapolated, *latest) for latest in kept if latest is not None]
+            return outputs[0] if len(outputs) == 1 else _tensorwise(lambda *rows: torch.cat(rows), *outputs)
         output = call.run()
         if not self._keeps:
             self._outputs = {key: kept for key, kept in self._outputs.items() if key[0] != call.path}
             return output
         for index, part in enumerate(self._parts):
             rows = output if len(self._parts) == 1 else _tensorwise(lambda x, i=index: x.chunk(2)[i], output)
-            for each in (LEAD, OTHER) if self._lead_only else (part,):  # alone, the lead stands for both
-                key = call.path, each
+            for owner in (LEAD, OTHER) if self._lead_only else (part,):  # alone, the lead stands for both
+                key = call.path, owner
                 self._outputs[key] = [self._outputs[key][-1] if key in self._outputs else rows, rows]
         return output
 
@@ -225,5 +225,5 @@ class _FasterCache(Rule):
 def _tensorwise(function: Callable[..., torch.Tensor], *outputs: Any) -> Any:
     """Apply a function of tensors to module outputs, which may be tuples of tensors (video and text)."""
     if isinstance(outputs[0], tuple):
-        return tuple(function(*each) for each in zip(*outputs, strict=True))
+        return tuple(function(*tensors) for tensors in zip(*outputs, strict=True))
     return function(*outputs)

@@ -96,9 +96,9 @@ class MagCacheConfig(StepwiseCache):
     def _ratios(self, anatomy: Anatomy) -> dict[str, list[float]]:
         if self.ratio_set is not None:
             return copy.deepcopy(official()[self.ratio_set]["ratios"])
-        for each in official().values():  # text and image to video differ only in input channels
-            if each["signature"] == signature(anatomy) and each["in_channels"] == anatomy.config.get("in_channels"):
-                return copy.deepcopy(each["ratios"])
+        for entry in official().values():  # text and image to video differ only in input channels
+            if entry["signature"] == signature(anatomy) and entry["in_channels"] == anatomy.config.get("in_channels"):
+                return copy.deepcopy(entry["ratios"])
         return measured(self.NAME, anatomy)["ratios"]
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:

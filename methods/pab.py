@@ -85,12 +85,12 @@ class PABConfig(Cache):
         for name, kind in RANGES.items():
             every = getattr(self, name)
             if kind not in kinds and every is not None and every > 1:
-                what = name.removesuffix("_range")
-                raise ValueError(f"pab: {anatomy.family} has no {what} attention to broadcast; leave {name} at null")
+                part = name.removesuffix("_range")
+                raise ValueError(f"pab: {anatomy.family} has no {part} attention to broadcast; leave {name} at null")
             settings[name] = 1 if kind not in kinds else published.get(name, 1) if every is None else every
-        for name, otherwise in (("window", ELSEWHERE["window"]), ("mlp_timesteps", ())):
+        for name, fallback in (("window", ELSEWHERE["window"]), ("mlp_timesteps", ())):
             given = getattr(self, name)
-            settings[name] = published.get(name, otherwise) if given is None else given
+            settings[name] = published.get(name, fallback) if given is None else given
         return replace(self, **settings)
 
     @property

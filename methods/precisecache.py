@@ -122,9 +122,9 @@ class PreciseCacheConfig(StepwiseCache):
             raise ValueError(f"block_cache_rate must be in [0, 1], not {self.block_cache_rate}")
         if self.block_cache_steps < 1 or self.max_reused < 0:
             raise ValueError("block_cache_steps must be at least 1 and max_reused at least 0")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         for name in ("subtract_bias", "low_pass_first"):
             if getattr(self, name) and self.reference != "cached_output":
                 raise ValueError(f"{name} means something only with reference=cached_output")
@@ -137,8 +137,8 @@ class PreciseCacheConfig(StepwiseCache):
 
     def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:
         frames = anatomy.latent_size(inputs)[0]
-        left = anatomy.trial_size(anatomy.latent_size(inputs), self.downsample_factor)[0]
-        if anatomy.conditioned(inputs) and left == anatomy.patch[0] < frames:
+        trial_frames = anatomy.trial_size(anatomy.latent_size(inputs), self.downsample_factor)[0]
+        if anatomy.conditioned(inputs) and trial_frames == anatomy.patch[0] < frames:
             raise ValueError(
                 f"downsample factor {self.downsample_factor} leaves of {frames} latent frames only the first, which in"
                 " image to video is the image and not denoised; lower the factor in time"

@@ -50,12 +50,12 @@ class FewerStepsConfig(Method):
         return True
 
     def patch(self, pipe: Any) -> Callable[[], None]:
-        scheduler, plain = pipe.scheduler, type(pipe.scheduler)
-        scheduler.__class__ = shortened = _shortened(plain, self.steps)
+        scheduler, original_class = pipe.scheduler, type(pipe.scheduler)
+        scheduler.__class__ = shortened = _shortened(original_class, self.steps)
 
         def undo() -> None:
             shortened.shortened_to = None  # type: ignore[attr-defined]  # for copies made meanwhile, too
-            scheduler.__class__ = plain
+            scheduler.__class__ = original_class
 
         return undo
 
@@ -67,13 +67,13 @@ class FewerStepsConfig(Method):
             )
 
 
-def _shortened(kind: type, steps: int) -> type:
+def _shortened(scheduler_class: type, steps: int) -> type:
     """A scheduler class that takes `steps` steps whatever it is asked for, as long as `shortened_to` is not None.
 
     A class, not a replaced method: a copy of the scheduler then sets its own timesteps, not the original's.
     """
 
-    @functools.wraps(kind.set_timesteps)  # type: ignore[attr-defined]
+    @functools.wraps(scheduler_class.set_timesteps)  # type: ignore[attr-defined]
     def set_timesteps(self: Any, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> None:
         budget, sigmas = type(self).shortened_to, kwargs.get("sigmas")
         if budget is not None and sigmas is not None:  # a pipeline with its own noise levels: the same curve
@@ -81,15 +81,15 @@ def _shortened(kind: type, steps: int) -> type:
             kwargs["sigmas"] = np.interp(np.arange(budget) / budget, asked_at, sigmas).tolist()
         elif budget is not None:
             num_inference_steps = budget
-        return kind.set_timesteps(self, num_inference_steps, *args, **kwargs)  # type: ignore[attr-defined]
+        return scheduler_class.set_timesteps(self, num_inference_steps, *args, **kwargs)  # type: ignore[attr-defined]
 
     members = {
         "shortened_to": steps,
         "set_timesteps": set_timesteps,
-        "__module__": kind.__module__,
-        "__doc__": kind.__doc__,
+        "__module__": scheduler_class.__module__,
+        "__doc__": scheduler_class.__doc__,
     }
-    return type(kind.__name__, (kind,), members)
+    return type(scheduler_class.__name__, (scheduler_class,), members)
 
 
 @dataclass(kw_only=True)

@@ -88,7 +88,7 @@ class SeaCacheConfig(StepwiseCache):
                 f"seacache: there is no published rule for {anatomy.family}, and its filter needs flow matching's noise"
                 " levels; it works on wan and hunyuanvideo"
             )
-        if self.variant == "diffusers" and not (anatomy.family == "wan" and _makes_video_of_text(anatomy)):
+        if self.variant == "diffusers" and not (anatomy.family == "wan" and _is_text_to_video(anatomy)):
             raise ValueError("seacache: diffusers' variant works on wan's text-to-video models alone")
         if self.filter_protected is not None:
             return self
@@ -107,7 +107,7 @@ class SeaCacheConfig(StepwiseCache):
         return SeaCache(self)
 
 
-def _makes_video_of_text(anatomy: Anatomy) -> bool:
+def _is_text_to_video(anatomy: Anatomy) -> bool:
     channels = anatomy.config.get("in_channels")
     return (anatomy.config.get("out_channels") or channels) == channels
 

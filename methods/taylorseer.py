@@ -134,7 +134,7 @@ class TaylorForecast(Rule):
         factors, steps = [output], denoiser.index - before
         if denoiser.index >= self.config.first_steps(denoiser.num_steps) - 1:
             for k in range(min(self.config.max_order, len(old))):
-                factors.append(tree_map(lambda new, was: (new - was) / steps, factors[k], old[k]))
+                factors.append(tree_map(lambda new, earlier: (new - earlier) / steps, factors[k], old[k]))
         return factors
 
 

@@ -39,15 +39,15 @@ class _Hooked:
         module, registry = self.module, self.module._diffusers_hook
         vars(module).pop("__reduce_ex__", None)
         index, outermost = registry._hook_order.index(HOOK_NAME), module.forward
-        ours, outer = registry._fn_refs[index], registry._fn_refs[index + 1 : index + 2]
-        kept = [(each, each.forward) for each in outer if each.original_forward is not None]
+        own_ref, outer_refs = registry._fn_refs[index], registry._fn_refs[index + 1 : index + 2]
+        outer_forwards = [(ref, ref.forward) for ref in outer_refs if ref.original_forward is not None]
         registry.remove_hook(HOOK_NAME, recurse=False)
-        for each, forward in kept:  # a hook with a forward of its own, which remove_hook would pass over
-            each.forward, each.original_forward = forward, ours.original_forward
-        if not outer and outermost is not self.forward:  # wrapped by something other than diffusers' hooks
-            module.forward, ours.forward = outermost, ours.original_forward
+        for ref, forward in outer_forwards:  # a hook with a forward of its own, which remove_hook would pass over
+            ref.forward, ref.original_forward = forward, own_ref.original_forward
+        if not outer_refs and outermost is not self.forward:  # wrapped by something other than diffusers' hooks
+            module.forward, own_ref.forward = outermost, own_ref.original_forward
             if vars(module).get("_old_forward") is self.forward:  # accelerate
-                module._old_forward = ours.original_forward
+                module._old_forward = own_ref.original_forward
         elif self.plain and not registry.hooks:
             vars(module).pop("forward", None)  # the class's own again
 

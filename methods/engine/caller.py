@@ -21,7 +21,7 @@ TRANSFORMERS = ("transformer", "transformer_2")  # the attributes in which a pip
 def transformers_of(pipe: Any) -> dict[str, Any]:
     """A pipeline's transformers by name, those wrapped by `torch.compile` unwrapped."""
     found = {name: getattr(pipe, name, None) for name in TRANSFORMERS}
-    plain = {name: each._orig_mod if isinstance(each, OptimizedModule) else each for name, each in found.items()}
+    plain = {name: item._orig_mod if isinstance(item, OptimizedModule) else item for name, item in found.items()}
     return {name: module for name, module in plain.items() if module is not None}
 
 
@@ -37,14 +37,14 @@ class Caller:
     def of(cls, module: nn.Module) -> Caller:
         """The innermost pipeline call on this thread's stack whose pipeline holds `module`."""
         pipe = call = None
-        for names in _calls(sys._getframe(1)):
-            candidate = names["self"]
+        for variables in _calls(sys._getframe(1)):
+            candidate = variables["self"]
             if candidate is pipe:  # a subclass's __call__ around its parent's: one call
-                call = names.setdefault(MARK, object())
-            elif any(each is module for each in transformers_of(candidate).values()):
+                call = variables.setdefault(MARK, object())
+            elif any(transformer is module for transformer in transformers_of(candidate).values()):
                 if pipe is not None:
                     break
-                pipe, call = candidate, names.setdefault(MARK, object())
+                pipe, call = candidate, variables.setdefault(MARK, object())
         return cls(pipe, call, threading.get_ident())
 
     @property
@@ -52,7 +52,7 @@ class Caller:
         """Whether the pipeline call is still on its thread's stack; False for a user's own loop (not known)."""
         if self.call is None:
             return False
-        return any(names.get(MARK) is self.call for names in _calls(sys._current_frames().get(self.thread)))
+        return any(variables.get(MARK) is self.call for variables in _calls(sys._current_frames().get(self.thread)))
 
 
 def _calls(frame: FrameType | None) -> Iterator[Any]:
@@ -62,9 +62,9 @@ def _calls(frame: FrameType | None) -> Iterator[Any]:
     """
     while frame is not None:
         if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
-            names = frame.f_locals
-            if "self" in names:
-                yield names
+            variables = frame.f_locals
+            if "self" in variables:
+                yield variables
         frame = frame.f_back
 
 

@@ -100,9 +100,9 @@ class Clock:
         last = self._last
         if last is None or now.schedule is not last.schedule:
             return True
-        for here, before in ((now.step, last.step), (now.place, last.place)):
-            if here is not None and before is not None:
-                return here < before or (here == before and now.name in self.seen)
+        for current, previous in ((now.step, last.step), (now.place, last.place)):
+            if current is not None and previous is not None:
+                return current < previous or (current == previous and now.name in self.seen)
         if now.taken != last.taken:
             return now.taken is None or (last.taken is not None and now.taken < last.taken)
         return now.timestep is not last.timestep and bool(now.timestep.max() > last.timestep.max())
@@ -112,9 +112,9 @@ class Clock:
         last = self._last
         if last is None or now.name in self.seen:
             return True
-        for here, before in ((now.step, last.step), (now.place, last.place)):
-            if here is not None and before is not None:
-                return here != before
+        for current, previous in ((now.step, last.step), (now.place, last.place)):
+            if current is not None and previous is not None:
+                return current != previous
         if now.taken != last.taken:
             return True
         return now.timestep is not last.timestep and not torch.equal(now.timestep, last.timestep)
@@ -122,7 +122,7 @@ class Clock:
     def start_call(self, now: Reading) -> None:
         """Record the call's schedule and guidance."""
         self.forget()
-        again = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
+        is_resumed = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
         self._schedule, self._guided = now.schedule, self._says_guided() is True
         self._scales = getattr(self.pipe, "_guidance_scale", None), getattr(self.pipe, "_guidance_scale_2", None)
         if now.schedule is None:
@@ -134,7 +134,7 @@ class Clock:
                 return  # not a call along this schedule
         elif now.step is not None:
             self._start = max(now.place - now.step, 0)
-        elif not again:
+        elif not is_resumed:
             self._start = now.place
         self._timesteps, self._levels = now.schedule.tolist(), noise_levels(self.pipe.scheduler)
 
@@ -179,14 +179,14 @@ class Clock:
     def sigma(self, context: CacheContext | None, index: int) -> float | None:
         """The noise level at a step of this call, from 0 (clean) to 1 (noise), see `noise_levels`. None if not known.
 
-        The pipeline's own value counts only where its scheduler does not contradict it: what some schedulers call
+        The announced value counts only where the pipeline's scheduler does not contradict it: what some schedulers call
         sigma goes up to thousands.
         """
-        place, own = self._start + index, None if context is None else context.sigma
+        place, announced = self._start + index, None if context is None else context.sigma
         level = None if self._levels is None or not 0 <= place < len(self._levels) else self._levels[place]
-        if own is None or level is None:
-            return level if own is None else own
-        return own if abs(own - level) < 2e-3 else level
+        if announced is None or level is None:
+            return level if announced is None else announced
+        return announced if abs(announced - level) < 2e-3 else level
 
     def timestep(self, index: int) -> float | None:
         """The timestep at a step of this call, without asking the device. None if not known."""
@@ -210,7 +210,7 @@ class Clock:
         if self.guidance is not None:
             return self.guidance
         value = getattr(self.pipe, "guidance_scale", None) if value is None else value
-        if value is None or any(kind.__name__.startswith("Hunyuan") for kind in type(self.pipe).__mro__):
+        if value is None or any(base.__name__.startswith("Hunyuan") for base in type(self.pipe).__mro__):
             raise ValueError(
                 f"{type(self.pipe).__name__} does not tell its scale of classifier-free guidance (true_cfg_scale): give"
                 " it to apply(…, guidance_scale=…), or look at the conditional branch alone (guidance=cond)"

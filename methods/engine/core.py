@@ -129,15 +129,15 @@ class Generation:
         trace.latent_size, trace.arguments = size, _shapes(inputs)
 
     def _start_step(self, now: Reading, inputs: dict[str, Any]) -> None:
-        denoiser, rule, before = self.denoiser, self.rule, list(self.clock.seen)
+        denoiser, rule, last_seen = self.denoiser, self.rule, list(self.clock.seen)
         assert denoiser is not None
         assert rule is not None
         index = self.clock.start_step(now)
         denoiser.index += 1
         denoiser.step = self.recorder.step(index, self.clock.sigma(now.context, index))
         for name in list(denoiser.branches):
-            gone = denoiser.anatomy.is_unconditional(name) and self.clock.unguided()
-            if name not in before or gone:  # guidance was switched off: what is kept of the branch is out of date
+            switched_off = denoiser.anatomy.is_unconditional(name) and self.clock.unguided()
+            if name not in last_seen or switched_off:  # what is kept of the branch would only grow out of date
                 del denoiser.branches[name]
                 rule.forget_branch(name)
         denoiser.begin_step(inputs)
@@ -232,8 +232,8 @@ def _shapes(inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
     for name, value in inputs.items():
         if isinstance(value, torch.Tensor):
             shapes[name] = list(value.shape)
-        elif isinstance(value, tuple) and all(isinstance(each, torch.Tensor) for each in value):
-            shapes[name] = [list(each.shape) for each in value]
+        elif isinstance(value, tuple) and all(isinstance(item, torch.Tensor) for item in value):
+            shapes[name] = [list(tensor.shape) for tensor in value]
     return shapes
 
 

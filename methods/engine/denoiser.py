@@ -114,11 +114,11 @@ class Denoiser:
 
     def look(self, view: Callable[..., tuple[torch.Tensor, list[str]]], **options: Any) -> torch.Tensor:
         """What a method of the anatomy computes for the current branch (an embedding, say), its modules counted."""
-        seen, paths = view(self.transformer, self.branch.inputs, **options)
+        feature, paths = view(self.transformer, self.branch.inputs, **options)
         inputs, anatomy = self.branch.inputs, self.anatomy
         only = dict.fromkeys(paths, 1)
         self.step.calls.append(Call(anatomy.latent_size(inputs), anatomy.batch(inputs), only=only))
-        return seen
+        return feature
 
     def trial(self, size: Size, mode: str, guidance: str = "guided", previous: bool = False) -> torch.Tensor:
         """The prediction (B, C, *size) for this step's latent resized to `size`; for the step before if `previous`.

@@ -56,11 +56,11 @@ def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tens
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple, set)):
-        for each in value:
-            yield from tensors_in(each, seen)
+        for item in value:
+            yield from tensors_in(item, seen)
     else:
-        for each in (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values():
-            yield from tensors_in(each, seen)
+        for item in (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values():
+            yield from tensors_in(item, seen)
 
 
 @dataclass(kw_only=True)
@@ -77,8 +77,8 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         """Check that every number is finite. A method's own checks come after `super().__post_init__()`."""
-        for each in fields(self):
-            check_plain(each.name, getattr(self, each.name))
+        for field in fields(self):
+            check_plain(field.name, getattr(self, field.name))
 
     def rule(self) -> Rule:
         """A fresh rule for one pipeline call."""

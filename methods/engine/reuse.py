@@ -120,8 +120,8 @@ class Extrapolate(Reuse):
         self.memory = {name: [(None, prediction)] for name, (*_, (_, prediction)) in self.memory.items()}
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        sigma, before = _known(denoiser.step.sigma), self.memory.get(denoiser.branch.name, [])
-        last = [each for each in before if each[0] is not None and abs(each[0] - sigma) > SAME_LEVEL][-1:]
+        sigma, visits = _known(denoiser.step.sigma), self.memory.get(denoiser.branch.name, [])
+        last = [visit for visit in visits if visit[0] is not None and abs(visit[0] - sigma) > SAME_LEVEL][-1:]
         self.memory[denoiser.branch.name] = [*last, (sigma, prediction)]
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
@@ -217,7 +217,7 @@ STRATEGIES: dict[str, type[Reuse]] = {
 
 def strategy(name: str, damping: float, order: int) -> Reuse:
     """A fresh memory for one pipeline call."""
-    kind = STRATEGIES[name]
-    if kind is TaylorSeer:
+    strategy_class = STRATEGIES[name]
+    if strategy_class is TaylorSeer:
         return TaylorSeer(order=order)
-    return Extrapolate(damping=damping) if kind is Extrapolate else kind()
+    return Extrapolate(damping=damping) if strategy_class is Extrapolate else strategy_class()

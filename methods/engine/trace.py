@@ -109,9 +109,9 @@ def _finite(step: dict[str, Any]) -> dict[str, Any]:
             found.append(path)
             return None
         if isinstance(value, dict):
-            return {str(key): plain(each, f"{path}.{key}") for key, each in value.items()}
+            return {str(key): plain(item, f"{path}.{key}") for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [plain(each, f"{path}.{index}") for index, each in enumerate(value)]
+            return [plain(item, f"{path}.{index}") for index, item in enumerate(value)]
         return value
 
     row = {name: plain(value, name) for name, value in step.items()}

@@ -177,7 +177,7 @@ class Anatomy:
         for name, parts in self.BLOCKS.items():
             for index, module in enumerate(getattr(transformer, name)):
                 path = f"{name}.{index}"
-                inside = {kind: tuple(f"{path}.{each}" for each in names) for kind, names in parts.items()}
+                inside = {kind: tuple(f"{path}.{part}" for part in names) for kind, names in parts.items()}
                 gates = {f"{path}.{part}": f"{path}.{gate}" for part, gate in self.GATES.items()}
                 found.append(Block(path, module, inside, gates))
         return found
@@ -198,9 +198,9 @@ class Anatomy:
 
 def pick_frames(video: torch.Tensor, frames: int, patch: int = 1) -> torch.Tensor:
     """So many `frames` of a video (B, C, T, H, W), in whole temporal patches, evenly from the first to the last."""
-    have, want = video.shape[2] // patch, frames // patch
-    if have == want:
+    available, wanted = video.shape[2] // patch, frames // patch
+    if available == wanted:
         return video
-    picks = [(2 * i * (have - 1) + want - 1) // (2 * (want - 1)) for i in range(want)] if want > 1 else [0]
+    picks = [(2 * i * (available - 1) + wanted - 1) // (2 * (wanted - 1)) for i in range(wanted)] if wanted > 1 else [0]
     index = [pick * patch + inside for pick in picks for inside in range(patch)]
     return video[:, :, index]

@@ -55,7 +55,7 @@ class OpenSoraAnatomy(Anatomy):
     def blocks(self, transformer: nn.Module) -> list[Block]:
         blocks = super().blocks(transformer)
         half = len(blocks) // 2
-        return [each for pair in zip(blocks[:half], blocks[half:], strict=True) for each in pair]
+        return [block for pair in zip(blocks[:half], blocks[half:], strict=True) for block in pair]
 
     def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
         onload(transformer, "time_embedder", "fps_embedder")
