@@ -1,4 +1,4 @@
-"""Records to data frames, by declared columns: one row a record, one row a sample; and which of them share a table."""
+"""Records to data frames, by declared columns: one row per record or per sample; and which may share a table."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .metrics import Metric, metric_of
 
 IDENTICAL_PSNR_1 = 100.0
 NO_CACHE = "none"
-USUAL = 0.75
+USUAL = 0.75  # share of a method's records above which a common value is not named
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a data frame: its name, and where in a record or sample its value is (dots lead inwards)."""
+    """A column of a data frame: its name, and where in a record or sample its value is (keys joined by dots)."""
 
     name: str
     path: str
 
     def of(self, data: dict[str, Any]) -> Any:
-        """The value; None where any part of the way is missing."""
+        """The value; None if any key on the way is missing."""
         found: Any = data
         for part in self.path.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         return found
 
 
-# Who a record is; also in every row of a sample.
+# What identifies a record; also in every row of a sample.
 IDENTITY = (
     Column("machine", "machine.name"),
     Column("model", "recipe.backbone.name"),
@@ -81,13 +81,13 @@ def folders(results: Path) -> list[Path]:
 
 
 def load_records(root: Path) -> pd.DataFrame:
-    """One row a record of one folder: the columns of RECORD (missing: NaN or None), the method's `version` (raised when
-    its fields come to mean other pixels) and `fields` (a dict), the number of `samples` and of `timed_prompts`, and
+    """One row per record of one folder: the columns of RECORD (missing: NaN or None), the method's `version` (raised
+    when the same fields give other pixels) and `fields` (a dict), the number of `samples` and of `timed_prompts`, and
     `overall_speedup_median`, `_min`, `_max`. MACs are in PMACs a video, latency in seconds.
 
-    The overall speedup is of all the record's videos: the MACs' ratio times the timed calls' efficiency. A method that
-    decides by what it sees may compute many more steps for another prompt than for the timed one, whose own speedup
-    stands in only where there is no video.
+    The overall speedup is for all the record's videos: the MACs' ratio times the timed calls' efficiency. A method that
+    decides by its data may compute many more steps for another prompt than for the timed one, whose own speedup is
+    used only where there is no video.
     """
     return _records_frame(list(records(root)))
 
@@ -108,7 +108,7 @@ def _records_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _timed_prompts(record: dict[str, Any]) -> int:
-    """Older records were timed on one prompt and have no list of them."""
+    """Number of timed prompts; older records were timed on one prompt and have no list."""
     return len(record["latency"].get("prompts", [None])) if record.get("latency") else 0
 
 
@@ -127,10 +127,10 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def load_samples(root: Path) -> pd.DataFrame:
-    """One row a sample: the columns of IDENTITY and SAMPLE, the method's `fields`, and each fidelity score.
+    """One row per sample: the columns of IDENTITY and SAMPLE, the method's `fields`, and each fidelity score.
 
     Records from before psnr@2 have psnr@1, which differs where a frame is identical to its reference: 100 dB there.
-    Below 100 it stands in, for a video whose every frame differs; at 100 the video is identical and has no PSNR.
+    Below 100 it is used as psnr@2, since every frame differs; at 100 the video is identical and has no PSNR.
     """
     return _samples_frame(list(records(root)))
 
@@ -168,7 +168,7 @@ class Bench:
 
     experiment: the folder's name, with those between it and the results folder ("table1", "mine/first").
     records, samples: as `load_records` and `load_samples` give them, of this bench alone; `records` has a `label` for
-        each, the method with the fields in which the bench's records of it differ.
+        each: the method with the fields in which the bench's records of it differ.
     raw: the records themselves, in the order of `records`.
     """
 
@@ -189,7 +189,7 @@ class Bench:
     @property
     def title(self) -> str:
         """Model and sampling: "tiny_wan, 29×128×128, 50 steps"."""
-        first = self.records.iloc[int((self.records["id"] == self.reference).argmax())]  # or the first
+        first = self.records.iloc[int((self.records["id"] == self.reference).argmax())]  # or the first record
         if pd.isna(first["frames"]):
             return self.model
         size = "×".join(f"{first[name]:.0f}" for name in ("frames", "height", "width"))
@@ -202,7 +202,7 @@ class Bench:
 
     @property
     def metrics(self) -> list[Metric]:
-        """Those that any sample has a value of, by name; of several versions of one the latest."""
+        """The metrics that any sample has a value of, by name; the latest of several versions."""
         scored = sorted(name for name in self.samples if "@" in str(name) and self.samples[name].notna().any())
         return [metric_of(name, self.raw) for name in {name.partition("@")[0]: name for name in scored}.values()]
 
@@ -243,7 +243,7 @@ def _benches_of(root: Path, results: Path) -> Iterator[Bench]:
 def labels(frame: pd.DataFrame) -> pd.Series:
     """A method's name, with the fields, or the version, in which records of that method differ.
 
-    What over three quarters of them share goes without saying, and so do tables of numbers.
+    Values that over three quarters of them share are left out, and so are tables of numbers.
     """
 
     frame = frame if "version" in frame else frame.assign(version=1)

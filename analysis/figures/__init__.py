@@ -19,7 +19,7 @@ __all__ = ["Claim", "Drawing", "NotDrawnError", "claims_table", "drawings", "mai
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of figure, and the experiment whose records it is drawn from. each: one for every bench of a model."""
+    """A kind of figure, and the experiment whose records it shows. each: whether a model has one per bench."""
 
     name: str
     made_by: str
@@ -44,9 +44,9 @@ KINDS = (
 
 
 def drawings(results: Path) -> tuple[list[Drawing], list[str]]:
-    """Every figure that the records under a folder are enough for; and a line for each kind that there is none of.
+    """Every figure that the records under a folder suffice for; and one line for each kind that has no figure.
 
-    ValueError if there are no records at all.
+    Raises ValueError if there are no records at all.
     """
     found_benches = benches(results)
     found: list[Drawing] = []
@@ -67,8 +67,8 @@ def drawings(results: Path) -> tuple[list[Drawing], list[str]]:
 
 
 def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
-    """Drawings of one kind, each named by as little as tells it from the others. Of two that could have one name, the
-    one with more records has it."""
+    """Drawings of one kind, each with the shortest name that tells it from the others. Of two that could have one
+    name, the one with more records gets it."""
 
     def names(bench: Bench) -> list[str]:
         folder = bench.experiment.replace("/", "-")
@@ -95,7 +95,8 @@ def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
 def write(results: Path, out: Path, say: Callable[[str], None] = print) -> int:
     """Write <name>.pdf, .png and .md of every figure, and claims.md, which has all answers in one table.
 
-    Says what is missing, and what makes it. Returns how many figures there are. ValueError if there are no records.
+    Reports what is missing, and the command that makes it. Returns the number of figures. Raises ValueError if there
+    are no records.
     """
     found, missing = drawings(results)
     for drawing in found:

@@ -16,7 +16,7 @@ PSNR = next(iter(METRICS))
 
 
 def ambiguities(bench: Bench) -> Drawing:
-    """A line a choice: the PSNR and SSIM that it gains, with intervals."""
+    """One point per choice: the PSNR and SSIM that it gains, with intervals."""
     if not layout_of(bench).choices:
         raise NotDrawnError
     try:
@@ -60,7 +60,7 @@ def _clear(gained: Interval) -> bool:
 
 
 def _told(placed: list[Choice]) -> list[str]:
-    """Who gains, who loses by PSNR; and how many do neither."""
+    """Sentences: which choices gain PSNR, which lose, and how many do neither."""
     better = [each for each in reversed(placed) if each.gains[PSNR].low > 0]
     worse = [each for each in placed if each.gains[PSNR].high < 0]
     lines = [

@@ -20,17 +20,17 @@ from .measures import spearman
 from .sizes import times
 
 PSNR, SSIM = METRICS
-OURS = "precisecache prediction"  # LFCache as the paper has it, of pareto's curves
+OURS = "precisecache prediction"  # the name of LFCache's curve, as the paper defines it, in pareto.curves
 RIVALS = ("pab", "teacache", "fastercache")  # the paper's Table 1
-TARGETS = (2.0, 1.5, 2.5)  # the first at which both have a score decides
+TARGETS = (2.0, 1.5, 2.5)  # speedups; the first at which both methods have a score decides
 PRESETS = {0.5: "base", 0.7: "turbo"}
 LEGEND = 3  # columns
-SAME = 0.1  # of a MACs ratio: still the paper's
+SAME = 0.1  # relative distance within which a MACs ratio agrees with the paper's
 SIZE = (2, 4, 4)
 
 
 def pareto(bench: Bench) -> Drawing:
-    """PSNR and SSIM against speedup, one line a method. Open choices have a figure of their own."""
+    """PSNR and SSIM against speedup, one line per curve. Open choices have a figure of their own."""
     if layout_of(bench).choices:
         raise NotDrawnError
     try:
@@ -99,7 +99,7 @@ def _mean(scores: np.ndarray, prompts: int) -> Interval:
 
 
 def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
-    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None where no speed has both."""
+    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None if both have a score at no speedup."""
     theirs = _lines_of(found, rival)
     ours = found.get(OURS)
     if ours is None:
@@ -123,7 +123,7 @@ def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
 
 
 def _ahead(found: dict[str, Curve], prompts: int) -> tuple[str, ...]:
-    """Who leads at each speed."""
+    """A note of the three best curves at each speedup; empty without scores."""
     everything, lines = np.arange(prompts), []
     for target in sorted(TARGETS):
         scores = {name: curve.at(PSNR, target, False, everything) for name, curve in found.items()}
@@ -139,7 +139,7 @@ def _named(bench: Bench, experiment: str) -> None:
 
 
 def _settings(bench: Bench, name: str, block_cache: bool = False) -> pd.DataFrame:
-    """A row a value of this field, in rising order: records of PreciseCache, with or without BlockCache."""
+    """One record of PreciseCache per value of this field, in rising order, with or without BlockCache."""
     of_method = bench.records[(bench.records["method"] == "precisecache") & (bench.records["samples"] > 0)]
     fits = [name in fields and bool(fields.get("block_cache_rate")) == block_cache for fields in of_method["fields"]]
     rows = of_method[np.array(fits, dtype=bool)]
@@ -229,7 +229,7 @@ def _carries(bench: Bench, rows: pd.DataFrame, value: float) -> Claim:
 
 
 def _falls(bench: Bench, rows: pd.DataFrame) -> Claim:
-    """Quality over α, prompt by prompt; by SSIM, which an identical video has."""
+    """Quality over α, prompt by prompt; by SSIM, which an identical video has too."""
     tables = [_samples(bench, row["id"]).groupby("prompt")[SSIM].mean() for _, row in rows.iterrows()]
     scores = pd.concat(tables, axis=1, join="inner").to_numpy(float)
     values = [spearman(rows["alpha"].to_numpy(float), line) for line in scores]

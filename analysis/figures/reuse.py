@@ -17,7 +17,7 @@ Pair = dict[str, dict[str, Any]]  # "high noise" and "low noise" -> a record
 
 
 def pairs(bench: Bench) -> dict[int, Pair]:
-    """By the number of reused steps: replayed schedules that reuse in one half alone, where both halves have one."""
+    """Number of reused steps -> the two replayed schedules that reuse in one half alone, where both exist."""
     found: dict[int, Pair] = {}
     for record, actions in _replayed(bench):
         half = len(actions) // 2
@@ -64,7 +64,7 @@ def fig2(bench: Bench) -> Drawing:
 
 
 def _scores(bench: Bench, pair: Pair) -> pd.DataFrame:
-    """A row a sample that both have: its PSNR and SSIM in each."""
+    """One row per sample that both have: its PSNR and SSIM in each."""
     halves = []
     for name, record in pair.items():
         of_record = bench.samples[bench.samples["id"] == record["id"]].set_index(["prompt", "seed"])

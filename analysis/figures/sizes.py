@@ -16,12 +16,12 @@ KINDS = {
     "adjacent": "(a) trial against the last trial",
     "literal": "(b) trial against the last prediction, downsampled",
 }
-ALIKE = 0.9  # the rank correlation from which two are said to be one
-NEAR = (0.8, 1.25)  # and the ratio
+ALIKE = 0.9  # the rank correlation from which two LFDs count as consistent
+NEAR = (0.8, 1.25)  # the range in which their ratio counts as 1
 
 
 def fig5(bench: Bench) -> Drawing:
-    """LFD over steps at each size, compared as PreciseCache does here and as Algorithm 1 has it."""
+    """LFD over steps at each size, against the last trial and, as in Algorithm 1, against the last prediction."""
     seen = entries(bench, RESOLUTION)
     factors = [factor for factor in ORDER if all(factor in entry[RESOLUTION] for entry in seen)]
     if FULL not in factors or len(factors) < 2:
@@ -64,7 +64,7 @@ def times(factor: str) -> str:
 
 
 def _against_full(seen: list[Entry], factor: str, kind: str) -> tuple[list[float], list[float]]:
-    """Of each sample the rank correlation with the LFD at full size, and the mean ratio to it."""
+    """For each sample the rank correlation with the LFD at full size, and the mean ratio to it."""
     pairs = [(array(entry[RESOLUTION][factor][kind]), array(entry[RESOLUTION][FULL]["adjacent"])) for entry in seen]
     return [spearman(a, b) for a, b in pairs], [ratio(a, b) for a, b in pairs]
 

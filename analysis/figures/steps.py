@@ -1,4 +1,4 @@
-"""Figures 3 and 4: what reuse at one step does to the video, how predictions change, and if one tells the other."""
+"""Figures 3 and 4: what reuse at one step does to the video, how predictions change, and if the change predicts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .measures import FACTOR, Entry, array, entries, quarters, ratio, spearman, 
 IMPACT, DIFFERENCE, RESOLUTION, BOUND = "impact@1", "difference@1", "resolution@1", "bound@1"
 PARTS = {"whole": "whole prediction", "low": "low frequencies", "high": "high frequencies"}
 LETTERS = "abc"
-CLOSELY = 0.7  # the rank correlation from which one is said to track the other
+CLOSELY = 0.7  # the rank correlation from which one counts as tracking the other
 MEASURES = {"video_mse": "MSE of the video", "latent_rmse": "RMSE of the latent"}
 
 
@@ -32,7 +32,7 @@ def _weighted(entry: Entry) -> np.ndarray:
     return array(entry[BOUND]["final_prediction"]) * _part("whole", "rms")(entry)
 
 
-# What could tell the impact before it is known: a list over steps of an entry. KeyError where it was not looked at.
+# What could predict the impact: name -> array over an entry's steps. KeyError where it was not observed.
 PREDICTORS: dict[str, Callable[[Entry], np.ndarray]] = {
     "LFD, full size": _part("low", "rms"),
     "LFD, trial 2×4×4": _trial("adjacent"),
@@ -46,7 +46,7 @@ LFD, TRIAL, PLAIN, WEIGHTED = "LFD, full size", "LFD, trial 2×4×4", "plain dif
 
 
 def fig3(bench: Bench) -> Drawing:
-    """Impact of reusing the last prediction at each step; rank correlations of what could foretell it."""
+    """Impact of reusing the last prediction at each step; rank correlations of what could predict it."""
     seen = [entry for entry in entries(bench, IMPACT, DIFFERENCE) if _stride(entry)]
     if not seen:
         raise NotDrawnError("no prompt whose impact was observed to the last step")
@@ -79,7 +79,7 @@ def fig3(bench: Bench) -> Drawing:
 
 
 def _positive(values: list[float | None]) -> np.ndarray:
-    """For a logarithmic axis: what is zero is not drawn."""
+    """The values for a logarithmic axis: NaN for zero, which is not drawn."""
     found = array(values)
     return np.where(found > 0, found, np.nan)
 
@@ -89,7 +89,7 @@ def _impact(entry: Entry, measure: str = "video_mse", part: str = "whole") -> np
 
 
 def _stride(entry: Entry) -> int:
-    """Every how many steps the impact was looked at; 0 if that stopped before the last one."""
+    """The distance of the steps at which the impact was observed; 0 if that stopped before the last one."""
     tried = np.flatnonzero(~np.isnan(_impact(entry, "latent_rmse", "high")))  # the last part to be tried at a step
     stride = int(tried[1] - tried[0]) if len(tried) > 1 else 0
     whole = stride and list(tried) == list(range(tried[0], len(_impact(entry)), stride))
@@ -200,7 +200,7 @@ def _negligible_high(seen: list[Entry]) -> Claim:
 
 
 def _weights(seen: list[Entry]) -> str:
-    """What the paper does not try: the change, times what the solver makes of it (one constant a step)."""
+    """A note on what the paper does not try: the change times the solver's weight (one constant per step)."""
     rho, latent = _rho(seen, WEIGHTED), _rho(seen, WEIGHTED, "latent_rmse")
     found, count = over_prompts(rho, _prompts(seen))
     apart = over_prompts(list(np.array(rho) - np.array(_rho(seen, LFD))), _prompts(seen))[0]

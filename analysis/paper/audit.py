@@ -14,9 +14,9 @@ from ..command import PRINTED, Parser, publish, run
 from ..render import Block, Cell, Table
 from .published import published
 
-ROUNDING = 0.006  # of a speedup printed to two digits: half a digit of its own, and of its latencies
+ROUNDING = 0.006  # largest error of a speedup with two digits: half its last digit, and that of its latencies
 PEAK = 312e12  # dense bfloat16 FLOPs a second of an A800
-MACS_APART = 0.02  # MACs and latency ratios further apart than this are named
+MACS_APART = 0.02  # MACs and latency ratios further apart than this are reported
 # Wan2.1-T2V-14B: blocks, width, width of the feed-forward, text tokens (its config.json); 50 steps of two branches.
 BLOCKS, WIDTH, FEED_FORWARD, TEXT, FORWARDS = 40, 5120, 13824, 512, 100
 LATENT_FRAMES = 21  # of 81
@@ -32,7 +32,7 @@ def wan_macs(height: float, width: float, frames: float = LATENT_FRAMES) -> floa
 
 
 def audit() -> list[tuple[str, str]]:
-    """Every finding: where, and what contradicts what."""
+    """Every finding: (where, what contradicts what)."""
     return [(where, what) for check in CHECKS for where, what in check()]
 
 

@@ -30,9 +30,9 @@ NO_RECORD = "no record here yet"
 
 @dataclass(frozen=True)
 class Quantity:
-    """paper: of a published row and its table's uncached row. ours: a cell of a row of ours, and of the uncached one.
+    """paper: from a published row and its table's uncached row. ours: the cell from our row and our uncached row.
 
-    spec: how it is written; absolute: shown, never subtracted.
+    spec: number format; absolute: whether it is shown, never subtracted.
     """
 
     name: str
@@ -47,7 +47,7 @@ def _cell(column: str) -> Callable[[Row, Row | None], Cell]:
 
 
 def _gain(row: Row, uncached: Row | None) -> Cell:
-    """VBench less that of the uncached videos, in points."""
+    """VBench minus that of the uncached videos, in points."""
     vbench = COLUMNS["vbench"].cell
     ours, theirs = vbench(row), vbench(uncached) if uncached else Cell(why=NO_RECORD)
     if ours.value is None or theirs.value is None:
@@ -71,9 +71,9 @@ QUANTITIES = {
 
 
 def compare(results: Path) -> list[Table]:
-    """A table for each of the paper's that there are records of, and one of the peers. ValueError if there is none."""
+    """A table for each of the paper's that has records, and one of the peers. Raises ValueError if there is none."""
     outwards = sorted(experiments(results).items(), key=lambda each: -each[0].count("/"))
-    found = {benches[0].name: benches for _, benches in outwards}  # of two that are called alike, the outer one
+    found = {benches[0].name: benches for _, benches in outwards}  # of two of one name, the outer one
     ours = {name: found[name] for name in ("table1", "table2", "table3", "table4") if name in found}
     if not ours:
         raise ValueError(f"no records of table1 to table4 under {results}; python -m pcbench +experiment=table1_tiny")
@@ -82,7 +82,7 @@ def compare(results: Path) -> list[Table]:
 
 
 def base_model(model: str) -> str:
-    """The published backbone that a model is, or is the twin of."""
+    """The published backbone that a model is, or is a twin of."""
     return model.removeprefix(TWIN)
 
 
@@ -142,7 +142,7 @@ def _title(printed: str, row: Row | None, several: bool) -> str:
 
 
 def _quantities(name: str, line: pd.Series) -> list[Quantity]:
-    """Those that the paper prints in this row."""
+    """The quantities that the paper prints in this row."""
     if name == "table2":
         ratio = Quantity("speedup", lambda row, _: row["latency_s"] / row["precisecache_latency_s"], _cell("speedup"))
         seconds = Quantity("latency, s", _printed("precisecache_latency_s"), _cell("latency"), absolute=True)
@@ -166,7 +166,7 @@ def _same_factor(row: Row, printed: object) -> bool:
     return "x".join(map(str, row.field("downsample_factor") or ())) == printed
 
 
-# Of each table the published column that names a row, and whether a row of ours is that one.
+# Table -> the published column that names a row, and the test whether a row of ours matches that name.
 KEYS: dict[str, tuple[str, Callable[[Row, object], bool]]] = {
     "table1": ("presets", lambda row, printed: row.preset in str(printed).split()),
     "table2": ("gpus", lambda row, printed: devices(row) == printed),

@@ -28,7 +28,7 @@ WORST = 10
 def tables(results: Path, convention: str = CONVENTION, against: str | None = None) -> list[Table]:
     """Every table of a results folder. convention: whose PSNR, SSIM and LPIPS (docs/fidelity.md).
 
-    against: the curve that comparisons at equal speed and quality are to. Raises ValueError if there are no records.
+    against: the curve to compare with at equal speed and quality. Raises ValueError if there are no records.
     """
     made, found = [], experiments(results)
     _check(convention, [bench for benches in found.values() for bench in benches])
@@ -43,7 +43,7 @@ def tables(results: Path, convention: str = CONVENTION, against: str | None = No
 
 
 def _check(convention: str, benches: Sequence[Bench]) -> None:
-    """ValueError for a convention of which no record has a score."""
+    """Raise ValueError for a convention of which no record has a score."""
     scored = {str(name).partition("@")[0] for bench in benches for name in bench.samples if "@" in str(name)}
     conventions = {name.rpartition(".")[0] or CONVENTION for name in scored} | {CONVENTION}
     if convention not in conventions:
@@ -51,7 +51,7 @@ def _check(convention: str, benches: Sequence[Bench]) -> None:
 
 
 def main_table(name: str, layout: Layout, benches: Sequence[Bench], convention: str = CONVENTION) -> Table:
-    """One row a record, one block a bench, in the order of the layout. `layout.optional` columns go if all missing."""
+    """One row per record, one block per bench, in the layout's order. `layout.optional` columns go if all missing."""
     rows: dict[str, list[Row]] = {}
     notes = []
     for bench in benches:
@@ -82,7 +82,7 @@ def main_table(name: str, layout: Layout, benches: Sequence[Bench], convention: 
 
 
 def worst_table(name: str, benches: Sequence[Bench], convention: str = CONVENTION, count: int = WORST) -> list[Table]:
-    """The `count` prompts with the lowest mean PSNR over all cached records, and who is worst on each; [] without."""
+    """The `count` prompts with the lowest mean PSNR over all cached records, and the worst on each; [] if none."""
     blocks = []
     for bench in benches:
         first = Row(bench, 0, convention)

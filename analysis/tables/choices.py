@@ -1,7 +1,7 @@
 """One choice at a time: the quality that a setting gains or loses against the usual choices, at equal MACs.
 
-A choice moves the steps computed and the quality at once, so that its quality says nothing by itself. It is compared
-with the line through several settings of the usual choices (PreciseCache at several α), where the line costs as much.
+A choice changes the number of computed steps and the quality at once, so its quality alone says nothing. It is compared
+with the line through several settings of the usual choices (PreciseCache at several α), where that costs as much.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..stats import Interval, at_speedup, interval
 class Choice:
     """A curve of one setting, beside the curve of several settings that differs from it in least.
 
-    changed: what it does otherwise: "norm l2". usual: the other curve's name. speedup: by MACs. scores, gains: by
-    metric; a gain is the score minus the other curve's at that speedup, on the same prompts, NaN where that has no
-    settings around it. Of all, 95 % intervals over prompts.
+    changed: what it does differently: "norm l2". usual: the other curve's name. speedup: by MACs. scores, gains: by
+    metric; a gain is the score minus the other curve's at that speedup, on the same prompts, NaN where that curve has
+    no settings around it. All with 95 % intervals over prompts.
     """
 
     changed: str
@@ -34,7 +34,7 @@ class Choice:
 
 
 def choices(found: dict[str, Curve], prompts: int) -> list[Choice]:
-    """Of `pareto.curves`, each that has one setting beside one of the same method that has several; by name."""
+    """Every curve of `pareto.curves` with one setting, beside one of the same method with several; sorted by name."""
     lines = [curve for curve in found.values() if len(curve.labels) > 1]
     made = []
     for curve in found.values():
@@ -49,7 +49,7 @@ def _changed(curve: Curve, usual: Curve) -> dict[str, Any]:
 
 
 def _apart(curve: Curve, usual: Curve) -> tuple[int, float]:
-    """How many choices differ; then, of numbers, by how much: another cache rate is nearer to some than to none."""
+    """How many choices differ; then by how much in numbers: a cache rate is nearer to another rate than to none."""
     changed = _changed(curve, usual)
     numbers = [abs(value - usual.fields[name]) for name, value in changed.items() if isinstance(value, int | float)]
     return len(changed), sum(numbers)
@@ -67,7 +67,7 @@ def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
 
 
 def tables(name: str, benches: Sequence[Bench]) -> list[Table]:
-    """The choices of every bench, a block for each curve that they are compared with; no table without any."""
+    """The choices of every bench, a block for each curve that they are compared with; [] if there are none."""
     blocks = []
     for bench in benches:
         with contextlib.suppress(ValueError):  # no prompt in common
