@@ -26,14 +26,14 @@ class Parser(argparse.ArgumentParser):
 
 def run(work: Callable[[], str]) -> int:
     """Do the work, print the text it returns, if any, and the seconds taken; return the exit code, 2 on an error."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
-        said = work()
+        report = work()
     except (OSError, ValueError) as error:
         print(f"analysis: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    if said:
-        print(f"{said} ({time.perf_counter() - began:.1f} s)")
+    if report:
+        print(f"{report} ({time.perf_counter() - start:.1f} s)")
     return 0
 
 

@@ -37,8 +37,8 @@ def _column(fidelity: dict[str, dict], metric: str) -> dict[str, str]:
     """Convention -> cell, for the newest version of the metric in each."""
     cells = {}
     for name in sorted(fidelity):  # of two versions of one definition the later comes last
-        convention, _, rest = name.partition("@")[0].rpartition(".")
-        if rest == metric:
+        convention, _, kind = name.partition("@")[0].rpartition(".")
+        if kind == metric:
             cells[convention or "raw"] = _cell(fidelity[name], METRICS[metric])
     return cells
 
@@ -46,7 +46,7 @@ def _column(fidelity: dict[str, dict], metric: str) -> dict[str, str]:
 def _cell(summary: dict, digits: int) -> str:
     if summary["mean"] is None:
         return "identical" if summary["identical"] else "not scored"
-    missing = [f"{summary[what]} {what}" for what in ("identical", "unscored") if summary.get(what)]
+    missing = [f"{summary[state]} {state}" for state in ("identical", "unscored") if summary.get(state)]
     unscored = f" ({', '.join(missing)})" if missing else ""
     return f"{summary['mean']:.{digits}f}{unscored}"
 

@@ -138,12 +138,12 @@ def load_samples(root: Path) -> pd.DataFrame:
 def _samples_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for record in raw:
-        who = {column.name: column.of(record) for column in IDENTITY} | {"fields": _fields(record)}
+        identity = {column.name: column.of(record) for column in IDENTITY} | {"fields": _fields(record)}
         for sample in record["samples"]:
             scores = dict(sample["fidelity"])
             if scores.get("psnr@1", IDENTICAL_PSNR_1) < IDENTICAL_PSNR_1:
                 scores.setdefault("psnr@2", scores["psnr@1"])
-            rows.append(who | {column.name: column.of(sample) for column in SAMPLE} | scores)
+            rows.append(identity | {column.name: column.of(sample) for column in SAMPLE} | scores)
     names = [column.name for column in (*IDENTITY, *SAMPLE)]
     metrics = list(dict.fromkeys(name for row in rows for name in row if name not in {*names, "fields"}))
     return _numeric(pd.DataFrame(rows, columns=[*names, "fields", *metrics]))
@@ -232,12 +232,12 @@ def _benches_of(root: Path, results: Path) -> Iterator[Bench]:
     raw = list(records(root))
     frame, samples = _records_frame(raw), _samples_frame(raw)
     name = results.resolve().name if root == results else root.relative_to(results).as_posix()
-    for who, group in frame.groupby(["machine", "model", "reference"], sort=True):
-        machine, model, reference = (str(part) for part in who)
-        of_bench = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
-        of_records = tuple(raw[int(place)] for place in group.index)
+    for key, group in frame.groupby(["machine", "model", "reference"], sort=True):
+        machine, model, reference = (str(part) for part in key)
+        bench_samples = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
+        bench_raw = tuple(raw[int(place)] for place in group.index)
         labelled = group.assign(label=labels(group)).reset_index(drop=True)
-        yield Bench(name, root, machine, model, reference, labelled, of_bench.reset_index(drop=True), of_records)
+        yield Bench(name, root, machine, model, reference, labelled, bench_samples.reset_index(drop=True), bench_raw)
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:

@@ -57,6 +57,6 @@ class Metric:
 def metric_of(name: str, records: Iterable[dict[str, Any]] = ()) -> Metric:
     """A metric by its name, as the first record that describes it does."""
     kind = name.partition("@")[0].rpartition(".")[2]
-    found = (record.get("fidelity", {}).get(name, {}) for record in records)
-    known = next((entry for entry in found if "title" in entry), OLDER.get(kind, OLDER["ssim"] | {"title": kind}))
+    entries = (record.get("fidelity", {}).get(name, {}) for record in records)
+    known = next((entry for entry in entries if "title" in entry), OLDER.get(kind, OLDER["ssim"] | {"title": kind}))
     return Metric(name, *(known[field] for field in OLDER["psnr"]))

@@ -217,16 +217,16 @@ def _rows(
     style: Cell,
 ) -> list[list[Cell]]:
     """One row per curve: its number at each target and the paired difference to the baseline; the best first."""
-    measured = {name: [measure(*each, target) for target in targets] for name, each in points.items()}
+    measured = {name: [measure(*drawn, target) for target in targets] for name, drawn in points.items()}
     middle = {name: np.nan_to_num(values[len(targets) // 2][0], nan=-np.inf) for name, values in measured.items()}
-    theirs = measured[baseline.name] if baseline else []
+    baseline_values = measured[baseline.name] if baseline else []
     rows = []
     for name in sorted(measured, key=lambda name: (-middle[name], name)):
         row = [Cell(text=name)]
-        for number, mine in enumerate(measured[name]):
-            row.append(_cell(mine, style))
+        for number, values in enumerate(measured[name]):
+            row.append(_cell(values, style))
             same = baseline is None or name == baseline.name
-            row.append(Cell() if same else _cell(mine - theirs[number], style, sign="+"))
+            row.append(Cell() if same else _cell(values - baseline_values[number], style, sign="+"))
         rows.append(row)
     return rows
 

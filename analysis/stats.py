@@ -117,10 +117,10 @@ def at_quality(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
     The line is that of `at_speedup`, so that each inverts the other where scores fall with speed. Shapes as there.
     """
     costs, scores = _lines(speedups, scores)
-    here, after = scores[..., :-1], scores[..., 1:]
+    left, right = scores[..., :-1], scores[..., 1:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = costs[..., :-1] + (target - here) / (after - here) * np.diff(costs, axis=-1)
-        crossed = (np.minimum(here, after) < target) & (target < np.maximum(here, after))
+        crossing = costs[..., :-1] + (target - left) / (right - left) * np.diff(costs, axis=-1)
+        crossed = (np.minimum(left, right) < target) & (target < np.maximum(left, right))
     candidates = np.full((*costs.shape[:-1], 2 * costs.shape[-1] - 1), np.nan)  # settings, and the lines between them
     candidates[..., ::2] = np.where(scores == target, costs, np.nan)
     candidates[..., 1::2] = np.where(crossed, crossing, np.nan)

@@ -72,10 +72,10 @@ def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
 
     def names(bench: Bench) -> list[str]:
         folder = bench.experiment.replace("/", "-")
-        said = [f"{kind.name}-{bench.model}"] if not kind.each else []
-        said += [f"{kind.name}-{folder}-{bench.model}"]
-        apart = (bench.reference, bench.machine, f"{bench.reference}-{bench.machine}")
-        return [*said, *(f"{said[-1]}-{end}" for end in apart)]
+        candidates = [f"{kind.name}-{bench.model}"] if not kind.each else []
+        candidates += [f"{kind.name}-{folder}-{bench.model}"]
+        endings = (bench.reference, bench.machine, f"{bench.reference}-{bench.machine}")
+        return [*candidates, *(f"{candidates[-1]}-{end}" for end in endings)]
 
     sizes: dict[str, list[int]] = {}
     for bench, _ in drawn:
@@ -100,19 +100,19 @@ def write(results: Path, out: Path, say: Callable[[str], None] = print) -> int:
     """
     found, missing = drawings(results)
     for drawing in found:
-        began = time.perf_counter()
+        start = time.perf_counter()
         style.save(drawing.figure, out / drawing.name)
-        _text(out / f"{drawing.name}.md", drawing.caption)
-        say(f"{out / drawing.name}.pdf, .png, .md ({time.perf_counter() - began:.1f} s)")
+        _write_text(out / f"{drawing.name}.md", drawing.caption)
+        say(f"{out / drawing.name}.pdf, .png, .md ({time.perf_counter() - start:.1f} s)")
     if any(drawing.claims for drawing in found):
-        _text(out / "claims.md", claims_table(found))
+        _write_text(out / "claims.md", claims_table(found))
         say(str(out / "claims.md"))
     for line in missing:
         say(line)
     return len(found)
 
 
-def _text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

@@ -62,17 +62,17 @@ def _shares(entry: Entry) -> np.ndarray:
     return values / values.sum(1, keepdims=True)
 
 
-def _held(entry: Entry, first: int, last: int) -> float:
+def _share_over_even(entry: Entry, first: int, last: int) -> float:
     """Share of the blocks from rank `first` up to `last`, mean over steps, divided by their even share."""
     ordered = np.sort(_shares(entry), axis=1)[:, ::-1]
     return float(ordered[:, first:last].sum(1).mean() / ((last - first) / ordered.shape[1]))
 
 
 def _claims(seen: list[Entry], count: int) -> tuple[Claim, ...]:
-    who = [entry["prompt"] for entry in seen]
+    prompt_names = [entry["prompt"] for entry in seen]
     quarter, half = max(1, round(count / 4)), count // 2
-    top, prompts = over_prompts([_held(entry, 0, quarter) for entry in seen], who, geometric=True)
-    quiet, _ = over_prompts([_held(entry, half, count) for entry in seen], who, geometric=True)
+    top, prompts = over_prompts([_share_over_even(entry, 0, quarter) for entry in seen], prompt_names, geometric=True)
+    quiet, _ = over_prompts([_share_over_even(entry, half, count) for entry in seen], prompt_names, geometric=True)
     return (
         Claim(
             "Are few blocks pivotal?",
@@ -97,11 +97,11 @@ def _claims(seen: list[Entry], count: int) -> tuple[Claim, ...]:
 def _ranking(seen: list[Entry]) -> str:
     """A note on whether a step's ranking, which BlockCache keeps, holds at the next step."""
 
-    def lasts(entry: Entry) -> float:
+    def correlation(entry: Entry) -> float:
         shares = _shares(entry)
         return float(pd.Series([spearman(a, b) for a, b in itertools.pairwise(shares)]).mean())
 
-    found, count = over_prompts([lasts(entry) for entry in seen], [entry["prompt"] for entry in seen])
+    found, count = over_prompts([correlation(entry) for entry in seen], [entry["prompt"] for entry in seen])
     return (
         "BlockCache goes by the ranking of an earlier step: the rank correlation of the blocks' changes between"
         f" adjacent steps is {words(found)}, n = {count}."

@@ -120,10 +120,12 @@ def _after_reuse(run: pd.Series) -> float:
 
 def _claims(runs: pd.DataFrame) -> tuple[Claim, ...]:
     by_prompt = [group for _, group in runs.groupby(KEYS)]
-    who = [str(group["prompt"].iloc[0]) for group in by_prompt]
-    r2, n_line = over_prompts([through_zero(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], who)
-    exponent, n = over_prompts([power(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], who)
-    video, _ = over_prompts([power(g["delta"].to_numpy(), g["video"].to_numpy()) for g in by_prompt], who)
+    prompt_names = [str(group["prompt"].iloc[0]) for group in by_prompt]
+    r2, n_line = over_prompts(
+        [through_zero(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], prompt_names
+    )
+    exponent, n = over_prompts([power(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], prompt_names)
+    video, _ = over_prompts([power(g["delta"].to_numpy(), g["video"].to_numpy()) for g in by_prompt], prompt_names)
     claims = [
         Claim(
             "Is the final error linear in δ?",

@@ -95,7 +95,7 @@ def words(found: Interval, digits: int = 3) -> str:
     """A number and its interval as text: `0.31 [0.12, 0.45]`."""
     if math.isnan(found.value):
         return "unknown"
-    value, low, high = (f"{each:.{digits}g}" for each in found)
+    value, low, high = (f"{number:.{digits}g}" for number in found)
     return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
@@ -114,11 +114,11 @@ class Drawing:
     @property
     def caption(self) -> str:
         """Plain paragraphs: what is drawn, every claim with its answer, notes, what brackets mean."""
-        said = [self.title, *(claim.text for claim in self.claims), *self.notes]
+        paragraphs = [self.title, *(claim.text for claim in self.claims), *self.notes]
         if self.claims:
             few = any(claim.prompts < FEW and not claim.exact for claim in self.claims)
-            said.append(BRACKETS + (f" Of fewer than {FEW} prompts they are too narrow." if few else ""))
-        return "\n\n".join(said) + "\n"
+            paragraphs.append(BRACKETS + (f" Of fewer than {FEW} prompts they are too narrow." if few else ""))
+        return "\n\n".join(paragraphs) + "\n"
 
     def _repr_png_(self) -> bytes:
         """The picture that a notebook shows."""
@@ -137,6 +137,6 @@ def over_prompts(values: Sequence[float], prompts: Sequence[str], geometric: boo
     numbers = pd.Series(
         [math.log(v) if geometric and v > 0 else math.nan if geometric else v for v in values], dtype=float
     )
-    who = pd.Series(list(prompts))
-    found = mean_interval(numbers, who)
-    return (Interval(*(math.exp(v) for v in found)) if geometric else found), who[numbers.notna()].nunique()
+    names = pd.Series(list(prompts))
+    found = mean_interval(numbers, names)
+    return (Interval(*(math.exp(v) for v in found)) if geometric else found), names[numbers.notna()].nunique()

@@ -34,8 +34,8 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     both = ~(np.isnan(a) | np.isnan(b))
     if both.sum() < 3:
         return float("nan")
-    ranks = [pd.Series(each[both]).rank().to_numpy() for each in (a, b)]
-    if min(np.ptp(each) for each in ranks) == 0:
+    ranks = [pd.Series(values[both]).rank().to_numpy() for values in (a, b)]
+    if min(np.ptp(values) for values in ranks) == 0:
         return float("nan")
     return float(np.corrcoef(*ranks)[0, 1])
 
@@ -48,8 +48,8 @@ def ratio(a: np.ndarray, b: np.ndarray) -> float:
 
 def stretch(values: np.ndarray, start: float, stop: float) -> float:
     """Mean from the share `start` to the share `stop` of the steps that have a value."""
-    held = values[~np.isnan(values)]
-    chosen = held[round(start * len(held)) : max(round(stop * len(held)), round(start * len(held)) + 1)]
+    known = values[~np.isnan(values)]
+    chosen = known[round(start * len(known)) : max(round(stop * len(known)), round(start * len(known)) + 1)]
     return float(chosen.mean()) if len(chosen) else float("nan")
 
 

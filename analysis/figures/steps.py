@@ -53,10 +53,10 @@ def fig3(bench: Bench) -> Drawing:
     steps = np.arange(len(seen[0][IMPACT]["whole"]["video_mse"]))
     figure, axes = style.panels(2, 2, height=4.6)
     flat = axes.ravel()
-    for place, (name, words_) in enumerate(PARTS.items()):
+    for place, (name, description) in enumerate(PARTS.items()):
         panel = flat[place]
         style.by_prompt(panel, steps, [_positive(entry[IMPACT][name]["video_mse"]) for entry in seen])
-        panel.set(yscale="log", title=f"({LETTERS[place]}) {words_} reused")
+        panel.set(yscale="log", title=f"({LETTERS[place]}) {description} reused")
         style.over_steps(panel, len(steps))
         panel.set_ylabel("MSE of the video")
     limits = np.array([panel.get_ylim() for panel in flat[:3]])
@@ -156,8 +156,8 @@ def _tracks(seen: list[Entry], predictor: str, name: str, paper: str) -> Claim:
 
 
 def _better(seen: list[Entry]) -> Claim:
-    apart = np.array(_rho(seen, LFD)) - np.array(_rho(seen, PLAIN))
-    found, count = over_prompts(list(apart), _prompts(seen))
+    advantage = np.array(_rho(seen, LFD)) - np.array(_rho(seen, PLAIN))
+    found, count = over_prompts(list(advantage), _prompts(seen))
     plain = over_prompts(_rho(seen, PLAIN), _prompts(seen))[0]
     return Claim(
         "Does the LFD track the impact of reuse better than the plain difference?",
@@ -183,11 +183,11 @@ def _negligible_late(seen: list[Entry]) -> Claim:
 
 
 def _negligible_high(seen: list[Entry]) -> Claim:
-    def of(part: str) -> list[float]:
+    def ratios(part: str) -> list[float]:
         return [ratio(_impact(entry, part=part), _impact(entry)) for entry in seen]
 
-    found, count = over_prompts(of("high"), _prompts(seen), geometric=True)
-    low = over_prompts(of("low"), _prompts(seen), geometric=True)[0]
+    found, count = over_prompts(ratios("high"), _prompts(seen), geometric=True)
+    low = over_prompts(ratios("low"), _prompts(seen), geometric=True)[0]
     return Claim(
         "Is reuse of the high frequencies harmless?",
         "the low frequencies predominantly affect the result, the high ones have a negligible influence (fig. 3b, 3c)",
@@ -203,12 +203,12 @@ def _weights(seen: list[Entry]) -> str:
     """A note on what the paper does not try: the change times the solver's weight (one constant per step)."""
     rho, latent = _rho(seen, WEIGHTED), _rho(seen, WEIGHTED, "latent_rmse")
     found, count = over_prompts(rho, _prompts(seen))
-    apart = over_prompts(list(np.array(rho) - np.array(_rho(seen, LFD))), _prompts(seen))[0]
+    advantage = over_prompts(list(np.array(rho) - np.array(_rho(seen, LFD))), _prompts(seen))[0]
     return (
         "Not in the paper: the plain difference times the solver's weight of the step (how far the final latent moves"
         f" per change of that step's prediction) has a rank correlation of {words(found)} with the MSE of the video,"
         f" {words(over_prompts(latent, _prompts(seen))[0])} with the RMSE of the latent. Minus the LFD's, prompt by"
-        f" prompt, the former is {words(apart)}, n = {count}."
+        f" prompt, the former is {words(advantage)}, n = {count}."
     )
 
 
@@ -217,10 +217,10 @@ def fig4(bench: Bench) -> Drawing:
     seen = entries(bench, DIFFERENCE)
     steps = np.arange(len(seen[0][DIFFERENCE]["whole"]["rms"]))
     figure, axes = style.panels(1, 3, sharey=True)
-    for place, (name, words_) in enumerate(PARTS.items()):
+    for place, (name, description) in enumerate(PARTS.items()):
         panel = axes[0, place]
         style.by_prompt(panel, steps, [_positive(entry[DIFFERENCE][name]["rms"]) for entry in seen])
-        panel.set(yscale="log", title=f"({LETTERS[place]}) {words_}")
+        panel.set(yscale="log", title=f"({LETTERS[place]}) {description}")
         style.over_steps(panel, len(steps))
     axes[0, 0].set_ylabel("change of the prediction, RMS")
     axes[0, 0].legend(loc="upper center")
@@ -242,10 +242,10 @@ def _changes(seen: list[Entry]) -> tuple[Claim, ...]:
     def share(entry: Entry) -> float:
         return stretch(change(entry, "high") ** 2, 0.75, 1) / stretch(change(entry, "whole") ** 2, 0.75, 1)
 
-    who = _prompts(seen)
-    rise, count = over_prompts([late(entry) for entry in seen], who, geometric=True)
-    high, _ = over_prompts([share(entry) for entry in seen], who)
-    fall, _ = over_prompts([quarters(change(entry, "low")) for entry in seen], who, geometric=True)
+    prompt_names = _prompts(seen)
+    rise, count = over_prompts([late(entry) for entry in seen], prompt_names, geometric=True)
+    high, _ = over_prompts([share(entry) for entry in seen], prompt_names)
+    fall, _ = over_prompts([quarters(change(entry, "low")) for entry in seen], prompt_names, geometric=True)
     return (
         Claim(
             "Do predictions change much at low noise?",

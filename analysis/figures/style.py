@@ -94,10 +94,10 @@ def panels(rows: int, columns: int, width: float = PAGE, height: float = 2.2, **
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """A figure as a pdf or png file; the same figure gives the same bytes, at any time."""
-    held = io.BytesIO()
+    buffer = io.BytesIO()
     with styled():
-        figure.savefig(held, format=kind, dpi=DPI, metadata=UNDATED[kind])
-    return held.getvalue()
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=UNDATED[kind])
+    return buffer.getvalue()
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -117,10 +117,10 @@ def of_method(method: str, variant: int = 0) -> dict[str, Any]:
 def by_prompt(axes: Axes, steps: np.ndarray, values: Sequence[np.ndarray]) -> None:
     """One thin line per prompt, and their median on top. Steps without any value are left out."""
     table = np.array(values, dtype=float)
-    seen = ~np.isnan(table).all(0)
+    has_value = ~np.isnan(table).all(0)
     for number, line in enumerate(table):
-        axes.plot(steps[seen], line[seen], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
-    axes.plot(steps[seen], np.nanmedian(table[:, seen], 0), color=BLACK, linewidth=1.4, label="median")
+        axes.plot(steps[has_value], line[has_value], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
+    axes.plot(steps[has_value], np.nanmedian(table[:, has_value], 0), color=BLACK, linewidth=1.4, label="median")
 
 
 def over_steps(axes: Axes, count: int) -> None:

@@ -83,9 +83,9 @@ def _media(bench: dict[str, Any], prompts: list[dict[str, Any]], out: Path, say:
             media.bring(video, target)
             sample["video"] = target.relative_to(out).as_posix()
             if key in references and identity != bench["reference"]:
-                apart = target.with_suffix(".difference.mp4")
-                frames = media.difference(video, references[key], frames, apart, described["fps"])
-                sample["difference"] = apart.relative_to(out).as_posix()
+                difference = target.with_suffix(".difference.mp4")
+                frames = media.difference(video, references[key], frames, difference, described["fps"])
+                sample["difference"] = difference.relative_to(out).as_posix()
         say(f"{bench['model']}  {prompt['title']!r}")
     return described
 

@@ -60,7 +60,7 @@ def _metrics(bench: Bench) -> list[dict[str, Any]]:
     """The metrics that any sample has a value of, each with name, title and whether lower is better."""
     first = {name: place for place, name in enumerate(FIRST)}
     metrics = sorted(bench.metrics, key=lambda metric: (first.get(metric.name, len(FIRST)), metric.name))
-    return [{"name": each.name, "title": each.words, "lower": each.lower_is_better} for each in metrics]
+    return [{"name": metric.name, "title": metric.words, "lower": metric.lower_is_better} for metric in metrics]
 
 
 def _method(
@@ -90,8 +90,8 @@ def _method(
 
 
 def _mean(values: Iterator[float]) -> float | None:
-    held = list(values)
-    return sum(held) / len(held) if held else None
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _score(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _worst(scores: dict[str, dict[str, float]], metrics: list[dict[str, Any]]) -
     if not metrics:
         return 0.0
     sign = -1 if metrics[0]["lower"] else 1
-    return min((sign * each[metrics[0]["name"]] for each in scores.values() if metrics[0]["name"] in each), default=0.0)
+    return min((sign * row[metrics[0]["name"]] for row in scores.values() if metrics[0]["name"] in row), default=0.0)
 
 
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:

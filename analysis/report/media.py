@@ -62,11 +62,11 @@ def heat(video: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The colour-mapped mean absolute difference over channels of uint8 videos (frames, height, width, 3); uint8."""
     table = np.stack([np.interp(np.linspace(0, 4, 256), range(5), channel) for channel in COLOURS.T], axis=-1)
     table = table.round().astype(np.uint8)
-    drawn = []
-    for one, other in zip(video, reference, strict=True):  # frame by frame: a real video is a quarter of a gigabyte
-        apart = np.abs(one.astype(np.int16) - other).mean(-1)
-        drawn.append(table[np.minimum(apart * (255 / FULL), 255).astype(np.uint8)])
-    return np.stack(drawn)
+    coloured = []
+    for frame, reference_frame in zip(video, reference, strict=True):  # a whole real video would take 0.25 GB
+        distance = np.abs(frame.astype(np.int16) - reference_frame).mean(-1)
+        coloured.append(table[np.minimum(distance * (255 / FULL), 255).astype(np.uint8)])
+    return np.stack(coloured)
 
 
 def _newer(path: Path, than: Path) -> bool:

@@ -40,7 +40,7 @@ def choices(found: dict[str, Curve], prompts: int) -> list[Choice]:
     for curve in found.values():
         usual = [line for line in lines if line.fields["name"] == curve.fields["name"]]
         if len(curve.labels) == 1 and usual:
-            made.append(_choice(curve, min(usual, key=lambda line: _apart(curve, line)), prompts))
+            made.append(_choice(curve, min(usual, key=lambda line: _distance(curve, line)), prompts))
     return sorted(made, key=lambda choice: (choice.usual, choice.changed))
 
 
@@ -48,7 +48,7 @@ def _changed(curve: Curve, usual: Curve) -> dict[str, Any]:
     return {name: value for name, value in curve.fields.items() if value != usual.fields[name]}
 
 
-def _apart(curve: Curve, usual: Curve) -> tuple[int, float]:
+def _distance(curve: Curve, usual: Curve) -> tuple[int, float]:
     """How many choices differ; then by how much in numbers: a cache rate is nearer to another rate than to none."""
     changed = _changed(curve, usual)
     numbers = [abs(value - usual.fields[name]) for name, value in changed.items() if isinstance(value, int | float)]
@@ -58,10 +58,10 @@ def _apart(curve: Curve, usual: Curve) -> tuple[int, float]:
 def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
     scores, gains = {}, {}
     for metric in METRICS:
-        speeds, values = (each[:, 0] for each in resampled(curve, metric, False, prompts))  # speeds are of any metric
+        speeds, values = (drawn[:, 0] for drawn in resampled(curve, metric, False, prompts))  # speeds are of any metric
         scores[metric] = interval(values[0], values[1:])
-        apart = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
-        gains[metric] = interval(apart[0], apart[1:])
+        gain = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
+        gains[metric] = interval(gain[0], gain[1:])
     changed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _changed(curve, usual).items())
     return Choice(changed, usual.name, interval(speeds[0], speeds[1:]), scores, gains)
 
@@ -74,9 +74,9 @@ def tables(name: str, benches: Sequence[Bench]) -> list[Table]:
             found, prompts = curves(bench)
             made = choices(found, prompts)
             for usual in dict.fromkeys(choice.usual for choice in made):
-                of_usual = [choice for choice in made if choice.usual == usual]
+                compared = [choice for choice in made if choice.usual == usual]
                 heading = f"{bench.heading}: beside {usual} at {len(found[usual].labels)} settings, {prompts} prompts"
-                blocks.append(Block(heading, [_row(choice) for choice in of_usual]))
+                blocks.append(Block(heading, [_row(choice) for choice in compared]))
     heads = [head for title in METRICS.values() for head in (f"{title} ↑", f"{title}, gained")]
     notes = [
         "Gained: the score minus that of the usual choices at equal MACs, prompt by prompt, on straight lines between "

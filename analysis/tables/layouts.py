@@ -83,9 +83,9 @@ class Layout:
             timed = (
                 f"brackets: range of {' or '.join(map(str, calls))} timed calls" if calls != [1] else "one call each"
             )
-            of = "one prompt" if prompts <= 1 else f"{prompts} prompts"
+            sample = "one prompt" if prompts <= 1 else f"{prompts} prompts"
             notes.append(
-                f"Latency: denoising loop of {of}, median, beside the uncached call timed in turn in one process; "
+                f"Latency: denoising loop of {sample}, median, beside the uncached call timed in turn in one process; "
                 f"{timed}."
             )
             notes.append(

@@ -45,19 +45,19 @@ class NoiseFloor:
 def noise_floor(bench: Bench) -> NoiseFloor:
     """The noise floor of a bench, from its records."""
     timed = [record["latency"]["reference_denoise_seconds"] for record in bench.raw if record["latency"]]
-    timed = [each for each in timed if "values" in each]
-    within = [max(each["values"]) / min(each["values"]) for each in timed if len(each["values"]) > 1]
-    medians = [each["median"] for each in timed]
-    again = [
+    timed = [timing for timing in timed if "values" in timing]
+    within = [max(timing["values"]) / min(timing["values"]) for timing in timed if len(timing["values"]) > 1]
+    medians = [timing["median"] for timing in timed]
+    recomputed = [
         sample for record in bench.raw if record["recipe"]["method"]["name"] != NO_CACHE
-        for sample in record["samples"] if _in_full(sample, record) and _told(sample)
+        for sample in record["samples"] if _in_full(sample, record) and _verdict(sample)
     ]  # fmt: skip
     return NoiseFloor(
-        calls=sum(len(each["values"]) for each in timed),
+        calls=sum(len(timing["values"]) for timing in timed),
         within=max(within, default=float("nan")),
         between=max(medians) / min(medians) if len(medians) > 1 else float("nan"),
-        recomputed=len(again),
-        identical=sum(_told(sample) == IDENTICAL for sample in again),
+        recomputed=len(recomputed),
+        identical=sum(_verdict(sample) == IDENTICAL for sample in recomputed),
     )
 
 
@@ -67,7 +67,7 @@ def _in_full(sample: dict, record: dict) -> bool:
     return sample.get("trace", {}).get("actions") == "F" * (steps or 0) != ""
 
 
-def _told(sample: dict) -> str | None:
+def _verdict(sample: dict) -> str | None:
     """The comparison with the uncached video: "identical", "different", or None if it was not scored."""
     scores, notes = sample["fidelity"], sample.get("fidelity_notes", {})
     name = max((name for name in scores if name.startswith("psnr@")), default="")
