@@ -213,7 +213,7 @@ class Bench:
 
 
 def benches(results: Path) -> list[Bench]:
-    """Every bench under a results folder, by experiment, machine and model. ValueError if there is none."""
+    """Every bench under a results folder, by experiment, machine and model. Raises ValueError if there is none."""
     found = [bench for root in folders(results) for bench in _benches_of(root, results)]
     if not found:
         raise ValueError(f"no records under {results}")
@@ -221,7 +221,7 @@ def benches(results: Path) -> list[Bench]:
 
 
 def experiments(results: Path) -> dict[str, list[Bench]]:
-    """The benches by the name of their experiment. ValueError if there is none."""
+    """The benches by the name of their experiment. Raises ValueError if there is none."""
     found: dict[str, list[Bench]] = {}
     for bench in benches(results):
         found.setdefault(bench.experiment, []).append(bench)

@@ -57,11 +57,11 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Curve:
-    """One method's settings: `macs` (settings, prompts), `efficiency` (settings), `scores` as `macs`, by metric.
+    """One method's settings: MACs of a video `macs` (settings, prompts), `efficiency` (settings), `scores` as `macs`.
 
     For a prompt with several seeds, values are means over its seeds; a video without a score is left out. labels: each
     setting's, as in the bench's records. fields: as `kind_of` returns them, and the method's `version`; an older
-    version has curves of its own.
+    version has curves of its own. scores: by metric.
     """
 
     name: str

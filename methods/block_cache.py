@@ -21,7 +21,7 @@ SURPLUS = 4  # extra blocks kept while ranking, beyond those that will be reused
 
 
 class BlockCache:
-    """A refresh keeps what the least pivotal blocks add to their input; the next L computed steps add it unrun.
+    """A refresh keeps what the least pivotal blocks add to their input; the next L computed steps only add that.
 
     Only what will be reused is kept, plus `SURPLUS` blocks while ranking: about `rate` × blocks × branches residuals.
     While ranking, the host waits for the device once in several blocks, not at every block. With two streams (video

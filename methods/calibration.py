@@ -32,7 +32,7 @@ def path_of(method: str, anatomy: Anatomy) -> Path:
 
 
 def measured(method: str, anatomy: Anatomy) -> dict[str, Any]:
-    """The measured calibration. Raises NotCalibratedError if there is none."""
+    """The measured calibration, as read from JSON. Raises NotCalibratedError if there is none."""
     path = path_of(method, anatomy)
     if not path.exists():
         raise NotCalibratedError(

@@ -115,11 +115,11 @@ class PABConfig(Cache):
 class _Broadcast(Rule):
     def __init__(self, config: PABConfig) -> None:
         self.config = config
-        self._counts: dict[str, int] = {}  # calls so far, by branch
-        self._mlp_until: dict[str, int] = {}  # the count up to which a branch's MLP outputs are good
+        self._counts: dict[str, int] = {}  # branch -> its calls so far
+        self._mlp_until: dict[str, int] = {}  # branch -> the count up to which its MLP outputs are valid
         self._now: set[str] = set()  # kinds answered from memory in the running call
         self._lasting: set[str] = set()  # kinds that the branch's next call may take from memory
-        self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> its latest output, a tuple if it gave one
+        self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> the module's latest output, perhaps a tuple
         self._kinds: dict[str, str] = {}  # module -> kind
         self._gates: dict[str, str] = {}  # module -> its gate, which answers in its place
 

@@ -154,7 +154,7 @@ class TeaCache(StepwiseRule):
 
 
 def look(denoiser: Denoiser, feature: str) -> torch.Tensor:
-    """The current branch's feature by its name."""
+    """The current branch's feature (a tensor) by its name: a value of FEATURES, or "e0"."""
     if feature == "modulated":
         return denoiser.look(denoiser.anatomy.first_modulated)
     options = {"projected": True} if feature == "e0" else {}
@@ -162,5 +162,5 @@ def look(denoiser: Denoiser, feature: str) -> torch.Tensor:
 
 
 def relative_l1(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean absolute difference as a share of b's mean absolute value (equation 4)."""
+    """Mean absolute difference of a and b over the mean absolute value of b (equation 4); in float32."""
     return float((a.float() - b.float()).abs().mean() / b.float().abs().mean())

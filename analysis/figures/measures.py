@@ -25,7 +25,7 @@ def entries(bench: Bench, *names: str) -> list[Entry]:
 
 
 def array(values: Sequence[float | None]) -> np.ndarray:
-    """Floats, NaN for None."""
+    """An array of floats, NaN for None."""
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 

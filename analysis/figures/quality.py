@@ -24,7 +24,7 @@ OURS = "precisecache prediction"  # the name of LFCache's curve, as the paper de
 RIVALS = ("pab", "teacache", "fastercache")  # the paper's Table 1
 TARGETS = (2.0, 1.5, 2.5)  # speedups; the first at which both methods have a score decides
 PRESETS = {0.5: "base", 0.7: "turbo"}
-LEGEND = 3  # columns
+LEGEND = 3  # columns of the legend
 SAME = 0.1  # relative distance within which a MACs ratio agrees with the paper's
 SIZE = (2, 4, 4)
 
@@ -99,7 +99,7 @@ def _mean(scores: np.ndarray, prompts: int) -> Interval:
 
 
 def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
-    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None if both have a score at no speedup."""
+    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None if at no target both have a score."""
     rival_curves = _curves_of(found, rival)
     lfcache = found.get(OURS)
     if lfcache is None:

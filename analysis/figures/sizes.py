@@ -59,7 +59,7 @@ def _lines(axes: Axes, seen: list[Entry], factors: list[str], kind: str) -> None
 
 
 def times(factor: str) -> str:
-    """`2×4×4` for `2x4x4`."""
+    """A factor as text shows it: `2×4×4` for `2x4x4`."""
     return factor.replace("x", "×")
 
 

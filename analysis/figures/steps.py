@@ -89,7 +89,7 @@ def _impact(entry: Entry, measure: str = "video_mse", part: str = "whole") -> np
 
 
 def _stride(entry: Entry) -> int:
-    """The distance of the steps at which the impact was observed; 0 if that stopped before the last one."""
+    """Steps from one observation of the impact to the next; 0 if they stopped before the last step."""
     tried = np.flatnonzero(~np.isnan(_impact(entry, "latent_rmse", "high")))  # the last part to be tried at a step
     stride = int(tried[1] - tried[0]) if len(tried) > 1 else 0
     whole = stride and list(tried) == list(range(tried[0], len(_impact(entry)), stride))

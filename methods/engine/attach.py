@@ -123,7 +123,7 @@ class Handle:
             hooked.undo()
         for module in self._transformers:
             module._diffusers_hook.invalidate_child_registries_cache()
-            for name in ("_cache_config", "disable_cache"):  # the class has its own
+            for name in ("_cache_config", "disable_cache"):  # the class's own show again
                 vars(module).pop(name, None)
         self._hooked, self._transformers = [], []
         self._undo_patch()

@@ -131,7 +131,7 @@ class Clock:
             entries, announced = len(now.schedule), self._announced_steps(now)
             self._start = max(entries - (entries if announced is None else announced), 0)
             if not _equals(now.timestep, now.schedule[self._start + (now.step or 0) :][:1]):
-                return  # not a call along this schedule
+                return  # the call does not follow this schedule
         elif now.step is not None:
             self._start = max(now.place - now.step, 0)
         elif not is_resumed:

@@ -137,7 +137,7 @@ class Generation:
         denoiser.step = self.recorder.step(index, self.clock.sigma(now.context, index))
         for name in list(denoiser.branches):
             switched_off = denoiser.anatomy.is_unconditional(name) and self.clock.unguided()
-            if name not in last_seen or switched_off:  # what is kept of the branch would only grow out of date
+            if name not in last_seen or switched_off:  # what is kept of the branch goes out of date
                 del denoiser.branches[name]
                 rule.forget_branch(name)
         denoiser.begin_step(inputs)

@@ -177,13 +177,13 @@ class StackResidual(Reuse):
 
 
 def hidden_of(block: Any, call: ModuleCall) -> torch.Tensor:
-    """The video tokens a block was called with."""
+    """The video tokens (B, tokens, width) a block was called with."""
     metadata = block.metadata
     return metadata._get_parameter_from_args_kwargs(metadata.hidden_states_argument_name, call.args, call.kwargs)
 
 
 def text_of(block: Any, call: ModuleCall) -> torch.Tensor:
-    """The text tokens a block was called with."""
+    """The text tokens (B, tokens, width) a block was called with."""
     metadata = block.metadata
     return metadata._get_parameter_from_args_kwargs(
         metadata.encoder_hidden_states_argument_name, call.args, call.kwargs
@@ -191,12 +191,12 @@ def text_of(block: Any, call: ModuleCall) -> torch.Tensor:
 
 
 def video_of(block: Any, output: Any) -> torch.Tensor:
-    """The video tokens in what a block returned."""
+    """The video tokens (B, tokens, width) in what a block returned."""
     return output[block.metadata.return_hidden_states_index] if isinstance(output, tuple) else output
 
 
 def replaced(block: Any, call: ModuleCall, hidden: torch.Tensor, text: torch.Tensor | None = None) -> Any:
-    """What a block would return with these tokens; its text stream passes through unless given."""
+    """What a block would return with these tokens; the text tokens it was called with unless `text` is given."""
     metadata = block.metadata
     if metadata.return_encoder_hidden_states_index is None:
         return hidden

@@ -119,7 +119,7 @@ def _finite(step: dict[str, Any]) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Adds the time between `start` and `stop` to a step; on CUDA by events, read once at the end of the call."""
+    """Adds the milliseconds from `start` to `stop` to a step; on CUDA by events, read once at the end of the call."""
 
     def __init__(self) -> None:
         self._pending: list[tuple[Step, torch.cuda.Event, torch.cuda.Event]] = []
