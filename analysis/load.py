@@ -130,7 +130,7 @@ def load_samples(root: Path) -> pd.DataFrame:
     """One row per sample: the columns of IDENTITY and SAMPLE, the method's `fields`, and each fidelity score.
 
     Records from before psnr@2 have psnr@1, which differs where a frame is identical to its reference: 100 dB there.
-    Below 100 it is used as psnr@2, since every frame differs; at 100 the video is identical and has no PSNR.
+    Below 100 it is used as psnr@2, to which it is equal if every frame differs; at 100 the video has no PSNR.
     """
     return _samples_frame(list(records(root)))
 
