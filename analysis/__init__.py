@@ -1,4 +1,4 @@
-"""Records to tables. Reads what pcbench wrote through its store; never loads torch."""
+"""Tables, figures and reports from records. Reads what pcbench wrote through its store; never loads torch."""
 
 import importlib.util
 import sys
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def _refuse_hidden() -> None:
-    """One line and exit code 2 for a file or folder that hides the pcbench installed beside this package."""
+    """Exit with code 2 and one line if a file or folder hides the pcbench that is beside this package."""
     spec = importlib.util.find_spec("pcbench")
-    folders = [*(spec.submodule_search_locations or [])] if spec else []  # of a single file none
+    folders = [*(spec.submodule_search_locations or [])] if spec else []  # none for a single file
     beside = Path(__file__).resolve().parents[1] / "pcbench"
     if spec and beside not in [Path(folder).resolve() for folder in folders]:
         hiding = spec.origin or folders[0]

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-# command: the module whose main(argv) it is. Loaded by need: tables want neither matplotlib nor ffmpeg.
+# Command -> the module whose main(argv) runs it, loaded on demand: tables need neither matplotlib nor ffmpeg.
 COMMANDS = {
     "tables": "analysis.tables",
     "figures": "analysis.figures",
@@ -18,7 +18,7 @@ USAGE = f"usage: python -m analysis {'|'.join(COMMANDS)} [results] [--out FOLDER
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 2 with one line for what cannot be."""
+    """Run a command and return its exit code: 2, with one line, if it is unknown or a package is missing."""
     command, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     if command in {"-h", "--help"}:
         print(USAGE)

@@ -1,4 +1,4 @@
-"""What the commands have in common: what cannot be is one line and exit code 2; what was done ends in its time."""
+"""What the commands share: an error is one line and exit code 2, a success one line that ends in the time taken."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import NoReturn
 from .render import Table
 
 LONGEST = 200  # characters of a message
-PRINTED = "-"  # as the folder: Markdown on standard output
+PRINTED = "-"  # given as the folder: Markdown on standard output
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line for what is wrong instead of the usage before it."""
+    """argparse, but an error is one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
         text = " ".join(f"{self.prog}: {message}; --help says more".split())
@@ -25,20 +25,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(work: Callable[[], str]) -> int:
-    """Do the work and print what it says, if anything, and how long it took; returns the exit code."""
-    began = time.perf_counter()
+    """Do the work, print the text it returns, if any, and the seconds taken; return the exit code, 2 on an error."""
+    start = time.perf_counter()
     try:
-        said = work()
+        report = work()
     except (OSError, ValueError) as error:
         print(f"analysis: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    if said:
-        print(f"{said} ({time.perf_counter() - began:.1f} s)")
+    if report:
+        print(f"{report} ({time.perf_counter() - start:.1f} s)")
     return 0
 
 
 def publish(tables: Sequence[Table], out: str) -> str:
-    """Write tables to a folder, or print them; says how many were written."""
+    """Write tables to a folder, or print them; return a text that says how many were written."""
     for table in tables:
         print(table.markdown() if out == PRINTED else ", ".join(map(str, table.write(Path(out)))))
     return "" if out == PRINTED else f"{len(tables)} tables"

@@ -12,11 +12,11 @@ from pcbench.store import records
 from .load import labels, one_machine
 from .render import Block, Cell, Table
 
-METRICS = {"psnr": 2, "ssim": 4, "lpips": 4}  # and digits
+METRICS = {"psnr": 2, "ssim": 4, "lpips": 4}  # metric -> digits
 
 
 def conventions_table(results: Path, model: str, metric: str, machine: str | None = None) -> pd.DataFrame:
-    """One row a convention, one column a method, each the mean over videos as that convention takes it.
+    """One row per convention, one column per method: the mean over videos as that convention takes it.
 
     Raises ValueError if there are no records, records of two machines, or none with the metric.
     """
@@ -34,11 +34,11 @@ def conventions_table(results: Path, model: str, metric: str, machine: str | Non
 
 
 def _column(fidelity: dict[str, dict], metric: str) -> dict[str, str]:
-    """Convention to cell, for the newest version of the metric in each."""
+    """Convention -> cell, for the newest version of the metric in each."""
     cells = {}
     for name in sorted(fidelity):  # of two versions of one definition the later comes last
-        convention, _, rest = name.partition("@")[0].rpartition(".")
-        if rest == metric:
+        convention, _, kind = name.partition("@")[0].rpartition(".")
+        if kind == metric:
             cells[convention or "raw"] = _cell(fidelity[name], METRICS[metric])
     return cells
 
@@ -46,13 +46,13 @@ def _column(fidelity: dict[str, dict], metric: str) -> dict[str, str]:
 def _cell(summary: dict, digits: int) -> str:
     if summary["mean"] is None:
         return "identical" if summary["identical"] else "not scored"
-    missing = [f"{summary[what]} {what}" for what in ("identical", "unscored") if summary.get(what)]
+    missing = [f"{summary[state]} {state}" for state in ("identical", "unscored") if summary.get(state)]
     unscored = f" ({', '.join(missing)})" if missing else ""
     return f"{summary['mean']:.{digits}f}{unscored}"
 
 
 def main() -> int:
-    """Print a table a metric; exit code 2 with one line if there is nothing to show."""
+    """Print one table per metric; exit code 2 with one line if there is nothing to show."""
     results = Path(sys.argv[1] if len(sys.argv) > 1 else "results/fidelity")
     model = sys.argv[2] if len(sys.argv) > 2 else "tiny_wan"
     try:

@@ -1,4 +1,4 @@
-"""Records to data frames, by declared columns: one row a record, one row a sample; and which of them share a table."""
+"""Records to data frames, by declared columns: one row per record or per sample; and which may share a table."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .metrics import Metric, metric_of
 
 IDENTICAL_PSNR_1 = 100.0
 NO_CACHE = "none"
-USUAL = 0.75
+USUAL = 0.75  # share of a method's records above which a common value is not named
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a data frame: its name, and where in a record or sample its value is (dots lead inwards)."""
+    """A column of a data frame: its name, and where in a record or sample its value is (keys joined by dots)."""
 
     name: str
     path: str
 
     def of(self, data: dict[str, Any]) -> Any:
-        """The value; None where any part of the way is missing."""
+        """The value; None if any key on the way is missing."""
         found: Any = data
         for part in self.path.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         return found
 
 
-# Who a record is; also in every row of a sample.
+# What identifies a record; also in every row of a sample.
 IDENTITY = (
     Column("machine", "machine.name"),
     Column("model", "recipe.backbone.name"),
@@ -81,13 +81,13 @@ def folders(results: Path) -> list[Path]:
 
 
 def load_records(root: Path) -> pd.DataFrame:
-    """One row a record of one folder: the columns of RECORD (missing: NaN or None), the method's `version` (raised when
-    its fields come to mean other pixels) and `fields` (a dict), the number of `samples` and of `timed_prompts`, and
+    """One row per record of one folder: the columns of RECORD (missing: NaN or None), the method's `version` (raised
+    when the same fields give other pixels) and `fields` (a dict), the number of `samples` and of `timed_prompts`, and
     `overall_speedup_median`, `_min`, `_max`. MACs are in PMACs a video, latency in seconds.
 
-    The overall speedup is of all the record's videos: the MACs' ratio times the timed calls' efficiency. A method that
-    decides by what it sees may compute many more steps for another prompt than for the timed one, whose own speedup
-    stands in only where there is no video.
+    The overall speedup is for all the record's videos: the MACs' ratio times the timed calls' efficiency. A method that
+    decides by its data may compute many more steps for another prompt than for the timed one, whose own speedup is
+    used only where there is no video.
     """
     return _records_frame(list(records(root)))
 
@@ -108,7 +108,7 @@ def _records_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _timed_prompts(record: dict[str, Any]) -> int:
-    """Older records were timed on one prompt and have no list of them."""
+    """Number of timed prompts; older records were timed on one prompt and have no list."""
     return len(record["latency"].get("prompts", [None])) if record.get("latency") else 0
 
 
@@ -127,10 +127,10 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def load_samples(root: Path) -> pd.DataFrame:
-    """One row a sample: the columns of IDENTITY and SAMPLE, the method's `fields`, and each fidelity score.
+    """One row per sample: the columns of IDENTITY and SAMPLE, the method's `fields`, and each fidelity score.
 
     Records from before psnr@2 have psnr@1, which differs where a frame is identical to its reference: 100 dB there.
-    Below 100 it stands in, for a video whose every frame differs; at 100 the video is identical and has no PSNR.
+    Below 100 it is used as psnr@2, to which it is equal if every frame differs; at 100 the video has no PSNR.
     """
     return _samples_frame(list(records(root)))
 
@@ -138,12 +138,12 @@ def load_samples(root: Path) -> pd.DataFrame:
 def _samples_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for record in raw:
-        who = {column.name: column.of(record) for column in IDENTITY} | {"fields": _fields(record)}
+        identity = {column.name: column.of(record) for column in IDENTITY} | {"fields": _fields(record)}
         for sample in record["samples"]:
             scores = dict(sample["fidelity"])
             if scores.get("psnr@1", IDENTICAL_PSNR_1) < IDENTICAL_PSNR_1:
                 scores.setdefault("psnr@2", scores["psnr@1"])
-            rows.append(who | {column.name: column.of(sample) for column in SAMPLE} | scores)
+            rows.append(identity | {column.name: column.of(sample) for column in SAMPLE} | scores)
     names = [column.name for column in (*IDENTITY, *SAMPLE)]
     metrics = list(dict.fromkeys(name for row in rows for name in row if name not in {*names, "fields"}))
     return _numeric(pd.DataFrame(rows, columns=[*names, "fields", *metrics]))
@@ -168,7 +168,7 @@ class Bench:
 
     experiment: the folder's name, with those between it and the results folder ("table1", "mine/first").
     records, samples: as `load_records` and `load_samples` give them, of this bench alone; `records` has a `label` for
-        each, the method with the fields in which the bench's records of it differ.
+        each: the method with the fields in which the bench's records of it differ.
     raw: the records themselves, in the order of `records`.
     """
 
@@ -189,7 +189,7 @@ class Bench:
     @property
     def title(self) -> str:
         """Model and sampling: "tiny_wan, 29×128×128, 50 steps"."""
-        first = self.records.iloc[int((self.records["id"] == self.reference).argmax())]  # or the first
+        first = self.records.iloc[int((self.records["id"] == self.reference).argmax())]  # or the first record
         if pd.isna(first["frames"]):
             return self.model
         size = "×".join(f"{first[name]:.0f}" for name in ("frames", "height", "width"))
@@ -202,7 +202,7 @@ class Bench:
 
     @property
     def metrics(self) -> list[Metric]:
-        """Those that any sample has a value of, by name; of several versions of one the latest."""
+        """The metrics that any sample has a value of, by name; the latest of several versions."""
         scored = sorted(name for name in self.samples if "@" in str(name) and self.samples[name].notna().any())
         return [metric_of(name, self.raw) for name in {name.partition("@")[0]: name for name in scored}.values()]
 
@@ -213,7 +213,7 @@ class Bench:
 
 
 def benches(results: Path) -> list[Bench]:
-    """Every bench under a results folder, by experiment, machine and model. ValueError if there is none."""
+    """Every bench under a results folder, by experiment, machine and model. Raises ValueError if there is none."""
     found = [bench for root in folders(results) for bench in _benches_of(root, results)]
     if not found:
         raise ValueError(f"no records under {results}")
@@ -221,7 +221,7 @@ def benches(results: Path) -> list[Bench]:
 
 
 def experiments(results: Path) -> dict[str, list[Bench]]:
-    """The benches by the name of their experiment. ValueError if there is none."""
+    """The benches by the name of their experiment. Raises ValueError if there is none."""
     found: dict[str, list[Bench]] = {}
     for bench in benches(results):
         found.setdefault(bench.experiment, []).append(bench)
@@ -232,18 +232,18 @@ def _benches_of(root: Path, results: Path) -> Iterator[Bench]:
     raw = list(records(root))
     frame, samples = _records_frame(raw), _samples_frame(raw)
     name = results.resolve().name if root == results else root.relative_to(results).as_posix()
-    for who, group in frame.groupby(["machine", "model", "reference"], sort=True):
-        machine, model, reference = (str(part) for part in who)
-        of_bench = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
-        of_records = tuple(raw[int(place)] for place in group.index)
+    for key, group in frame.groupby(["machine", "model", "reference"], sort=True):
+        machine, model, reference = (str(part) for part in key)
+        bench_samples = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
+        bench_raw = tuple(raw[int(place)] for place in group.index)
         labelled = group.assign(label=labels(group)).reset_index(drop=True)
-        yield Bench(name, root, machine, model, reference, labelled, of_bench.reset_index(drop=True), of_records)
+        yield Bench(name, root, machine, model, reference, labelled, bench_samples.reset_index(drop=True), bench_raw)
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:
     """A method's name, with the fields, or the version, in which records of that method differ.
 
-    What over three quarters of them share goes without saying, and so do tables of numbers.
+    Values that over three quarters of them share are left out, and so are tables of numbers.
     """
 
     frame = frame if "version" in frame else frame.assign(version=1)

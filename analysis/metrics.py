@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 RAW = "raw"
-# Of records from before they described their metrics, by the name without convention and version.
+# For records too old to describe their metrics, by the name without convention and version.
 OLDER: dict[str, dict[str, Any]] = {
     "psnr": {"title": "PSNR", "unit": "dB", "digits": 2, "lower_is_better": False, "shown": True},
     "ssim": {"title": "SSIM", "unit": "", "digits": 4, "lower_is_better": False, "shown": True},
@@ -29,7 +29,7 @@ class Metric:
 
     @property
     def convention(self) -> str:
-        """Whose it is; "raw" is this project's own."""
+        """Whose definition it follows; "raw" is this project's own."""
         return self.name.partition("@")[0].rpartition(".")[0] or RAW
 
     @property
@@ -44,19 +44,19 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """Of a table's column: "PSNR (dB) ↑"."""
+        """The heading of a table's column: "PSNR (dB) ↑"."""
         return f"{self.title}{f' ({self.unit})' if self.unit else ''} {'↓' if self.lower_is_better else '↑'}"
 
     @property
     def words(self) -> str:
-        """As text has it: "PSNR, dB (videosys)"."""
+        """The name in running text: "PSNR, dB (videosys)"."""
         text = f"{self.title}, {self.unit}" if self.unit else self.title
         return text if self.convention == RAW else f"{text} ({self.convention})"
 
 
 def metric_of(name: str, records: Iterable[dict[str, Any]] = ()) -> Metric:
-    """A metric by its name, as the first of the records that describes it does."""
+    """A metric by its name, as the first record that describes it does."""
     kind = name.partition("@")[0].rpartition(".")[2]
-    found = (record.get("fidelity", {}).get(name, {}) for record in records)
-    known = next((entry for entry in found if "title" in entry), OLDER.get(kind, OLDER["ssim"] | {"title": kind}))
+    entries = (record.get("fidelity", {}).get(name, {}) for record in records)
+    known = next((entry for entry in entries if "title" in entry), OLDER.get(kind, OLDER["ssim"] | {"title": kind}))
     return Metric(name, *(known[field] for field in OLDER["psnr"]))

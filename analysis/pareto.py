@@ -20,12 +20,12 @@ from .stats import at_quality, at_speedup, interval, weights
 
 TARGETS = (1.5, 2.0, 2.5)
 RESAMPLES = 1000
-BASELINES = ("uniform prediction", "fewer_steps")  # the first that is there
+BASELINES = ("uniform prediction", "fewer_steps")  # the first that the bench has
 METRICS = {"psnr@2": "PSNR dB", "ssim@2": "SSIM"}
 SPECS = {"psnr@2": ".2f", "ssim@2": ".4f"}
-LEVELS = ("high", "middle", "low")  # quality: the quartiles of all settings
+LEVELS = ("high", "middle", "low")  # of quality: the quartiles of all settings
 ROUNDED = {"psnr@2": 0, "ssim@2": 3}  # digits of the qualities at which speeds are compared
-# What makes another curve of one method, and its usual value, which is not named.
+# Fields that separate curves of one method -> their usual value, which is not named.
 CURVE_FIELDS = {
     "damping": 1.0,
     "block_cache_rate": 0.0,
@@ -33,7 +33,7 @@ CURVE_FIELDS = {
     "retention_steps": False,
     "variant": "official",
 }
-# And what the paper of one method leaves open (docs/precisecache.md).
+# The same for choices that one method's paper leaves open (docs/precisecache.md).
 CHOICES: dict[str, dict[str, Any]] = {
     "precisecache": {
         "accumulate": True,
@@ -57,11 +57,11 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Curve:
-    """One method's settings: `macs` (settings, prompts), `efficiency` (settings), `scores` as `macs`, by metric.
+    """One method's settings: MACs of a video `macs` (settings, prompts), `efficiency` (settings), `scores` as `macs`.
 
-    Of a prompt with several seeds each is the mean over its seeds; a video without a score has no say. labels: each
-    setting's, as in the bench's records. fields: as `kind_of` has them, and the method's `version`, of which
-    an older one has lines of its own.
+    For a prompt with several seeds, values are means over its seeds; a video without a score is left out. labels: each
+    setting's, as in the bench's records. fields: as `kind_of` returns them, and the method's `version`; an older
+    version has curves of its own. scores: by metric.
     """
 
     name: str
@@ -73,12 +73,12 @@ class Curve:
     scores: dict[str, np.ndarray]
 
     def speedups(self, prompts: np.ndarray, latency: bool) -> np.ndarray:
-        """Of each setting over these prompts: of indices (..., prompts) an array (..., settings)."""
+        """Speedup of each setting over these prompts: from indices (..., prompts) an array (..., settings)."""
         ratio = np.moveaxis(self.reference_macs / self.macs[:, prompts].mean(-1), 0, -1)
         return ratio * self.efficiency if latency else ratio
 
     def at(self, metric: str, target: float, latency: bool, prompts: np.ndarray) -> Any:
-        """Mean score over these prompts at a speedup: of indices (..., prompts) an array (...)."""
+        """Mean score over these prompts at a speedup: from indices (..., prompts) an array (...)."""
         scores = np.moveaxis(mean_score(self.scores[metric][:, prompts]), 0, -1)
         return at_speedup(self.speedups(prompts, latency), scores, target)
 
@@ -93,7 +93,7 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
     """All curves of a bench, over the prompts that every record has; and the number of prompts.
 
     Raises ValueError if the records have no prompt and seed in common. Failed records, without samples, are left out,
-    and so are replayed schedules, which need not be more or less of one thing.
+    and so are replayed schedules, whose settings are not more or less of one thing.
     """
     cached = bench.records[~bench.records["method"].isin([NO_CACHE, "replay"]) & (bench.records["samples"] > 0)]
     samples = bench.samples[bench.samples["id"].isin(cached["id"])]
@@ -125,7 +125,7 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
 def kind_of(method: dict[str, Any]) -> dict[str, Any]:
     """What settings on one line have in common: `name`, `reuse` if any, and fields that say what is done, not how much.
 
-    method: as in a record's recipe. Where it lacks a field the usual value stands.
+    method: as in a record's recipe. A field that it lacks gets its usual value.
     """
     usual = CURVE_FIELDS | CHOICES.get(method["name"], {})
     return {name: method.get(name, value) for name, value in {"name": "", "reuse": "", **usual}.items()}
@@ -136,7 +136,7 @@ def _kind(record: pd.Series) -> dict[str, Any]:
 
 
 def _curve_name(record: pd.Series) -> str:
-    """The method, and what it does where that is not the usual."""
+    """The method, and the fields of `kind_of` that are not as usual."""
     kind = _kind(record)
     usual = kind_of({"name": kind["name"]})
     changed = [name for name, value in kind.items() if value != usual[name] and name != "reuse"]
@@ -145,7 +145,7 @@ def _curve_name(record: pd.Series) -> str:
 
 
 def qualities(found: dict[str, Curve], metric: str) -> list[float]:
-    """Scores at which speeds are compared: the quartiles of all settings' means, the highest first; empty without."""
+    """Scores at which speeds are compared: the quartiles of all settings' means, the highest first; or []."""
     means = np.concatenate([mean_score(curve.scores[metric]) for curve in found.values()])
     means = means[~np.isnan(means)]
     return [round(float(v), ROUNDED[metric]) for v in np.percentile(means, [75, 50, 25])] if len(means) else []
@@ -154,9 +154,9 @@ def qualities(found: dict[str, Curve], metric: str) -> list[float]:
 def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> list[Table]:
     """Quality at equal speed and speed at equal quality, a block for each bench, metric and kind of speed.
 
-    against: the curve that the paired differences are to; None: the first of BASELINES that is there. Benches in which
-    no method has two settings on common prompts are left out; nothing is left: no tables. ValueError for a curve that
-    is in none.
+    against: the curve that is subtracted in paired differences; None: the first of BASELINES that a bench has. Benches
+    in which no method has two settings on common prompts are left out; if none is left, there are no tables. Raises
+    ValueError for a curve that no bench has.
     """
     groups = []
     for bench in benches:
@@ -201,7 +201,7 @@ def _heads(targets: Sequence[str]) -> tuple[str, ...]:
 
 
 def resampled(curve: Curve, metric: str, latency: bool, prompts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Speedups and mean scores (1 + resamples, settings), the first of all prompts."""
+    """Speedups and mean scores (1 + resamples, settings); the first row is over all prompts."""
     drawn, scores = weights(prompts, RESAMPLES), curve.scores[metric]
     macs = drawn @ curve.macs.T / prompts
     totals, counts = drawn @ np.nan_to_num(scores).T, drawn @ (~np.isnan(scores)).T
@@ -216,17 +216,17 @@ def _rows(
     targets: Sequence[float],
     style: Cell,
 ) -> list[list[Cell]]:
-    """A row a curve: its number at each target, and the paired difference to the baseline; the best first."""
-    measured = {name: [measure(*each, target) for target in targets] for name, each in points.items()}
+    """One row per curve: its number at each target and the paired difference to the baseline; the best first."""
+    measured = {name: [measure(*drawn, target) for target in targets] for name, drawn in points.items()}
     middle = {name: np.nan_to_num(values[len(targets) // 2][0], nan=-np.inf) for name, values in measured.items()}
-    theirs = measured[baseline.name] if baseline else []
+    baseline_values = measured[baseline.name] if baseline else []
     rows = []
     for name in sorted(measured, key=lambda name: (-middle[name], name)):
         row = [Cell(text=name)]
-        for number, mine in enumerate(measured[name]):
-            row.append(_cell(mine, style))
+        for number, values in enumerate(measured[name]):
+            row.append(_cell(values, style))
             same = baseline is None or name == baseline.name
-            row.append(Cell() if same else _cell(mine - theirs[number], style, sign="+"))
+            row.append(Cell() if same else _cell(values - baseline_values[number], style, sign="+"))
         rows.append(row)
     return rows
 

@@ -23,7 +23,7 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, with its interval (both ends or none), how to write it, and where it is missing why.
+    """A number, with its interval (both ends or none), how to write it, and if it is missing, why.
 
     text: what to write instead of a number.
     """
@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The ends, unless there are none."""
+        """Both ends; None if there is no interval."""
         if self.missing or self.low is None or self.high is None or math.isnan(self.low) or math.isnan(self.high):
             return None
         return self.low, self.high
@@ -69,7 +69,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files. columns: of every row. notes: a line each, below the table."""
+    """name: its files' names. columns: their headings, one per cell of a row. notes: one line each, below the table."""
 
     name: str
     title: str
@@ -78,7 +78,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """A GitHub table with a bold row a block: the first column to the left, the others to the right."""
+        """A GitHub table with a bold row per block: the first column to the left, the others to the right."""
         lines = [list(self.columns), ["---", *["---:"] * (len(self.columns) - 1)]]
         for block in self.blocks:
             if block.heading:
@@ -109,7 +109,7 @@ class Table:
         return "\n".join([*lines, r"\end{table}", ""])
 
     def csv(self) -> str:
-        """One row a row, numbers in full: a column `block`, then each column, followed by its interval's ends."""
+        """One line per row, numbers in full: a column `block`, then each column, followed by its interval's ends."""
         ends = [any(row[i].interval for block in self.blocks for row in block.rows) for i in range(len(self.columns))]
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
@@ -156,7 +156,7 @@ def _heads(columns: tuple[str, ...], ends: list[bool]) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Text that is no Markdown."""
+    """Text for a Markdown table's cell: bars escaped, on one line."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
@@ -165,7 +165,7 @@ def _latex(text: str) -> str:
 
 
 def _latex_row(row: list[Cell]) -> list[str]:
-    """The numbers, and a line of their intervals if there are any."""
+    """The line of a row's numbers, and a line of their intervals if there are any."""
     numbers, intervals = zip(*(cell.words() for cell in row), strict=True)
     lines = [" & ".join(map(_latex, numbers)) + r" \\"]
     if any(intervals):

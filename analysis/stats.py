@@ -13,7 +13,7 @@ PERCENTILES = (2.5, 97.5)
 
 
 class Interval(NamedTuple):
-    """A value and its 95 % interval; the ends are NaN where there is none, the value where there is nothing."""
+    """A value and its 95 % interval; the ends are NaN without an interval, the value without data."""
 
     value: float
     low: float
@@ -28,9 +28,9 @@ def bootstrap(
 ) -> Interval:
     """`measure` of all prompts, and its 95 % percentile interval over prompts drawn with replacement.
 
-    `measure` gets indices of prompts (..., prompts), with repeats, and returns numbers (...): of all draws at once.
+    `measure` gets indices of prompts (..., prompts), with repeats, and returns numbers (...), for all draws at once.
     Resamples where it is NaN are left out. The interval is NaN if fewer than nine in ten resamples gave a number, or if
-    there is but one prompt.
+    there is only one prompt.
     """
     value = float(measure(np.arange(prompts)))
     if prompts < 2:
@@ -49,7 +49,7 @@ def interval(value: float, drawn: np.ndarray) -> Interval:
 
 
 def weights(prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each prompt is drawn: (1 + resamples, prompts), the first row each once. For measures that are sums."""
+    """How often each prompt is drawn: (1 + resamples, prompts), the first row once each. For measures that are sums."""
     chosen = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
     counts = np.stack([(chosen == prompt).sum(1) for prompt in range(prompts)], axis=1)
     return np.concatenate([np.ones((1, prompts)), counts])
@@ -58,7 +58,7 @@ def weights(prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarr
 def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """The mean of the values that are there, and its 95 % bootstrap interval over prompts.
 
-    All seeds of a prompt are drawn together. `values` and `prompts` go row by row; NaN has no say.
+    All seeds of a prompt are drawn together. `values` and `prompts` match row by row; NaN is left out.
     """
     scored = values.notna()
     if not scored.any():
@@ -73,15 +73,15 @@ def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMP
 
 
 def worst(samples: pd.DataFrame, metric: str, count: int, lower_is_better: bool = False) -> pd.DataFrame:
-    """The `count` samples with the worst score, the worst first; those without a score never count."""
+    """The `count` samples with the worst score, the worst first; those without a score are left out."""
     scored = samples[samples[metric].notna()]
     return scored.sort_values([metric, "prompt"], ascending=[not lower_is_better, True], kind="stable").head(count)
 
 
 def pareto_front(speeds: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Which points no other point is at least as fast and as good as, and better in one: booleans. Higher is better.
+    """Booleans: which points have no other point as fast and as good, and better in one. Higher is better.
 
-    Points without a speed or a score are not in it; of equal points all are.
+    Points without a speed or a score are not on the front; of equal points all are.
     """
     speeds, scores = np.asarray(speeds, dtype=float), np.asarray(scores, dtype=float)
     as_fast, as_good = speeds[:, None] >= speeds, scores[:, None] >= scores
@@ -92,8 +92,8 @@ def pareto_front(speeds: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def at_speedup(speedups: np.ndarray, scores: np.ndarray, target: float | np.ndarray) -> Any:
     """The score of a method at `target` speedup, on straight lines between its settings; NaN outside their range.
 
-    Interpolated over 1/speedup, the share of the cost that is left. Of settings equally fast the better counts.
-    speedups, scores: (..., settings); target: one, or (...). Returns (...), a float where that is nothing.
+    Interpolated over 1/speedup, the share of the cost that is left. Of equally fast settings the best counts.
+    speedups, scores: (..., settings); target: one, or (...). Returns an array (...), a float if it has no axes.
     """
     costs, scores = _lines(speedups, scores)
     cost = 1 / np.asarray(target, dtype=float)
@@ -114,22 +114,22 @@ def at_speedup(speedups: np.ndarray, scores: np.ndarray, target: float | np.ndar
 def at_quality(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
     """The greatest speedup at which a method's line has the score `target`; NaN where no two settings bracket it.
 
-    The line is that of `at_speedup`, so that each undoes the other where scores fall with speed. Shapes as there.
+    The line is that of `at_speedup`, so that each inverts the other where scores fall with speed. Shapes as there.
     """
     costs, scores = _lines(speedups, scores)
-    here, after = scores[..., :-1], scores[..., 1:]
+    left, right = scores[..., :-1], scores[..., 1:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = costs[..., :-1] + (target - here) / (after - here) * np.diff(costs, axis=-1)
-        crossed = (np.minimum(here, after) < target) & (target < np.maximum(here, after))
+        crossing = costs[..., :-1] + (target - left) / (right - left) * np.diff(costs, axis=-1)
+        crossed = (np.minimum(left, right) < target) & (target < np.maximum(left, right))
     candidates = np.full((*costs.shape[:-1], 2 * costs.shape[-1] - 1), np.nan)  # settings, and the lines between them
     candidates[..., ::2] = np.where(scores == target, costs, np.nan)
     candidates[..., 1::2] = np.where(crossed, crossing, np.nan)
-    first = np.argmax(~np.isnan(candidates), -1)[..., None]  # the fastest; any where there is none
+    first = np.argmax(~np.isnan(candidates), -1)[..., None]  # the fastest; any index if all are NaN
     return (1 / np.take_along_axis(candidates, first, -1)[..., 0])[()]
 
 
 def _lines(speedups: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Costs in rising order and their scores; of equal costs each has the best score of them."""
+    """Costs in rising order and their scores; equal costs all get the best of their scores."""
     costs, scores = np.broadcast_arrays(1 / np.asarray(speedups, dtype=float), np.asarray(scores, dtype=float))
     order = np.lexsort((scores, costs), axis=-1)
     costs, scores = np.take_along_axis(costs, order, -1), np.take_along_axis(scores, order, -1)

@@ -1,10 +1,10 @@
 """AdaCache (Kahatapitiya et al., "Adaptive Caching for Faster Video Generation with Diffusion Transformers", 2024).
 
-How much one block's attention residual has changed since the last computed step, per step, is looked up in a codebook
-that says how many steps later to compute again. Motion regularisation (MoReg) raises the measure where the residual
-changes much from frame to frame, so that videos with motion are computed more often.
+The change of one block's attention residual since the last computed step, divided by the number of steps, is looked up
+in a codebook, which says after how many steps to compute again. Motion regularisation (MoReg) raises the measure where
+the residual changes much from frame to frame, so that videos with motion are computed more often.
 
-Official code exists for Open-Sora alone (AdaCache-DiT/AdaCache: opensora_base/opensora/models/stdit/stdit3.py).
+Official code exists for Open-Sora only (AdaCache-DiT/AdaCache: opensora_base/opensora/models/stdit/stdit3.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .engine.method import StepwiseCache, StepwiseRule
 from .engine.offload import onload
 from .engine.trace import Step
 
-# Upper bounds of the measure -> steps to the next computed one; by name, then by the number of steps they were made
-# for (configs/sample_adacache.py:11-14). The official 100-step codebook has no name; it lies near "slow".
+# Name -> number of steps it was made for -> upper bound of the measure -> steps to the next computed one
+# (configs/sample_adacache.py:11-14). The official 100-step codebook has no name; it lies near "slow".
 CODEBOOKS: dict[str, dict[int, dict[float, int]]] = {
     "slow": {
         30: {0.08: 3, 0.16: 2, 0.24: 1, 0.32: 1, 0.40: 1, 1.00: 1},
@@ -33,9 +33,9 @@ CODEBOOKS: dict[str, dict[int, dict[float, int]]] = {
 # MoReg's window, counted from step 1 (configs/sample_adacache_moreg.py:17-18).
 MOREG_STEPS = {30: (4, 26), 100: (10, 90)}
 
-# Where a block's gated self-attention is read, by its class: the module whose output it is before the gate, and the
-# module whose output holds the gate, with its place there ("" is the block itself, the gate in its timestep
-# modulation). A single-stream block ends attention and MLP in one projection, which is taken.
+# Block class -> where its gated self-attention is read: the module whose output is the attention before the gate, the
+# module whose output holds the gate ("" is the block itself: its timestep modulation), and the gate's index there.
+# A single-stream block ends attention and MLP in one projection, whose output is used.
 PROBES = {
     "WanTransformerBlock": ("attn1", "", 2),
     "HunyuanVideoTransformerBlock": ("attn", "norm1", 1),
@@ -49,13 +49,13 @@ PROBES = {
 class AdaCacheConfig(StepwiseCache):
     """AdaCache; only its Open-Sora settings are official.
 
-    codebook: "slow", "fast", or your own {upper bound of the measure: steps to the next computed one}; beyond the last
-        bound but one the last entry holds, as in the official code. Of a name's codebooks the one made for the number
-        of steps nearest to this run's is used (50 steps: 30's), as it stands.
-    metric_block: index of the block that is measured, over all block lists; None is the official place, block 13 of 28,
-        scaled to this model's depth, and a block over time where there are such (official cache_res "t-attn").
+    codebook: "slow", "fast", or your own {upper bound of the measure: steps to the next computed one}; above the
+        second-to-last bound the last entry applies, as in the official code. A name has codebooks for several numbers
+        of steps; the one nearest to this run's number is used unchanged (50 steps: the one for 30).
+    metric_block: index over all block lists of the block that is measured; None is the official one, block 13 of 28,
+        scaled to this model's depth, and among the temporal blocks if there are any (official cache_res "t-attn").
     moreg: motion regularisation, off by default as in configs/sample_adacache.py.
-    moreg_steps: its first and last step, counted from 1; None is the official window, scaled to this run's steps.
+    moreg_steps: first and last step with MoReg, counted from 1; None is the official window, scaled to this run.
     moreg_strides, moreg_scale, moreg_power, moreg_divisor, mograd: official moreg_strides [1], moreg_hyp (.385, 8, 1)
         and mograd_mul 10.
     protect_first, protect_last: official skip_cache_steps: the first step and the last two.
@@ -64,10 +64,10 @@ class AdaCacheConfig(StepwiseCache):
 
     The measure is taken over all guidance branches together, which in Open-Sora are one batch.
 
-    Deviations: a measure that is not a number leads to a computed step (officially to the codebook's last entry); the
-    residual is measured in float32; of HunyuanVideo's single-stream blocks, which have no attention residual of their
-    own, the block's is taken. Measuring several blocks, or cross-attention and MLP instead of attention (official
-    cache_loc, cache_res), is left out.
+    Deviations: after a NaN measure the next step is computed (officially the codebook's last entry applies); the
+    residual is measured in float32; HunyuanVideo's single-stream blocks have no attention residual of their own, so
+    the whole block's is measured. Measuring several blocks, or cross-attention and MLP instead of attention (official
+    cache_loc, cache_res), is not implemented.
     """
 
     protect_first: float = 1
@@ -128,7 +128,7 @@ class AdaCacheConfig(StepwiseCache):
         if self.moreg_steps is not None:
             return self.moreg_steps[0] <= step <= self.moreg_steps[1]
         made_for = _nearest(MOREG_STEPS, num_steps)
-        first, last = (round(at * (num_steps or made_for) / made_for) for at in MOREG_STEPS[made_for])
+        first, last = (round(end * (num_steps or made_for) / made_for) for end in MOREG_STEPS[made_for])
         return first <= step <= last
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
@@ -155,18 +155,18 @@ class AdaCacheConfig(StepwiseCache):
 
 @dataclass
 class Sums:
-    """L1 norms over the guidance branches of one computed step, by what they are of; left on their device."""
+    """L1 norms by quantity, summed over the guidance branches of one computed step; left on their device."""
 
     norms: dict[Any, list[torch.Tensor]] = field(default_factory=dict)
 
-    def add(self, of: Any, residual: torch.Tensor) -> None:
-        """Add the norm of a residual."""
-        self.norms.setdefault(of, []).append(residual.abs().sum())
+    def add(self, quantity: Any, residual: torch.Tensor) -> None:
+        """Add the L1 norm of a residual to a quantity."""
+        self.norms.setdefault(quantity, []).append(residual.abs().sum())
 
     def totals(self) -> dict[Any, float]:
-        """What was added up so far; the host waits for the device once."""
-        values = iter(torch.stack([each for norms in self.norms.values() for each in norms]).tolist())
-        return {of: sum(next(values) for _ in norms) for of, norms in self.norms.items()}
+        """The sums so far, by quantity; the host waits for the device once."""
+        values = iter(torch.stack([norm for norms in self.norms.values() for norm in norms]).tolist())
+        return {quantity: sum(next(values) for _ in norms) for quantity, norms in self.norms.items()}
 
 
 class AdaptiveCaching(StepwiseRule):
@@ -177,10 +177,10 @@ class AdaptiveCaching(StepwiseRule):
     def __init__(self, config: AdaCacheConfig) -> None:
         super().__init__(config)
         self.block: Block | None = None
-        self.residuals: dict[str, torch.Tensor] = {}  # by branch, of its last computed step
+        self.residuals: dict[str, torch.Tensor] = {}  # branch -> its attention residual at the last computed step
         self.gate: torch.Tensor | None = None
         self.computed = 0  # the last computed step
-        self.rate = self.last_rate = 1  # steps to the next computed one; the same before this step
+        self.rate = self.last_rate = 1  # steps to the next computed one, now and at the last one
         self.moreg = self.last_moreg = 1.0
         self.sums = Sums()
 
@@ -236,7 +236,7 @@ class AdaptiveCaching(StepwiseRule):
                 self.sums.add(("frames", stride), earlier)
 
     def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        """After each branch: the measure of the branches so far, and the step to compute next."""
+        """After each branch: measure the branches seen so far, and set the step to compute next."""
         if not self.sums.norms:
             return
         totals = self.sums.totals()
@@ -249,7 +249,7 @@ class AdaptiveCaching(StepwiseRule):
         self.rate = self.config.steps_after(measure, denoiser.num_steps)
 
     def _moreg(self, denoiser: Denoiser, totals: dict[Any, float]) -> float:
-        """How much a video moves, about 1, plus how fast that changes."""
+        """The motion factor (1 outside the window), plus how fast it changes per step."""
         config = self.config
         self.moreg = 1.0
         if config.in_moreg_window(denoiser.index + 1, denoiser.num_steps):
@@ -261,11 +261,11 @@ class AdaptiveCaching(StepwiseRule):
 
 
 def probe_of(block: Block) -> tuple[str, str, int]:
-    """Where to read a block's attention and its gate. Raises ValueError for a kind of block that is not known."""
-    kind = type(block.module).__name__
-    if kind not in PROBES:
-        raise ValueError(f"adacache: where to measure the attention of a {kind} is not known")
-    return PROBES[kind]
+    """Where to read a block's attention and its gate (see PROBES). Raises ValueError for an unknown class of block."""
+    name = type(block.module).__name__
+    if name not in PROBES:
+        raise ValueError(f"adacache: where to measure the attention of a {name} is not known")
+    return PROBES[name]
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -1,7 +1,7 @@
 """BlockCache: section 3.4, equations (5) and (6), of Wang et al., "PreciseCache" (ICLR 2026).
 
-At the steps that LFCache lets compute, a refresh measures what every block adds to its input; the next L computed steps
-take that from memory for the blocks that add least.
+At the steps that LFCache decides to compute, a refresh measures what every block adds to its input; for the blocks that
+add least, the next L computed steps take that from memory.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from .engine.anatomy import Block
 from .engine.denoiser import Denoiser, ModuleCall
 from .engine.reuse import hidden_of, replaced, text_of, video_of
 
-RANKINGS = ("absolute", "relative")  # question 24
+RANKINGS = ("absolute", "relative")  # question 24 of docs/precisecache.md
 SETS = ("apart", "shared")  # question 26
-SURPLUS = 4  # blocks kept while ranking beyond those that will be reused
+SURPLUS = 4  # extra blocks kept while ranking, beyond those that will be reused
 
 
 class BlockCache:
-    """Section 3.4, equations (5)-(6): a refresh keeps what the least pivotal blocks add; for L computed steps, add it.
+    """A refresh keeps what the least pivotal blocks add to their input; the next L computed steps only add that.
 
-    Only what will be reused is kept, `SURPLUS` blocks more while ranking: about `rate` times blocks times branches
-    residuals. The host waits for the device once for so many blocks, not at each.
-    With two streams both are kept, and ranked by the video's.
+    Only what will be reused is kept, plus `SURPLUS` blocks while ranking: about `rate` × blocks × branches residuals.
+    While ranking, the host waits for the device once in several blocks, not at every block. With two streams (video
+    and text) both residuals are kept, ranked by the video's.
     """
 
     def __init__(self, rate: float, steps: int, ranking: str, sets: str) -> None:
-        """For the fields of `PreciseCacheConfig` whose names begin with block_ (block_cache_rate and so on)."""
+        """The values of `PreciseCacheConfig`'s block_cache_rate, block_cache_steps, block_ranking and block_sets."""
         self.rate, self.steps, self.ranking, self.sets = rate, steps, ranking, sets
-        self.phase = "full"  # or "refresh" or "cached"; a trial never comes here
+        self.phase = "full"  # or "refresh" or "cached"; trials do not visit blocks
         self.left = 0  # computed steps until the next refresh
-        # branch -> block -> norm, D of the video, D of the text
+        # branch -> block -> norm, residual D of the video, D of the text (None without a text stream)
         self.kept: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
-        self.leader: str | None = None  # the branch whose ranking counts, with shared sets
+        self.leader: str | None = None  # with shared sets, the branch whose ranking all follow
 
     def begin_step(self, denoiser: Denoiser, warming_up: bool) -> None:
-        """Called once for each step that LFCache lets compute."""
+        """Choose the phase of a step; called once for every step that LFCache decides to compute."""
         if warming_up:
             self.phase = "full"
         elif self.left == 0 or denoiser.must_compute or math.isnan(denoiser.step.indicator or 0.0):

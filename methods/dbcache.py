@@ -1,8 +1,8 @@
-"""DBCache (vipshop, cache-dit): the first blocks always run and probe, the middle ones are cached. Optional extra.
+"""DBCache (vipshop, cache-dit): the first blocks always run and decide, the middle ones are cached. Optional extra.
 
 The algorithm is the `cache-dit` package's own (`pip install "pcbench[dbcache]"`); this file attaches it beneath our
-hooks, gives it a fresh context for each pipeline call, and tells the trace what it did: every block is visited, so the
-blocks that cache-dit did not call are known and priced.
+hooks, gives it a fresh context for each pipeline call, and records in the trace what it did: every block is hooked, so
+blocks that cache-dit did not call are counted as skipped.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class DBCacheConfig(Cache):
 
     After `fn_blocks` blocks of a block list their residual is compared with that of the last computed step,
     mean|r - r_last| / mean|r_last|; below `residual_diff_threshold` the middle blocks' last residual is added instead
-    of running them, and `bn_blocks` blocks at the end run again. HunyuanVideo's two block lists decide apart.
+    of running them, and `bn_blocks` blocks at the end run again. HunyuanVideo's two block lists decide separately.
 
-    fn_blocks, bn_blocks: official Fn_compute_blocks, Bn_compute_blocks; of each block list.
+    fn_blocks, bn_blocks: official Fn_compute_blocks, Bn_compute_blocks; per block list.
     protect_first: official max_warmup_steps.
-    protect_last: by cache-dit's own steps_computation_mask.
-    max_cached_steps, max_continuous_cached_steps: official, -1 is without limit.
-    separate_cfg: official enable_separate_cfg; None looks at the pipeline's guidance (Wan calls twice a step).
+    protect_last: implemented with cache-dit's own steps_computation_mask.
+    max_cached_steps, max_continuous_cached_steps: official; -1 is no limit.
+    separate_cfg: official enable_separate_cfg; None follows the pipeline's guidance (Wan calls twice a step).
 
-    Deviations: cache-dit takes a threshold from 1 as "always reuse", even with NaN: refused here. Calibrators, step
-    masks of one's own and pruning are left out. A step where the middle blocks are reused is "partial" in the trace.
+    Deviations: cache-dit takes a threshold of 1 or more as "always reuse", even with NaN: refused here. Calibrators,
+    custom step masks and pruning are left out. A step where the middle blocks are reused is "partial" in the trace.
     """
 
     protect_first: float = 8
@@ -89,20 +89,21 @@ class DBCacheConfig(Cache):
                 undo.pop()()
 
         for transformer in dict.fromkeys(transformers_of(pipe).values()):
-            ours = transformer._diffusers_hook.get_hook(HOOK_NAME).fn_ref
-            undo.append(_restorer(transformer, ours))
+            hook = transformer._diffusers_hook.get_hook(HOOK_NAME).fn_ref
+            undo.append(_restorer(transformer, hook))
             try:
-                hooked, transformer.forward = transformer.forward, ours.original_forward
+                outer_forward, transformer.forward = transformer.forward, hook.original_forward
                 with _quietly():
                     cache_dit.enable_cache(transformer, cache_config=self.official(separate=False))
-                ours.original_forward, transformer.forward = transformer.forward, hooked  # cache-dit beneath our hook
+                # cache-dit beneath our hook
+                hook.original_forward, transformer.forward = transformer.forward, outer_forward
             except BaseException:
                 undo_all()
                 raise
         return undo_all
 
     def official(self, separate: bool, num_steps: int | None = None, start: int = 0) -> Any:
-        """cache-dit's own config, for a transformer that begins at step `start` of a pipeline call."""
+        """cache-dit's own config, for a transformer whose first step is step `start` of a pipeline call."""
         from cache_dit import DBCacheConfig as Official
 
         first = self.first_steps(num_steps)
@@ -129,22 +130,22 @@ class DBCacheConfig(Cache):
 
 
 class DualBlock(Rule):
-    """Lets cache-dit decide, and writes down what it decided."""
+    """Lets cache-dit decide, and records what it decided."""
 
     def __init__(self, config: DBCacheConfig) -> None:
         self.config = config
-        self.separate: bool | None = None  # None before the first step, and where cache-dit is to begin again
-        self.start: int | None = None  # the step at which it began
+        self.separate: bool | None = None  # None before the first step, and where cache-dit must start afresh
+        self.start: int | None = None  # the step at which its context began
         self.called: Counter[str] = Counter()
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self.separate is None:
             self._begin(denoiser)
-        seen = len(denoiser.branches)
-        if (seen > 1) != self.separate and (seen > 1 or denoiser.index != self.start):
+        count = len(denoiser.branches)
+        if (count > 1) != self.separate and (count > 1 or denoiser.index != self.start):
             if self.start and self.config.separate_cfg is None:
                 raise ValueError("dbcache: guidance was switched on in mid-call, which cache-dit cannot follow")
-            raise ValueError(f"dbcache: {seen} guidance branch(es) a step; set separate_cfg={str(seen > 1).lower()}")
+            raise ValueError(f"dbcache: {count} guidance branch(es) a step; set separate_cfg={str(count > 1).lower()}")
         self.called.clear()
         prediction = denoiser.run()
         patterns = Counter(ModuleCall(block.path, _nothing, (), {}).pattern for block in denoiser.blocks)
@@ -157,13 +158,13 @@ class DualBlock(Rule):
         return call.run()
 
     def forget_branch(self, name: str) -> None:
-        self.separate = None  # cache-dit tells branches by their turn
+        self.separate = None  # cache-dit tells branches apart by the order of their calls
 
     def change_transformer(self) -> None:
         self.separate = None
 
     def _begin(self, denoiser: Denoiser) -> None:
-        """A fresh context: nothing of an earlier pipeline call, one that failed included."""
+        """Start a fresh context, with nothing left of an earlier pipeline call, even one that failed."""
         import cache_dit
 
         self.separate = self.config.separate_cfg
@@ -177,7 +178,7 @@ class DualBlock(Rule):
             cache_dit.refresh_context(denoiser.transformer, cache_config=official)
 
     def _describe(self, denoiser: Denoiser) -> None:
-        """The residual's difference, from the statistics that cache-dit leaves on each block list."""
+        """Record the residual's difference, from the statistics that cache-dit leaves on each block list."""
         first = next(iter(denoiser.branches)) == denoiser.branch.name
         diffs = {}
         for name in dict.fromkeys(block.path.partition(".")[0] for block in denoiser.blocks):
@@ -191,10 +192,10 @@ class DualBlock(Rule):
             step.details.setdefault("residual_diffs", {})[denoiser.branch.name] = diffs
 
 
-def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
-    """Undoes cache-dit's changes of a transformer, to the order in which it names its modules."""
-    order, forward = list(transformer._modules), ours.original_forward
-    own = getattr(forward, "__func__", None) is type(transformer).forward
+def _restorer(transformer: Any, hook: Any) -> Callable[[], None]:
+    """A function that undoes cache-dit's changes to a transformer, including the order of its modules."""
+    order, forward = list(transformer._modules), hook.original_forward
+    is_class_forward = getattr(forward, "__func__", None) is type(transformer).forward
 
     def restore() -> None:
         import cache_dit
@@ -203,8 +204,8 @@ def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
             cache_dit.disable_cache(transformer)
         for name in order:  # cache-dit swaps the block lists in and out, which moves them to the end
             transformer._modules[name] = transformer._modules.pop(name)
-        transformer.forward = ours.original_forward = forward
-        if own:
+        transformer.forward = hook.original_forward = forward
+        if is_class_forward:
             del transformer.forward
 
     return restore
@@ -213,20 +214,20 @@ def _restorer(transformer: Any, ours: Any) -> Callable[[], None]:
 def _guidance(denoiser: Denoiser) -> float:
     try:
         return denoiser.guidance_scale()
-    except ValueError:  # HunyuanVideo without true CFG, or without saying so
+    except ValueError:  # HunyuanVideo without true CFG, or with a scale it does not publish
         return 1.0
 
 
 def _nothing() -> None:
-    """No module's forward."""
+    """A placeholder for a module's forward; never called."""
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """cache-dit reports each step of attaching and removing on standard output."""
-    before = logging.root.manager.disable
+    """Silence cache-dit, which reports every step of attaching and removing on standard output."""
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(level)

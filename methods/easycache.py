@@ -1,8 +1,8 @@
 """EasyCache: Zhou et al., "Less is Enough" (arXiv 2507.02860), as in H-EmbodVis/EasyCache at 5127804.
 
-How fast the transformer's output follows its input, k, changes slowly between steps. So the change of the latent, which
-costs nothing to look at, foretells the change of the prediction; while the foretold changes add up to less than a
-threshold, what the whole transformer added to its input is added again.
+The rate k at which the transformer's output changes with its input varies slowly between steps. So the change of the
+latent, which costs nothing to measure, gives an estimate of the change of the prediction; while the estimates sum to
+less than a threshold, what the whole transformer added to its input at the last computed step is added again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .engine.denoiser import Denoiser
 from .engine.method import StepwiseCache, StepwiseRule
 from .engine.trace import Step
 
-# Family: threshold, steps computed at the start.
+# Family -> threshold, steps computed at the start.
 PUBLISHED = {
     "wan": (
         0.05,
@@ -30,19 +30,19 @@ PUBLISHED = {
 
 @dataclass(kw_only=True)
 class EasyCacheConfig(StepwiseCache):
-    """EasyCache with its official settings; there is none for CogVideoX, which gets Wan's.
+    """EasyCache with its official settings; there are none for CogVideoX, which gets Wan's.
 
-    threshold: bound on the foretold relative change summed since the last computed step; None is the official value of
-        the backbone (Wan 0.05, HunyuanVideo 0.025).
+    threshold: bound on the estimated relative change summed since the last computed step; None is the official value
+        of the backbone (Wan 0.05, HunyuanVideo 0.025).
     protect_first: None is the official number of steps of the backbone (Wan 10, HunyuanVideo 5).
 
-    The decision is the step's first branch's, the conditional one, and the other follows, each with its own residual.
-    Where one call holds both branches (CogVideoX, not official) it looks at both at once.
+    The first branch of a step, the conditional one, decides and the other follows, each with its own residual. Where
+    one call holds both branches (CogVideoX, not official) both are measured at once.
 
-    Deviations: official code counts steps anew for each video but keeps k from the video before, which decides where
-    fewer than two steps are protected at the start (officially 5 and 10 are); here each call starts without. It keeps
-    the latents in float32; diffusers hands the transformer a latent in the weights' type, so in bfloat16 the change
-    from step to step carries that rounding.
+    Deviations: the official code restarts its step count for each video but keeps k from the previous video, which
+    matters where fewer than two steps are protected at the start (officially 5 and 10 are); here each call starts
+    without k. The official code keeps the latents in float32; diffusers passes the transformer a latent in the weights'
+    type, so in bfloat16 the change from step to step carries that rounding.
     """
 
     threshold: float | None = None
@@ -72,31 +72,31 @@ class EasyCacheConfig(StepwiseCache):
 
 
 class EasyCache(StepwiseRule):
-    """The runtime-adaptive criterion for one pipeline call; all of it measured on the branch that comes first."""
+    """The runtime-adaptive criterion for one pipeline call, measured on the branch that comes first in a step."""
 
     config: EasyCacheConfig
 
     def __init__(self, config: EasyCacheConfig) -> None:
         super().__init__(config)
         self.leader = ""  # name of the branch that comes first
-        self.error = 0.0  # foretold change since the last computed step
+        self.error = 0.0  # estimated change since the last computed step
         self.rate: torch.Tensor | None = None  # k, from the last two computed steps
-        self.latent: torch.Tensor | None = None  # of the step before, computed or not
+        self.latent: torch.Tensor | None = None  # the previous step's, computed or not
         self.computed: tuple[torch.Tensor, torch.Tensor] | None = None  # latent and prediction, last computed step
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         assert self.config.threshold is not None
         self.leader = denoiser.branch.name
-        before, self.latent = self.latent, _noisy(denoiser)
+        previous, self.latent = self.latent, _noisy(denoiser)
         if denoiser.must_compute:
             self.error = 0.0
             return True
-        if before is None or self.computed is None or self.rate is None:
+        if previous is None or self.computed is None or self.rate is None:
             return True
-        change = _difference(self.latent, before) / self.computed[1].float().abs().mean()
-        foretold = math.prod(torch.stack([self.rate, change]).tolist())
-        self.error += foretold
-        step.indicator, step.accumulated, step.threshold = foretold, self.error, self.config.threshold
+        change = _difference(self.latent, previous) / self.computed[1].float().abs().mean()
+        estimate = math.prod(torch.stack([self.rate, change]).tolist())
+        self.error += estimate
+        step.indicator, step.accumulated, step.threshold = estimate, self.error, self.config.threshold
         reuse = self.error < self.config.threshold  # never with a NaN
         if not reuse:
             self.error = 0.0
@@ -113,7 +113,7 @@ class EasyCache(StepwiseRule):
 
 
 def _noisy(denoiser: Denoiser) -> torch.Tensor:
-    """The raw input: the latent without an image's channels behind it (easycache_generate.py:476)."""
+    """The noisy latent, without the image channels that follow it (easycache_generate.py:476)."""
     return denoiser.anatomy.used(denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"]))
 
 

@@ -1,9 +1,9 @@
-"""FasterCache (Lv et al., ICLR 2025): attention is extrapolated, and one guidance branch made up from the other.
+"""FasterCache (Lv et al., ICLR 2025): attention is extrapolated, one guidance branch estimated.
 
-*Dynamic feature reuse*: between computed steps an attention module answers c1 + (c1 - c0) w, from its last two computed
-outputs. *CFG-Cache*: at a full step the low and the high frequencies of "unconditional minus conditional" are kept; at
-a skipped one only the conditional branch runs and the kept difference, growing by a weight each time, gives the other.
-Nothing is measured: both follow the step's number. Schedules: Vchitect/FasterCache, scripts/*/fastercache_sample_*.py.
+*Dynamic feature reuse*: between computed steps an attention module returns c1 + (c1 - c0) w, from its last two computed
+outputs c0 and c1. *CFG-Cache*: at a full step the low and the high frequencies of "unconditional minus conditional" are
+kept; at a skipped step only the conditional branch runs, and the kept difference, scaled up each time, gives the other.
+Nothing is measured: the step's number decides. Schedules: Vchitect/FasterCache, scripts/*/fastercache_sample_*.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .engine.method import Cache, Rule
 from .engine.trace import Step
 from .frequency import low_passed
 
-LEAD, OTHER = "lead", "other"  # the guidance branch that always runs, and the one that CFG-Cache makes up
+LEAD, OTHER = "lead", "other"  # the guidance branch that always runs, and the one that CFG-Cache estimates
 
 
 @dataclass(kw_only=True)
@@ -28,28 +28,28 @@ class FasterCacheConfig(Cache):
     """FasterCache with CogVideoX's schedule; the authors published none for Wan or HunyuanVideo.
 
     Steps are numbered from 1.
-    steps: how many the numbers below are meant for.
+    steps: the number of steps that the settings below are meant for.
     scale_to_steps: if the pipeline takes another number, stretch starts, ends and the ramp to it; "every" and "phase"
-        stay. Ours: the official numbers are for one length only.
+        stay. Our addition: the official numbers are for one length only.
     attention_start: first step whose self-attention may be extrapolated.
-    attention_every, attention_phase: computed at steps with `step % every == phase`; every 1 computes always.
+    attention_every, attention_phase: attention is computed where `step % every == phase`; every=1 always computes.
     attention_weight: w; 0 is plain reuse.
     attention_ramp: if not 0, w grows as `attention_weight * (step - attention_start + 1) / attention_ramp`.
-    match_batch: after a step that ran one guidance branch alone, compute both at the next that runs both. If not, the
-        conditional branch's attention answers for both, as Open-Sora's and Vchitect's scripts have it.
-    cfg_start, cfg_every: from this step on one branch is made up, except at multiples of `cfg_every`; 1 never does.
-    low_weight, low_until: factor of the low frequencies at each skipped step up to this one.
-    high_weight, high_from: factor of the high frequencies at each skipped step from this one.
-    radius_ratio: of the low-pass disk to min(H, W), rounded down to whole bins.
-    branch: "fixed" runs the conditional branch, as the paper says. "as_published" runs the first of a batch, which on
-        CogVideoX is the unconditional one: a defect of the official script (its issue 13). Families with another
-        order, or that call their branches apart, have nothing like it.
+    match_batch: after a step that ran one guidance branch alone, compute attention at the next step that runs both. If
+        false, the conditional branch's attention is used for both, as in Open-Sora's and Vchitect's scripts.
+    cfg_start, cfg_every: from this step on one branch is estimated, except at multiples of `cfg_every`; 1 never does.
+    low_weight, low_until: factor on the low frequencies at each skipped step up to this one.
+    high_weight, high_from: factor on the high frequencies at each skipped step from this one.
+    radius_ratio: radius of the low-pass disk as a share of min(H, W), rounded down to whole bins.
+    branch: "fixed" runs the conditional branch, as the paper says. "as_published" runs the first half of a batch, which
+        on CogVideoX is the unconditional one: a defect of the official script (its issue 13). Families with another
+        order, or with a call for each branch, do not have it.
 
     Without classifier-free guidance (HunyuanVideo's is embedded, unless true CFG is asked for) there is no CFG-Cache
     and only attention is extrapolated.
 
-    Deviations from the official code: differences are kept as pixels and not as spectra, the same since the transform
-    is linear; they are kept from the first step, not from shortly before they are needed.
+    Deviations from the official code: differences are kept as pixels and not as spectra, which is equivalent since the
+    transform is linear; they are kept from the first step, not from shortly before they are needed.
     Latte's script (fastercache_sample_latte.py) runs the conditional half of its batch (`[1:2]`, :90) but gives it the
     unconditional half's kept attention (`[:f]`, :420) at ten of 50 steps; here each branch has its own.
     """
@@ -119,10 +119,10 @@ class _FasterCache(Rule):
         self.config = config
         self._step: Step | None = None
         self._time = 0.0  # the step's number on the schedule's own scale
-        self._lead_only = False  # the other branch is made up at this step
+        self._lead_only = False  # the other branch is estimated at this step
         self._lead: torch.Tensor | None = None  # this step's prediction of the leading branch
-        self._low: torch.Tensor | None = None  # other minus lead: low frequencies,
-        self._high: torch.Tensor | None = None  # and high ones
+        self._low: torch.Tensor | None = None  # low frequencies of other minus lead
+        self._high: torch.Tensor | None = None  # and the high ones
         self._extrapolate = False  # attention is not computed at this step
         self._keeps = False  # attention computed at this step may be needed at a later one
         self._newest_whole = True  # the last step that computed attention ran both branches
@@ -138,28 +138,28 @@ class _FasterCache(Rule):
             self._lead = self._run(denoiser, (LEAD,))
             return self._lead
         if self._lead_only and self._lead is not None:
-            return self._made_up(self._lead)
+            return self._estimated(self._lead)
         other = self._run(denoiser, (OTHER,))
         if self._lead is not None:  # a pipeline that calls the unconditional branch first has no CFG-Cache
             self._keep_difference(self._lead, other)
         return other
 
     def _begin(self, denoiser: Denoiser) -> None:
-        """Decide on this step."""
+        """Decide what this step computes."""
         config, number = self.config, denoiser.step.index + 1
         stretch = config.steps / denoiser.num_steps if config.scale_to_steps and denoiser.num_steps else 1
         self._step, self._lead, self._time = denoiser.step, None, number * stretch
-        may = not denoiser.must_compute
-        self._lead_only = may and self._time >= config.cfg_start and number % config.cfg_every > 0
+        may_skip = not denoiser.must_compute
+        self._lead_only = may_skip and self._time >= config.cfg_start and number % config.cfg_every > 0
         self._lead_only = self._lead_only and self._low is not None
         due = number % config.attention_every == config.attention_phase
         fits = self._newest_whole or self._lead_only or not config.match_batch
-        self._extrapolate = may and self._time >= config.attention_start and not due and fits
+        self._extrapolate = may_skip and self._time >= config.attention_start and not due and fits
         self._keeps = (number + 2) * stretch >= config.attention_start and not denoiser.is_last_step
         if not self._extrapolate:
             self._newest_whole = not self._lead_only
         reused = {"attention": self._extrapolate, "guidance": self._lead_only}
-        denoiser.step.details["reused"] = [name for name, true in reused.items() if true]
+        denoiser.step.details["reused"] = [name for name, is_reused in reused.items() if is_reused]
 
     def forget_branch(self, name: str) -> None:
         self.change_transformer()  # alone, the leading branch stood for both
@@ -177,7 +177,7 @@ class _FasterCache(Rule):
             return prediction
         half = denoiser.anatomy.part_of_batch(denoiser.branch.inputs, first=lead_first)
         lead = self._run(denoiser, (LEAD,), half)
-        parts = {LEAD: lead, OTHER: self._made_up(lead)}
+        parts = {LEAD: lead, OTHER: self._estimated(lead)}
         return torch.cat([parts[name] for name in order])
 
     def _run(self, denoiser: Denoiser, parts: tuple[str, ...], inputs: dict[str, Any] | None = None) -> torch.Tensor:
@@ -189,8 +189,8 @@ class _FasterCache(Rule):
         self._low = low_passed(difference, self.config.radius_ratio, whole_bins=True)
         self._high = difference - self._low
 
-    def _made_up(self, lead: torch.Tensor) -> torch.Tensor:
-        """The other branch's prediction; the weights add up over the skipped steps (CFG-Cache)."""
+    def _estimated(self, lead: torch.Tensor) -> torch.Tensor:
+        """The other branch's prediction (CFG-Cache); the weights multiply over the skipped steps."""
         assert self._low is not None
         assert self._high is not None
         if self._time <= self.config.low_until:
@@ -202,16 +202,16 @@ class _FasterCache(Rule):
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         kept = [self._outputs.get((call.path, part)) for part in self._parts]
         if self._extrapolate and None not in kept:
-            answers = [_tensorwise(self._extrapolated, *each) for each in kept if each is not None]
-            return answers[0] if len(answers) == 1 else _tensorwise(lambda *rows: torch.cat(rows), *answers)
+            outputs = [_tensorwise(self._extrapolated, *latest) for latest in kept if latest is not None]
+            return outputs[0] if len(outputs) == 1 else _tensorwise(lambda *rows: torch.cat(rows), *outputs)
         output = call.run()
         if not self._keeps:
             self._outputs = {key: kept for key, kept in self._outputs.items() if key[0] != call.path}
             return output
         for index, part in enumerate(self._parts):
             rows = output if len(self._parts) == 1 else _tensorwise(lambda x, i=index: x.chunk(2)[i], output)
-            for each in (LEAD, OTHER) if self._lead_only else (part,):  # alone, it stands for both
-                key = call.path, each
+            for owner in (LEAD, OTHER) if self._lead_only else (part,):  # alone, the lead stands for both
+                key = call.path, owner
                 self._outputs[key] = [self._outputs[key][-1] if key in self._outputs else rows, rows]
         return output
 
@@ -223,7 +223,7 @@ class _FasterCache(Rule):
 
 
 def _tensorwise(function: Callable[..., torch.Tensor], *outputs: Any) -> Any:
-    """A function of tensors on module outputs, which may be tuples of tensors (video and text)."""
+    """Apply a function of tensors to module outputs, which may be tuples of tensors (video and text)."""
     if isinstance(outputs[0], tuple):
-        return tuple(function(*each) for each in zip(*outputs, strict=True))
+        return tuple(function(*tensors) for tensors in zip(*outputs, strict=True))
     return function(*outputs)

@@ -1,7 +1,7 @@
 """First-block cache: chengzeyi/ParaAttention at 4de137c, src/para_attn/first_block_cache; also diffusers' own.
 
-The first block always runs. If what it adds to its input is near what it added at the last computed step, the other
-blocks are taken to add what they added then.
+The first block always runs. If what it adds to its input is close to what it added at the last computed step, the other
+blocks do not run: what they added at that step is added again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FirstBlockCacheConfig(Cache):
         HunyuanVideo and 0.08 to 0.12 for FLUX (doc/fastest_*.md).
 
     Each guidance branch decides for itself, as with diffusers' cache contexts and ParaAttention's "alter" cache. With
-    two streams both residuals of the other blocks are kept. Deviation from diffusers: a difference equal to the
+    two streams the other blocks' residuals of both are kept. Deviation from diffusers: a difference equal to the
     threshold, or NaN, computes (ParaAttention's comparison) where diffusers reuses.
     """
 
@@ -57,15 +57,15 @@ class FirstBlockCacheConfig(Cache):
 
 @dataclass
 class Memory:
-    """One branch at its last computed step; pairs are the video's tokens and the text's, None without a text stream."""
+    """A branch's last computed step; pairs are of the video's and the text's tokens, None without a text stream."""
 
     first: torch.Tensor  # the first block's residual
-    start: tuple[torch.Tensor, torch.Tensor | None] | None  # where the other blocks began, until they end
+    start: tuple[torch.Tensor, torch.Tensor | None] | None  # input of the other blocks, while they run
     rest: tuple[torch.Tensor, torch.Tensor | None] | None = None  # what they added
 
 
 class FirstBlockCache(Rule):
-    """The first block's verdict for one pipeline call, each branch by itself."""
+    """The rule for one pipeline call; each branch decides for itself."""
 
     def __init__(self, config: FirstBlockCacheConfig) -> None:
         self.config = config
@@ -83,7 +83,7 @@ class FirstBlockCache(Rule):
         if block is denoiser.blocks[0]:
             return self._first(denoiser, block, call)
         if denoiser.reused:
-            return replaced(block, call, hidden_of(block, call))  # what the first block answered, unchanged
+            return replaced(block, call, hidden_of(block, call))  # the first block's output, unchanged
         output = call.run()
         if block is denoiser.blocks[-1]:
             memory = self.memory[denoiser.branch.name]

@@ -32,7 +32,7 @@ def low_pass_mask(height: int, width: int, radius_ratio: float = 0.2, whole_bins
 def low_pass_ball(
     frames: int, height: int, width: int, radius_ratio: float = 0.2, whole_bins: bool = False
 ) -> torch.Tensor:
-    """Boolean (frames, height, width): the disk continued over time, 1/T counting as much as 1/min(H, W)."""
+    """Boolean (frames, height, width): the disk extended over time, all frequencies in cycles per sample."""
     side = min(height, width)
     radius = radius_ratio * side
     t, y, x = ((torch.arange(n) - n // 2).float() for n in (frames, height, width))
@@ -58,7 +58,7 @@ def low_frequency(
 
 @functools.lru_cache(maxsize=8)
 def _mask_on(device: torch.device, size: tuple[int, int, int], radius_ratio: float, whole_bins: bool) -> torch.Tensor:
-    """The ball on a device; made there once, since a copy from the host has the device wait."""
+    """The ball on a device; kept there, since copying it from the host makes the device wait."""
     return low_pass_ball(*size, radius_ratio, whole_bins).to(device)
 
 

@@ -1,8 +1,8 @@
 """MagCache: Ma et al., "MagCache" (NeurIPS 2025), as in Zehong-Ma/MagCache at df81cb1.
 
-From step to step the block stack's residual shrinks by a ratio that hardly depends on the prompt. Known in advance,
-the ratios tell how far a cached residual is off in magnitude; while those errors add up to less than a threshold, and
-for at most K steps, the residual is added again. The schedule depends on nothing but the ratios.
+From step to step the block stack's residual shrinks by a ratio that hardly depends on the prompt. Ratios known in
+advance give the error in magnitude of a cached residual; while those errors sum to less than a threshold, and for at
+most K steps, the residual is added again. The schedule depends on the ratios alone.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @dataclass(kw_only=True)
 class MagCacheConfig(StepwiseCache):
-    """MagCache with its official settings; there is none for CogVideoX, which gets Wan's and needs a calibration.
+    """MagCache with its official settings; there are none for CogVideoX, which gets Wan's and needs a calibration.
 
     threshold: bound on the error summed since the last computed step; None is the official value of the backbone (Wan
         and Open-Sora 0.12, HunyuanVideo 0.24).
-    max_skip: K, steps reused in a row at most; None is the official value of the backbone (Wan 2, Open-Sora 3,
+    max_skip: K, most steps reused in a row; None is the official value of the backbone (Wan 2, Open-Sora 3,
         HunyuanVideo 6).
     ratios: for each guidance branch, "cond" and "uncond", or for "all", each step's mean residual norm over that of the
         step before, with 1.0 for the first step; for another number of steps the nearest are taken, as in the official
-        code. None is the official set of the backbone, or else its measured calibration. Of sets for two resolutions it
-        is 720p's, whatever size is sampled: for 480p or 544p, name the other (`ratio_set`).
-    ratio_set: an official set by name (calibrations/magcache-official.json), on whatever backbone.
+        code. None is the official set of the backbone, or else its measured calibration. If there are official sets for
+        two resolutions, None is 720p's, whatever size is sampled: for 480p or 544p, name the other (`ratio_set`).
+    ratio_set: an official set by name (calibrations/magcache-official.json), on any backbone.
     ratio_power: exponent of the ratios; the paper and the official evaluations take 0.5, the generation scripts 1. None
-        is 0.5 on Open-Sora, for which there is an evaluation alone, and 1 elsewhere.
-    signed: sum 1 - r with its sign instead of |1 - r|; None is what the official code does: on Open-Sora alone.
+        is 0.5 on Open-Sora, which has only an evaluation, and 1 elsewhere.
+    signed: sum 1 - r with its sign instead of |1 - r|; None follows the official code: true on Open-Sora only.
 
-    Each guidance branch decides for itself. Wan2.2's A14B cannot be told from Wan2.1's 14B and gets its ratios; its own
-    official ones are not among the sets. Its steps are counted over both transformers, as in the official code, and the
-    second's first is computed; officially a fifth of each transformer's steps is, and on image to video all of the
-    first's.
+    Each guidance branch decides for itself. Wan2.2's A14B looks the same as Wan2.1's 14B and gets its ratios; A14B's
+    own official ones are not among the sets. Its steps are counted over both transformers, as in the official code, and
+    the second transformer's first step is computed; officially a fifth of each transformer's steps is computed, and on
+    image to video all of the first's.
 
-    Deviations: official HunyuanVideo and Open-Sora code skips at an error equal to the threshold, which Wan's and ours
-    does not. Official Wan code protects a share of the calls, not of the steps: for numbers of steps that end in 3, 4,
+    Deviations: the official HunyuanVideo and Open-Sora code skips at an error equal to the threshold; Wan's and ours do
+    not. The official Wan code protects a share of the calls, not of the steps: for numbers of steps that end in 3, 4,
     8 or 9 its conditional branch is protected one step longer.
     """
 
@@ -96,9 +96,9 @@ class MagCacheConfig(StepwiseCache):
     def _ratios(self, anatomy: Anatomy) -> dict[str, list[float]]:
         if self.ratio_set is not None:
             return copy.deepcopy(official()[self.ratio_set]["ratios"])
-        for each in official().values():  # text and image to video differ in input channels alone
-            if each["signature"] == signature(anatomy) and each["in_channels"] == anatomy.config.get("in_channels"):
-                return copy.deepcopy(each["ratios"])
+        for entry in official().values():  # text and image to video differ only in input channels
+            if entry["signature"] == signature(anatomy) and entry["in_channels"] == anatomy.config.get("in_channels"):
+                return copy.deepcopy(entry["ratios"])
         return measured(self.NAME, anatomy)["ratios"]
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
@@ -114,15 +114,15 @@ class MagCacheConfig(StepwiseCache):
 
 @dataclass
 class Drift:
-    """How far a branch's cached residual is off."""
+    """The error in magnitude of a branch's cached residual."""
 
-    ratio: float = 1.0  # of the residual's magnitude now to the cached one's
+    ratio: float = 1.0  # magnitude of the residual now over that of the cached one
     error: float = 0.0  # summed over the steps reused
-    steps: int = 0
+    steps: int = 0  # since the last computed one
 
 
 class MagCache(StepwiseRule):
-    """Error modelling and adaptive caching for one pipeline call, each branch by itself."""
+    """Error modelling and adaptive caching for one pipeline call; each branch decides for itself."""
 
     config: MagCacheConfig
 
@@ -150,7 +150,7 @@ class MagCache(StepwiseRule):
         return not reuse
 
     def _ratio(self, denoiser: Denoiser) -> float:
-        """Of the current step, for the current branch."""
+        """The ratio of the current step for the current branch."""
         ratios, total = self.config.ratios, denoiser.num_steps
         assert ratios is not None
         assert total is not None
@@ -161,7 +161,7 @@ class MagCache(StepwiseRule):
 
 
 def nearest(row: list[float], index: int, total: int) -> float:
-    """The entry of `row`, stretched to `total` entries, at `index`; of a single entry the last."""
+    """The entry at `index` of `row` stretched to `total` entries; the last one if `total` is 1."""
     return row[-1] if total == 1 else row[round(index * ((len(row) - 1) / (total - 1)))]
 
 

@@ -1,7 +1,7 @@
-"""Pyramid Attention Broadcast (Zhao et al., ICLR 2025): attention outputs are handed on to the next steps.
+"""Pyramid Attention Broadcast (Zhao et al., ICLR 2025): attention outputs are reused at the next steps.
 
-The attention of each kind (spatial, temporal, cross) is computed every so many steps and its output used unchanged in
-between, the more steps the less that kind moves (section 3.2 of the paper). Nothing is measured: a counter and a window
+Each kind of attention (spatial, temporal, cross) is computed every few steps and its output used unchanged in between,
+for more steps the less that kind changes (section 3.2 of the paper). Nothing is measured: a counter and a window
 of timesteps decide. Rule and numbers: NUS-HPC-AI-Lab/VideoSys, videosys/core/pab/pab_mgr.py and
 videosys/pipelines/*/pipeline_*.py.
 """
@@ -36,21 +36,21 @@ ELSEWHERE: dict[str, Any] = {"spatial_range": 2, "temporal_range": 4, "cross_ran
 
 @dataclass(kw_only=True)
 class PABConfig(Cache):
-    """PAB; what is left at None becomes the published value of the backbone, or our choice where there is none.
+    """PAB; a field left at None takes the backbone's published value, or our choice where there is none.
 
-    spatial_range, temporal_range, cross_range: steps from one computation to the next of self-attention (joint 3-D
-        attention counts as spatial), of temporal and of cross-attention; 1 computes always. PAB246 is 2, 4, 6.
-    window: (low, high), model timesteps strictly between which anything is broadcast. Timesteps are the model's, after
-        the scheduler's shift: with a shift of 5 only some 21 of Wan's 50 steps lie in (100, 800).
-    mlp_timesteps: truncated timesteps at which the MLPs of `mlp_blocks` are computed and kept for the next
-        `mlp_skip_count` steps, whatever the window. Open-Sora's are bf16-rounded timesteps of one setting (480p, 9:16,
-        51 frames, 30 steps); a timestep that does not occur does nothing.
+    spatial_range, temporal_range, cross_range: steps from one computation of spatial attention (joint 3-D attention
+        counts as such), temporal or cross-attention to the next; 1 always computes. PAB246 is 2, 4, 6.
+    window: (low, high); attention is broadcast at model timesteps strictly between the two. Timesteps are the model's,
+        after the scheduler's shift: with a shift of 5 only some 21 of Wan's 50 steps lie in (100, 800).
+    mlp_timesteps: timesteps (truncated to integers) at which the MLPs of `mlp_blocks` are computed and kept for the
+        next `mlp_skip_count` steps, whatever the window. Open-Sora's are bf16-rounded timesteps of one setting (480p,
+        9:16, 51 frames, 30 steps); a timestep that does not occur has no effect.
 
-    What is kept of Open-Sora's self-attention and MLP is gated already, as in the official code; elsewhere it is the
-    module's own output, and each step's gate is applied to it.
+    Open-Sora's self-attention and MLP outputs are kept after the gate, as in the official code; elsewhere the module's
+    own output is kept, and each step's gate is applied to it.
 
-    Deviation from the official code: counter and memory are kept for each guidance branch, which changes nothing where
-    the branches share a call as they do there.
+    Deviation from the official code: counter and memory are kept for each guidance branch, which makes no difference
+    where the branches share a call, as they officially do.
     """
 
     spatial_range: int | None = None
@@ -85,17 +85,17 @@ class PABConfig(Cache):
         for name, kind in RANGES.items():
             every = getattr(self, name)
             if kind not in kinds and every is not None and every > 1:
-                what = name.removesuffix("_range")
-                raise ValueError(f"pab: {anatomy.family} has no {what} attention to broadcast; leave {name} at null")
+                part = name.removesuffix("_range")
+                raise ValueError(f"pab: {anatomy.family} has no {part} attention to broadcast; leave {name} at null")
             settings[name] = 1 if kind not in kinds else published.get(name, 1) if every is None else every
-        for name, otherwise in (("window", ELSEWHERE["window"]), ("mlp_timesteps", ())):
+        for name, fallback in (("window", ELSEWHERE["window"]), ("mlp_timesteps", ())):
             given = getattr(self, name)
-            settings[name] = published.get(name, otherwise) if given is None else given
+            settings[name] = published.get(name, fallback) if given is None else given
         return replace(self, **settings)
 
     @property
     def ranges(self) -> dict[str, int]:
-        """Kinds of attention that are broadcast, and for how long."""
+        """Kinds of attention that are broadcast -> steps from one computation to the next."""
         given = {kind: getattr(self, name) or 1 for name, kind in RANGES.items()}
         return {kind: every for kind, every in given.items() if every > 1}
 
@@ -115,11 +115,11 @@ class PABConfig(Cache):
 class _Broadcast(Rule):
     def __init__(self, config: PABConfig) -> None:
         self.config = config
-        self._counts: dict[str, int] = {}  # calls so far, by branch
-        self._mlp_until: dict[str, int] = {}  # the count up to which a branch's MLP outputs are good
-        self._now: set[str] = set()  # kinds answered from memory in the call that runs
-        self._lasting: set[str] = set()  # kinds that the next call of the branch may be answered
-        self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> its latest output, a tuple if it gave one
+        self._counts: dict[str, int] = {}  # branch -> its calls so far
+        self._mlp_until: dict[str, int] = {}  # branch -> the count up to which its MLP outputs are valid
+        self._now: set[str] = set()  # kinds answered from memory in the running call
+        self._lasting: set[str] = set()  # kinds that the branch's next call may take from memory
+        self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> the module's latest output, perhaps a tuple
         self._kinds: dict[str, str] = {}  # module -> kind
         self._gates: dict[str, str] = {}  # module -> its gate, which answers in its place
 
@@ -146,12 +146,12 @@ class _Broadcast(Rule):
         return denoiser.run()
 
     def _needed_next(self, denoiser: Denoiser, count: int, timestep: int) -> set[str]:
-        """Kinds that the branch's next call may be answered from memory; of the others nothing need be kept."""
+        """Kinds that the branch's next call may take from memory; outputs of the others need not be kept."""
         if denoiser.is_last_step:
             return set()
         low, high = self.config.window or ELSEWHERE["window"]
         following = denoiser.next_timestep()
-        within = low < timestep if following is None else low < following < high  # they fall from step to step
+        within = low < timestep if following is None else low < following < high  # timesteps fall from step to step
         needed = {kind for kind, every in self.config.ranges.items() if (count + 1) % every and within}
         return needed | ({"mlp"} if self._mlp_until.get(denoiser.branch.name, -1) > count else set())
 
@@ -167,7 +167,7 @@ class _Broadcast(Rule):
         branch, gate = denoiser.branch.name, self._gates.get(call.path)
         key = branch, gate or call.path
         fresh = self._kinds[call.path] not in self._now or key not in self._memory
-        if gate:  # keeps the output itself; to be answered from memory it only has to be called
+        if gate:  # the gate's output is kept; the module need not run where that is reused
             return call.run() if fresh else call.args[0]
         output = call.run() if fresh else self._memory[key]
         if self._kinds[call.path] in self._lasting:
@@ -178,5 +178,5 @@ class _Broadcast(Rule):
 
 
 def _number(block: str) -> int:
-    """Of a block in its own list."""
+    """A block's index in its own list."""
     return int(block.rsplit(".", 1)[-1])

@@ -1,12 +1,12 @@
 """PreciseCache: Algorithm 1 and equations (2)-(4) of Wang et al., "PreciseCache" (ICLR 2026).
 
-LFCache decides *which steps* to compute. At each step a *trial*, the transformer on a downsampled latent, tells how
-much the low frequencies of its prediction have moved (the LFD); while the accumulated LFD stays below a threshold the
-last prediction is reused. BlockCache (block_cache.py) decides *which blocks* to compute at the steps that are.
+LFCache decides *which steps* to compute. At each step a *trial*, the transformer on a downsampled latent, shows how
+much the low frequencies of its prediction have changed (the LFD); while the accumulated LFD stays below a threshold the
+last prediction is reused. BlockCache (block_cache.py) decides *which blocks* to compute at the computed steps.
 
-`PreciseCache.algorithm_1` is to be read beside the paper. Where the paper leaves a choice it is a field, with a default
-and a reason, and a small function around the algorithm; the defaults are Algorithm 1 to the letter. What the other
-choices do: docs/precisecache.md.
+Read `PreciseCache.algorithm_1` beside the paper. Each choice that the paper leaves open is a field, with a default and
+a reason, and a small function around the algorithm; the defaults are Algorithm 1 to the letter. What the other choices
+do: docs/precisecache.md.
 """
 
 from __future__ import annotations
@@ -47,32 +47,32 @@ class PreciseCacheConfig(StepwiseCache):
     The algorithm:
     alpha: threshold as a share of the largest LFD seen in the warm-up (section 4.1); 0 never reuses.
     warmup_steps: steps always computed at the start, the paper's three; the threshold is taken from their LFDs.
-    downsample_factor: of the trial in time, height, width (section 4.1).
-    radius_ratio: of the low-pass disk, to min(H, W) of the trial (section 4.1).
+    downsample_factor: how far the trial's latent is shrunk in time, height, width (section 4.1).
+    radius_ratio: radius of the low-pass disk as a share of min(H, W) of the trial (section 4.1).
     block_cache_rate: share of the blocks whose residual is cached, 0 to 1. "Cache rate 40 %" could also mean that 40 %
         are pivotal; the paper's MACs (Flash computes 0.77 to 0.81 of Turbo) fit 40 % cached.
     block_cache_steps: L, computed steps from one refresh to the next (section 4.1).
 
-    What the paper leaves open, by the number of the question in docs/precisecache.md:
-    accumulate (1): sum the LFDs since the last computed step (Algorithm 1, line 12), or look at the latest alone.
+    What the paper leaves open, with the number of the question in docs/precisecache.md:
+    accumulate (1): sum the LFDs since the last computed step (Algorithm 1, line 12), or use the latest alone.
     reference (2): what a trial is compared with. "cached_output" is Algorithm 1 (line 10): the downsampled prediction
-        last used; it puts a resolution gap under every LFD. "previous_trial" compares trials of adjacent steps
+        last used; every LFD then includes a resolution gap. "previous_trial" compares trials of adjacent steps
         (equation 10 of appendix A.2, on trials), "anchor_trial" with the trial of the last computed step.
-    subtract_bias (3): with "cached_output", take off the gap measured at the last computed step, where trial and full
-        prediction are both at hand.
-    norm (4): of the LFD, see `low_frequency_difference`. "rms" is the L2 norm of line 11 over a constant, which cancels
-        out of E < alpha * max LFD: the same decisions, and values that compare across sizes.
-    threshold_from (5): measure the warm-up's LFDs on trials, as later ones are, or on full predictions, which is free
-        but another scale.
+    subtract_bias (3): with "cached_output", subtract the gap measured at the last computed step, where both trial and
+        full prediction are known.
+    norm (4): norm of the LFD, see `low_frequency_difference`. "rms" is the L2 norm of line 11 divided by a constant,
+        which cancels in E < alpha * max LFD: the same decisions, and values that compare across sizes.
+    threshold_from (5): measure the warm-up's LFDs on trials, like the later ones, or on full predictions, which is
+        free but gives another scale.
     count_warmup (6): let E start with the warm-up's LFDs instead of 0.
     spectrum (7), whole_bins (8): see `low_frequency`.
     low_pass_first (9): with "cached_output", low-pass the prediction before it is downsampled (Algorithm 1, line 4) and
-        not only after (line 10, which sets the same quantity anew before line 4's is ever used).
+        not only after (line 10, which overwrites the same quantity before line 4's is ever used).
     downsample_mode (11): how the latent is shrunk, see `frequency.DOWNSAMPLE_MODES`; the paper says "Downsample".
     guidance (15): the trial's prediction after classifier-free guidance ("guided", as the cached one in section 4.3),
         or of the conditional branch alone ("cond", half the cost).
-    max_reused (20): steps reused in a row at most; 0 is no limit, as in the paper.
-    block_ranking (24): by the norm of the residual (section 3.4), or by its share of the norm of the block's input.
+    max_reused (20): most steps reused in a row; 0 is no limit, as in the paper.
+    block_ranking (24): by the norm of the residual (section 3.4), or by that norm over the norm of the block's input.
     block_sets (26): each guidance branch ranks for itself, or all follow the first. Where both are in one batch
         (CogVideoX, Open-Sora) they have one ranking anyway.
     radius_of (31): min(H, W) is the trial's, whose spectrum is masked, or the full latent's, as section 3.3 defines H
@@ -122,9 +122,9 @@ class PreciseCacheConfig(StepwiseCache):
             raise ValueError(f"block_cache_rate must be in [0, 1], not {self.block_cache_rate}")
         if self.block_cache_steps < 1 or self.max_reused < 0:
             raise ValueError("block_cache_steps must be at least 1 and max_reused at least 0")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         for name in ("subtract_bias", "low_pass_first"):
             if getattr(self, name) and self.reference != "cached_output":
                 raise ValueError(f"{name} means something only with reference=cached_output")
@@ -137,8 +137,8 @@ class PreciseCacheConfig(StepwiseCache):
 
     def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:
         frames = anatomy.latent_size(inputs)[0]
-        left = anatomy.trial_size(anatomy.latent_size(inputs), self.downsample_factor)[0]
-        if anatomy.conditioned(inputs) and left == anatomy.patch[0] < frames:
+        trial_frames = anatomy.trial_size(anatomy.latent_size(inputs), self.downsample_factor)[0]
+        if anatomy.conditioned(inputs) and trial_frames == anatomy.patch[0] < frames:
             raise ValueError(
                 f"downsample factor {self.downsample_factor} leaves of {frames} latent frames only the first, which in"
                 " image to video is the image and not denoised; lower the factor in time"
@@ -165,26 +165,26 @@ class PreciseCacheConfig(StepwiseCache):
         return not (self.reuses_stack or self.block_cache_rate)
 
     def steps_saved_inside(self, computed: float, blocks: int) -> float:
-        """After the warm-up's last step, the first to be followed by a refresh: one refresh, then L cached steps."""
+        """From the warm-up's last step on, computed steps repeat a cycle: one refresh, then L cached steps."""
         after = max(0.0, computed - self.warmup_steps + 1)
         refreshes = -(-after // (self.block_cache_steps + 1))
         return (after - refreshes) * round(self.block_cache_rate * blocks) / blocks
 
 
 def accumulated(config: PreciseCacheConfig, error: float, lfd: float, warming_up: bool) -> float:
-    """Line 12: E with one more LFD; or the LFD alone (question 1), or E as it is in the warm-up (question 6)."""
+    """Line 12: E plus this LFD; or the LFD alone (question 1), or E unchanged in the warm-up (question 6)."""
     if not config.accumulate:
         return lfd
     return error + lfd if config.count_warmup or not warming_up else error
 
 
 def larger(maximum: float, lfd: float) -> float:
-    """The larger; a NaN stays one, so that nothing is reused after it."""
+    """The larger of the two; NaN if either is, so that nothing is reused after it."""
     return lfd if math.isnan(lfd) or lfd > maximum else maximum
 
 
 def radius_ratio(config: PreciseCacheConfig, latent: Size, compared: Size) -> float:
-    """Question 31: the low-pass radius as a share of min(H, W) of what is compared, which may be of the latent's."""
+    """Question 31: the low-pass radius as a share of min(H, W) of what is compared, converted from the latent's."""
     if config.radius_of == "trial":
         return config.radius_ratio
     return config.radius_ratio * min(latent[1:]) / min(compared[1:])
@@ -199,9 +199,9 @@ class PreciseCache(StepwiseRule):
         super().__init__(config)
         self.error = 0.0  # E, line 2
         self.max_lfd = 0.0  # of the warm-up; the threshold is alpha times it
-        self.reused = 0  # steps in a row
-        self.past_trial: torch.Tensor | None = None  # of the step before, or of the last computed one
-        self.bias = 0.0  # what the trial's resolution alone does to an LFD, at the last computed step
+        self.reused = 0  # steps reused in a row
+        self.past_trial: torch.Tensor | None = None  # the previous step's, or the last computed step's
+        self.bias = 0.0  # share of an LFD due to the trial's resolution, at the last computed step
         self.latest_full: torch.Tensor | None = None  # prediction, kept through the warm-up where needed
         blocks = config.block_cache_rate, config.block_cache_steps, config.block_ranking, config.block_sets
         self.block_cache = BlockCache(*blocks) if config.block_cache_rate else None
@@ -237,7 +237,7 @@ class PreciseCache(StepwiseRule):
         config = self.config
         if config.reference == "cached_output":
             return self._cached(denoiser, size)
-        if self.past_trial is None:  # the first step's, made up for now that all of its branches have been seen
+        if self.past_trial is None:  # the first step's, run now that all of its branches have been seen
             self.past_trial = denoiser.trial(size, config.downsample_mode, config.guidance, previous=True)
         return self.past_trial
 
@@ -257,7 +257,7 @@ class PreciseCache(StepwiseRule):
         return float(low_frequency_difference(a, b, ratio, config.whole_bins, config.spectrum, config.norm))
 
     def _above_bias(self, denoiser: Denoiser, lfd: float) -> float:
-        """Question 3: with `subtract_bias`, less the LFD of the last computed step's trial and full prediction."""
+        """Question 3: with `subtract_bias`, minus the LFD of the last computed step's trial and full prediction."""
         if self.config.subtract_bias and self.past_trial is not None and not self.reused:
             frames, height, width = self.past_trial.shape[-3:]
             self.bias = self._lfd(denoiser, self.past_trial, self._cached(denoiser, (frames, height, width)))
@@ -281,12 +281,12 @@ class PreciseCache(StepwiseRule):
         return 0.0 if before is None else self._lfd(denoiser, latest, before)
 
     def _may_reuse(self, denoiser: Denoiser) -> bool:
-        """What is asked beside line 13: no warm-up (section 4.1), no protected step, no limit reached (question 20)."""
+        """Conditions besides line 13: no warm-up (section 4.1), no protected step, no limit reached (question 20)."""
         limit = self.config.max_reused or math.inf
         return denoiser.index >= self.config.warmup_steps and not denoiser.must_compute and self.reused < limit
 
     def _remember(self, trial: torch.Tensor, reused: bool) -> None:
-        """Keep the trial that later ones may be compared with."""
+        """Keep the trial that later trials may be compared with."""
         self.reused = self.reused + 1 if reused else 0
         if self.config.reference == "previous_trial" or not reused:
             self.past_trial = trial

@@ -1,4 +1,4 @@
-"""Controls that decide without looking: no cache, fewer steps, uniform skipping, a replayed schedule."""
+"""Controls that decide without measuring: no cache, fewer steps, uniform skipping, a replayed schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .engine.trace import Step
 
 @dataclass(kw_only=True)
 class NoCacheConfig(Method):
-    """The reference: every step computed, only the trace is taken."""
+    """The reference: every step is computed, and only the trace recorded."""
 
     NAME: ClassVar[str] = "none"
     INERT: ClassVar = {}
@@ -30,7 +30,7 @@ class NoCacheConfig(Method):
 
 @dataclass(kw_only=True)
 class FewerStepsConfig(Method):
-    """No cache, but a schedule of `steps` steps whatever the pipeline is asked for: equal compute, honestly spent."""
+    """No cache, but a schedule of `steps` steps whatever the pipeline is asked for: the baseline of equal compute."""
 
     steps: int = 25
 
@@ -50,12 +50,12 @@ class FewerStepsConfig(Method):
         return True
 
     def patch(self, pipe: Any) -> Callable[[], None]:
-        scheduler, plain = pipe.scheduler, type(pipe.scheduler)
-        scheduler.__class__ = shortened = _shortened(plain, self.steps)
+        scheduler, original_class = pipe.scheduler, type(pipe.scheduler)
+        scheduler.__class__ = shortened = _shortened(original_class, self.steps)
 
         def undo() -> None:
-            shortened.shortened_to = None  # type: ignore[attr-defined]  # of copies made meanwhile, too
-            scheduler.__class__ = plain
+            shortened.shortened_to = None  # type: ignore[attr-defined]  # for copies made meanwhile, too
+            scheduler.__class__ = original_class
 
         return undo
 
@@ -67,13 +67,13 @@ class FewerStepsConfig(Method):
             )
 
 
-def _shortened(kind: type, steps: int) -> type:
+def _shortened(scheduler_class: type, steps: int) -> type:
     """A scheduler class that takes `steps` steps whatever it is asked for, as long as `shortened_to` is not None.
 
-    A class and not a changed method: a copy of the scheduler then changes its own timesteps, not the original's.
+    A class, not a replaced method: a copy of the scheduler then sets its own timesteps, not the original's.
     """
 
-    @functools.wraps(kind.set_timesteps)  # type: ignore[attr-defined]
+    @functools.wraps(scheduler_class.set_timesteps)  # type: ignore[attr-defined]
     def set_timesteps(self: Any, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> None:
         budget, sigmas = type(self).shortened_to, kwargs.get("sigmas")
         if budget is not None and sigmas is not None:  # a pipeline with its own noise levels: the same curve
@@ -81,15 +81,15 @@ def _shortened(kind: type, steps: int) -> type:
             kwargs["sigmas"] = np.interp(np.arange(budget) / budget, asked_at, sigmas).tolist()
         elif budget is not None:
             num_inference_steps = budget
-        return kind.set_timesteps(self, num_inference_steps, *args, **kwargs)  # type: ignore[attr-defined]
+        return scheduler_class.set_timesteps(self, num_inference_steps, *args, **kwargs)  # type: ignore[attr-defined]
 
     members = {
         "shortened_to": steps,
         "set_timesteps": set_timesteps,
-        "__module__": kind.__module__,
-        "__doc__": kind.__doc__,
+        "__module__": scheduler_class.__module__,
+        "__doc__": scheduler_class.__doc__,
     }
-    return type(kind.__name__, (kind,), members)
+    return type(scheduler_class.__name__, (scheduler_class,), members)
 
 
 @dataclass(kw_only=True)
@@ -131,7 +131,7 @@ class _Uniform(StepwiseRule):
 
 @dataclass(kw_only=True)
 class ReplayConfig(StepwiseCache):
-    """Compute exactly the steps told: a schedule recorded by another method, or one of your own.
+    """Compute exactly the given steps: a schedule recorded by another method, or one of your own.
 
     actions: one letter a step, "F" to compute and "r" to reuse, as in a record's trace.
     """

@@ -1,7 +1,7 @@
 """SeaCache: Chung et al., "SeaCache: Spectral-Evolution-Aware Cache for Accelerating Diffusion Models" (CVPR 2026).
 
 TeaCache's accumulation without its coefficients: before two adjacent steps are compared, their features pass a filter
-that keeps the frequencies the denoising has reached at that noise level and drops the noise (equations 5-7).
+that keeps the frequencies that denoising has reached at that noise level and drops the noise (equations 5-7).
 
 "official" follows https://github.com/jiwoogit/SeaCache at 0a91c2b (Wan2.1/seacache_generate.py,
 HunyuanVideo/seacache_generate.py), "diffusers" the other method that diffusers 0.42 calls by this name
@@ -24,7 +24,7 @@ from .engine.reuse import StackResidual
 from .engine.trace import Step
 from .teacache import relative_l1
 
-# What each variant sets where the user does not.
+# Each variant's values for fields left at None.
 VARIANTS: dict[str, dict[str, Any]] = {
     "official": {"threshold": 0.2, "max_reused": 0, "residual_order": 0},
     "diffusers": {"threshold": 0.25, "max_reused": 2, "residual_order": 1},
@@ -37,18 +37,18 @@ class SeaCacheConfig(StepwiseCache):
 
     variant: "official" filters the modulated tokens of the first block, "diffusers" the noisy latent itself.
     threshold: accumulated distance at which a step is computed again; None is 0.2 (0.25 in diffusers).
-    max_reused: reused steps in a row at most, 0 for any number; None is 0 (2 in diffusers).
-    residual_order: with reuse=stack, 0 adds the last computed residual, 1 draws a line in steps through the last two;
-        None is 0 (1 in diffusers).
-    power_exp: of the assumed power spectrum of clean features, one over frequency to this power.
+    max_reused: most steps reused in a row, 0 for no limit; None is 0 (2 in diffusers).
+    residual_order: with reuse=stack, 0 adds the last computed residual, 1 extrapolates the last two linearly in
+        steps; None is 0 (1 in diffusers).
+    power_exp: p of the assumed power spectrum of clean features, 1 / frequency^p.
     filter_protected: whether protected steps' features are filtered too. Wan's official code does not, so the first
-        free step is compared with an unfiltered one; HunyuanVideo's does, and diffusers. None is as published.
+        unprotected step is compared with an unfiltered one; HunyuanVideo's and diffusers' do. None is as published.
 
     Each guidance branch decides for itself. Deviations from the official code:
 
     - Distances are taken in float32, where HunyuanVideo's code takes them in the model's precision.
-    - HunyuanVideo's code is written for one call a step; with true CFG the two calls decide apart, as on Wan.
-    - Videos of one call decide together, where diffusers averages their distances.
+    - HunyuanVideo's code is written for one call a step; with true CFG the two calls decide separately, as on Wan.
+    - Videos of one batch decide together, where diffusers averages their distances.
     """
 
     variant: str = "official"
@@ -88,7 +88,7 @@ class SeaCacheConfig(StepwiseCache):
                 f"seacache: there is no published rule for {anatomy.family}, and its filter needs flow matching's noise"
                 " levels; it works on wan and hunyuanvideo"
             )
-        if self.variant == "diffusers" and not (anatomy.family == "wan" and _makes_video_of_text(anatomy)):
+        if self.variant == "diffusers" and not (anatomy.family == "wan" and _is_text_to_video(anatomy)):
             raise ValueError("seacache: diffusers' variant works on wan's text-to-video models alone")
         if self.filter_protected is not None:
             return self
@@ -100,23 +100,23 @@ class SeaCacheConfig(StepwiseCache):
         return True
 
     def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:
-        if self.variant != "diffusers":  # which filters the latent, a small thing
+        if self.variant != "diffusers":  # which filters the latent, a small tensor
             sea_filter(tokens.unflatten(1, anatomy.token_grid(latent_size)), 0.5, self.power_exp)
 
     def rule(self) -> SeaCache:
         return SeaCache(self)
 
 
-def _makes_video_of_text(anatomy: Anatomy) -> bool:
+def _is_text_to_video(anatomy: Anatomy) -> bool:
     channels = anatomy.config.get("in_channels")
     return (anatomy.config.get("out_channels") or channels) == channels
 
 
 @dataclass
 class _Branch:
-    """What one guidance branch remembers."""
+    """The memory of one guidance branch."""
 
-    previous: torch.Tensor | None = None  # feature of the step before, computed or not
+    previous: torch.Tensor | None = None  # feature of the previous step, computed or not
     accumulated: float = 0.0
     reused: int = 0
 
@@ -138,7 +138,7 @@ class SeaCache(StepwiseRule):
 
     def change_transformer(self) -> None:
         super().change_transformer()
-        self.branches = {}  # features are tokens of the transformer's own
+        self.branches = {}  # features are tokens of the previous transformer
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         config, branch = self.config, self.branches.setdefault(denoiser.branch.name, _Branch())
@@ -175,8 +175,8 @@ class SeaCache(StepwiseRule):
 def sea_filter(volume: torch.Tensor, sigma: float, power_exp: float = 3.0) -> torch.Tensor:
     """Features (B, T, H, W, channels) with each frequency weighted by how much of it is signal at noise level `sigma`.
 
-    One Wiener gain an axis, a / (a² + b² f^p) for x = a·clean + b·noise with clean power f^-p, their product divided by
-    its mean (equations 5-7).
+    One Wiener gain per axis, a / (a² + b² f^p) for x = a·clean + b·noise with clean power f^-p; the product of the
+    gains is divided by its mean (equations 5-7).
     """
     tiny = 1e-16
     b = min(max(sigma, 1e-6), 1 - 1e-6)
@@ -191,7 +191,7 @@ def sea_filter(volume: torch.Tensor, sigma: float, power_exp: float = 3.0) -> to
 
 
 class _LinearStackResidual(StackResidual):
-    """The block stack's residual on a line through the last two computed ones (diffusers' residual_order=1)."""
+    """The block stack's residual, extrapolated linearly from the last two computed (diffusers' residual_order=1)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""TaylorSeer (Liu et al., "From Reusing to Forecasting", ICCV 2025) and FORA (Selvaraju et al., 2024), by module.
+"""TaylorSeer (Liu et al., "From Reusing to Forecasting", ICCV 2025) and FORA (Selvaraju et al., 2024), per module.
 
-At a fresh step every attention and MLP of every block runs and keeps its output with finite differences of it; in
+At a fresh step every attention and MLP of every block runs, and its output is kept with its finite differences; in
 between each module's output is forecast by a Taylor expansion in steps, and only norms, gates, embeddings and the head
-run. FORA is order 0: the last output again. The same forecast of the whole prediction, far lighter on memory and
+run. FORA is order 0: the last output is reused. The same forecast of the whole prediction, far lighter on memory and
 usable with every decision, is `reuse="taylorseer"` of the step-wise methods (engine/reuse.py).
 """
 
@@ -25,15 +25,15 @@ class TaylorSeerConfig(Cache):
     """TaylorSeer as in TaylorSeer-HunyuanVideo and TaylorSeer-Wan2.1 (cache_functions/cache_init.py, mode "Taylor").
 
     interval: steps from one fresh step to the next (official `fresh_threshold`); 1 never forecasts.
-    max_order: of the expansion (eq. 5 of the paper; official `max_order`).
-    protect_first: official `first_enhance`; differences are kept from the last of these steps on, as there.
+    max_order: order of the expansion (eq. 5 of the paper; official `max_order`).
+    protect_first: official `first_enhance`; differences are kept from the last of these steps on, as officially.
 
-    What a module is follows the official code: attention after its output projection and before the gate (of video and
-    text), cross-attention, MLP (of video and text); a HunyuanVideo single-stream block is one (`proj_out`, which ends
+    The modules are the official code's: attention after its output projection and before the gate (of video and text),
+    cross-attention, MLP (of video and text); a HunyuanVideo single-stream block counts as one (`proj_out`, which ends
     attention and MLP together). Guidance branches share the schedule and keep their own memory: `max_order` + 1 tensors
     for each module and branch, so a 14B model does not fit 80 GB.
 
-    Deviations: a branch without memory of a module runs it; step 0 is always fresh, even with protect_first=0; the
+    Deviations: a module of which a branch has no memory runs; step 0 is always fresh, even with protect_first=0; the
     official code has no protect_last (0 here). CogVideoX has no official code; its blocks are taken like the others'.
     """
 
@@ -69,10 +69,10 @@ class TaylorSeerConfig(Cache):
 class ForaConfig(TaylorSeerConfig):
     """FORA: the outputs of attention and MLP are reused between fresh steps, `interval` apart.
 
-    interval: 5 is what TaylorSeer's tables compare with on video; FORA itself was published on images (DiT, 3).
+    interval: 5 is what TaylorSeer's tables use for FORA on video; FORA itself was published on images (DiT, 3).
 
     Deviations: fresh steps are counted from the first step, as TaylorSeer's repository does; FORA's own code
-    (prathebaselva/FORA, src/models.py) counts to the last, which it thereby always computes: protect_last=1 does that.
+    (prathebaselva/FORA, src/models.py) counts to the last, which it thus always computes: protect_last=1 does that.
     """
 
     max_order: int = 0
@@ -119,7 +119,7 @@ class TaylorForecast(Rule):
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         key = denoiser.branch.name, call.path
-        if _feeds_single_stream(denoiser, call.path):  # its output matters to proj_out alone
+        if _feeds_single_stream(denoiser, call.path):  # only proj_out reads its output
             forecast = not self.fresh and (key[0], call.path.rpartition(".")[0] + ".proj_out") in self.memory
             return _placeholder(denoiser, call) if forecast else call.run()
         if self.fresh or key not in self.memory:
@@ -134,12 +134,12 @@ class TaylorForecast(Rule):
         factors, steps = [output], denoiser.index - before
         if denoiser.index >= self.config.first_steps(denoiser.num_steps) - 1:
             for k in range(min(self.config.max_order, len(old))):
-                factors.append(tree_map(lambda new, was: (new - was) / steps, factors[k], old[k]))
+                factors.append(tree_map(lambda new, earlier: (new - earlier) / steps, factors[k], old[k]))
         return factors
 
 
 def _expand(factors: list[Any], ahead: int) -> Any:
-    """sum of F^(k) ahead^k / k!, leaf by leaf: an attention of two streams answers a tuple."""
+    """sum of F^(k) ahead^k / k!, leaf by leaf: attention over two streams returns a tuple."""
     return tree_map(
         lambda *orders: sum(value * (ahead**k / math.factorial(k)) for k, value in enumerate(orders)), *factors
     )
@@ -155,7 +155,7 @@ def _feeds_single_stream(denoiser: Denoiser, path: str) -> bool:
 
 
 def _placeholder(denoiser: Denoiser, call: ModuleCall) -> Any:
-    """Something of the right shape for a module whose output nobody will read."""
+    """An output of the right shape for a module whose output is not read."""
     if call.path.endswith(".attn"):
         return call.kwargs["hidden_states"], call.kwargs["encoder_hidden_states"]
     tokens, width = call.args[0], denoiser.transformer.get_submodule(call.path).out_features

@@ -26,7 +26,7 @@ from .engine.method import StepwiseCache, StepwiseRule
 from .engine.trace import Step
 from .teacache_official import RETENTION_SETS, SETS, Official, set_of
 
-SPEEDS = {"slow": 0.1, "fast": 0.2}  # thresholds of the paper (section 4.1), for backbones it has none of
+SPEEDS = {"slow": 0.1, "fast": 0.2}  # the paper's thresholds (section 4.1), for backbones without published ones
 FEATURES = {"wan": "e", "hunyuanvideo": "modulated", "cogvideox": "embedding", "opensora": "modulated"}
 
 
@@ -36,21 +36,21 @@ class TeaCacheConfig(StepwiseCache):
 
     threshold: accumulated estimate at which a step is computed again; None is the published one for `speed`.
     speed: "slow" or "fast", the two settings reported for each backbone.
-    coefficients: of the polynomial, highest power first. None are the published ones (teacache_official.py) or, where
+    coefficients: the polynomial's, highest power first. None takes the published ones (teacache_official.py) or, where
         there are none, measured ones (`python -m pcbench.calibrate`).
-    coefficient_set: a published set by name, where the backbone's own is not wanted or there are several.
-    retention_steps: Wan's `use_ret_steps`: look at the projected embedding `e0` instead of `e`, with coefficients of
+    coefficient_set: name of a published set, to replace the backbone's own or to choose among several.
+    retention_steps: Wan's `use_ret_steps`: measure the projected embedding `e0` instead of `e`, with coefficients of
         its own; five steps computed at the start and none at the end, unless protection is set.
     protect_first, protect_last: None is 1 and 1, or 5 and 0 with retention steps.
 
-    The feature (`FEATURES`) is Wan's and CogVideoX's timestep embedding, which knows nothing of the prompt, and
-    HunyuanVideo's and Open-Sora's modulated input of the first block. Deviations from the official code:
+    The feature (`FEATURES`) is the timestep embedding on Wan and CogVideoX, which does not depend on the prompt, and
+    the modulated input of the first block on HunyuanVideo and Open-Sora. Deviations from the official code:
 
-    - One decision a step. Wan's code decides for each guidance branch apart, but always alike: both see one timestep.
-      HunyuanVideo's is written for one call a step; with true CFG the first call decides.
+    - One decision per step. Wan's code decides separately for each guidance branch, but always alike: both have the
+      same timestep. HunyuanVideo's is written for one call a step; with true CFG the first call decides.
     - Distances are taken in float32, where all official code but Wan's takes them in the model's precision.
     - The text stream's residual, which CogVideoX's code adds too, is not kept: no prediction depends on it.
-    - CogVideoX's and Open-Sora's code knows the last step by its timestep, here it is known by its number.
+    - CogVideoX's and Open-Sora's code recognises the last step by its timestep, ours by its index.
     """
 
     threshold: float | None = None
@@ -58,7 +58,7 @@ class TeaCacheConfig(StepwiseCache):
     coefficients: list[float] | None = None
     coefficient_set: str | None = None
     retention_steps: bool = False
-    protect_first: float | None = None  # type: ignore[assignment]  # a number once made
+    protect_first: float | None = None  # type: ignore[assignment]  # a number after __init__
     protect_last: int | None = None  # type: ignore[assignment]
     reuse: str = "stack"
 
@@ -88,7 +88,7 @@ class TeaCacheConfig(StepwiseCache):
         return RETENTION_SETS if self.retention_steps else SETS
 
     def feature(self, anatomy: Anatomy) -> str:
-        """What is looked at on this family."""
+        """The name of the feature that is measured on this family."""
         return "e0" if self.retention_steps else FEATURES[anatomy.family]
 
     def for_backbone(self, anatomy: Anatomy) -> TeaCacheConfig:
@@ -125,12 +125,12 @@ class TeaCache(StepwiseRule):
 
     def __init__(self, config: TeaCacheConfig) -> None:
         super().__init__(config)
-        self.previous: torch.Tensor | None = None  # of the step before, computed or not
+        self.previous: torch.Tensor | None = None  # the previous step's, computed or not
         self.accumulated = 0.0
 
     def change_transformer(self) -> None:
         super().change_transformer()
-        self.previous = None  # an embedding of the other's
+        self.previous = None  # the previous transformer's embedding
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         assert self.config.coefficients is not None
@@ -154,7 +154,7 @@ class TeaCache(StepwiseRule):
 
 
 def look(denoiser: Denoiser, feature: str) -> torch.Tensor:
-    """The current branch's feature by its name."""
+    """The current branch's feature (a tensor) by its name: a value of FEATURES, or "e0"."""
     if feature == "modulated":
         return denoiser.look(denoiser.anatomy.first_modulated)
     options = {"projected": True} if feature == "e0" else {}
@@ -162,5 +162,5 @@ def look(denoiser: Denoiser, feature: str) -> torch.Tensor:
 
 
 def relative_l1(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean absolute difference as a share of b's mean absolute value (equation 4)."""
+    """Mean absolute difference of a and b over the mean absolute value of b (equation 4); in float32."""
     return float((a.float() - b.float()).abs().mean() / b.float().abs().mean())

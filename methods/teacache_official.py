@@ -14,7 +14,7 @@ from .engine.anatomy import Anatomy
 
 @dataclass(frozen=True)
 class Official:
-    """One published set. `feature` is what it was fitted on; `source` a file of the repository and its line."""
+    """One published set. `feature` is what it was fitted on; `source` a file of the repository and a line in it."""
 
     family: str
     feature: str
@@ -94,26 +94,26 @@ RETENTION_SETS: dict[str, Official] = {
 def set_of(anatomy: Anatomy) -> str | None:
     """The name of the set published for this backbone; None if there is none.
 
-    Wan2.2's 14B looks like Wan2.1's and is taken for it. Raises ValueError where a choice is the user's.
+    Wan2.2's 14B has the same signature as Wan2.1's and is taken for it. Raises ValueError where the user must choose.
     """
-    config, known = anatomy.config, signature(anatomy)
-    if known == "opensora-28x1152":  # which predicts a variance too, in channels of its own
+    config, backbone = anatomy.config, signature(anatomy)
+    if backbone == "opensora-28x1152":  # it also predicts a variance, in extra channels
         return "opensora-1.2"
     more_channels = config.get("in_channels") != (config.get("out_channels") or config.get("in_channels"))
-    of_images = more_channels or bool(config.get("image_condition_type"))
-    if known == "wan-40x5120" and of_images:
+    is_image_to_video = more_channels or bool(config.get("image_condition_type"))
+    if backbone == "wan-40x5120" and is_image_to_video:
         raise ValueError(
             "teacache has two coefficient sets for Wan2.1-I2V-14B:"
             " choose coefficient_set=wan2.1-i2v-480p or coefficient_set=wan2.1-i2v-720p"
         )
-    if known == "cogvideox-42x3072":
+    if backbone == "cogvideox-42x3072":
         if config.get("patch_size_t") is None:
-            return "cogvideox-5b"  # its image-to-video model has the same
-        return "cogvideox1.5-5b-i2v" if of_images else "cogvideox1.5-5b"
+            return "cogvideox-5b"  # its image-to-video model has the same set
+        return "cogvideox1.5-5b-i2v" if is_image_to_video else "cogvideox1.5-5b"
     text_to_video = {
         "wan-30x1536": "wan2.1-t2v-1.3b",
         "wan-40x5120": "wan2.1-t2v-14b",
         "hunyuanvideo-20x3072": "hunyuanvideo",
         "cogvideox-30x1920": "cogvideox-2b",
     }
-    return None if of_images else text_to_video.get(known)
+    return None if is_image_to_video else text_to_video.get(backbone)

@@ -19,7 +19,7 @@ __all__ = ["Claim", "Drawing", "NotDrawnError", "claims_table", "drawings", "mai
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of figure, and the experiment whose records it is drawn from. each: one for every bench of a model."""
+    """A kind of figure, and the experiment whose records it shows. each: whether a model has one per bench."""
 
     name: str
     made_by: str
@@ -44,9 +44,9 @@ KINDS = (
 
 
 def drawings(results: Path) -> tuple[list[Drawing], list[str]]:
-    """Every figure that the records under a folder are enough for; and a line for each kind that there is none of.
+    """Every figure that the records under a folder suffice for; and one line for each kind that has no figure.
 
-    ValueError if there are no records at all.
+    Raises ValueError if there are no records at all.
     """
     found_benches = benches(results)
     found: list[Drawing] = []
@@ -67,15 +67,15 @@ def drawings(results: Path) -> tuple[list[Drawing], list[str]]:
 
 
 def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
-    """Drawings of one kind, each named by as little as tells it from the others. Of two that could have one name, the
-    one with more records has it."""
+    """Drawings of one kind, each with the shortest name that tells it from the others. Of two that could have one
+    name, the one with more records gets it."""
 
     def names(bench: Bench) -> list[str]:
         folder = bench.experiment.replace("/", "-")
-        said = [f"{kind.name}-{bench.model}"] if not kind.each else []
-        said += [f"{kind.name}-{folder}-{bench.model}"]
-        apart = (bench.reference, bench.machine, f"{bench.reference}-{bench.machine}")
-        return [*said, *(f"{said[-1]}-{end}" for end in apart)]
+        candidates = [f"{kind.name}-{bench.model}"] if not kind.each else []
+        candidates += [f"{kind.name}-{folder}-{bench.model}"]
+        endings = (bench.reference, bench.machine, f"{bench.reference}-{bench.machine}")
+        return [*candidates, *(f"{candidates[-1]}-{end}" for end in endings)]
 
     sizes: dict[str, list[int]] = {}
     for bench, _ in drawn:
@@ -95,23 +95,24 @@ def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
 def write(results: Path, out: Path, say: Callable[[str], None] = print) -> int:
     """Write <name>.pdf, .png and .md of every figure, and claims.md, which has all answers in one table.
 
-    Says what is missing, and what makes it. Returns how many figures there are. ValueError if there are no records.
+    Reports what is missing, and the command that makes it. Returns the number of figures. Raises ValueError if there
+    are no records.
     """
     found, missing = drawings(results)
     for drawing in found:
-        began = time.perf_counter()
+        start = time.perf_counter()
         style.save(drawing.figure, out / drawing.name)
-        _text(out / f"{drawing.name}.md", drawing.caption)
-        say(f"{out / drawing.name}.pdf, .png, .md ({time.perf_counter() - began:.1f} s)")
+        _write_text(out / f"{drawing.name}.md", drawing.caption)
+        say(f"{out / drawing.name}.pdf, .png, .md ({time.perf_counter() - start:.1f} s)")
     if any(drawing.claims for drawing in found):
-        _text(out / "claims.md", claims_table(found))
+        _write_text(out / "claims.md", claims_table(found))
         say(str(out / "claims.md"))
     for line in missing:
         say(line)
     return len(found)
 
 
-def _text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

@@ -18,12 +18,12 @@ from .measures import Entry, entries, spearman
 
 BLOCKS = "blocks@1"
 SHOWN = 6  # denoising steps that are drawn
-PIVOTAL = 2.0  # times their even share, which the top quarter must have at least
-QUIET = 0.5  # times their even share, which the lower half may have at most
+PIVOTAL = 2.0  # times its even share: the least change that makes the top quarter pivotal
+QUIET = 0.5  # times its even share: the most change that the lower half may make
 
 
 def fig6(bench: Bench) -> Drawing:
-    """Share of each block in the change of all, and the share of the top blocks."""
+    """Share of each block in the change made by all blocks, and the cumulative share of the top blocks."""
     seen = entries(bench, BLOCKS)
     shares = np.mean([_shares(entry) for entry in seen], axis=0)  # (steps, blocks)
     steps, count = shares.shape
@@ -57,22 +57,22 @@ def fig6(bench: Bench) -> Drawing:
 
 
 def _shares(entry: Entry) -> np.ndarray:
-    """(steps, blocks), each step adds up to 1."""
+    """Each block's share of the change, (steps, blocks); every step sums to 1."""
     values = np.array(entry[BLOCKS]["rms"], dtype=float)
     return values / values.sum(1, keepdims=True)
 
 
-def _held(entry: Entry, first: int, last: int) -> float:
-    """Share of the blocks from rank `first` to `last`, mean over steps, over their even share."""
+def _share_over_even(entry: Entry, first: int, last: int) -> float:
+    """Share of the blocks from rank `first` up to `last`, mean over steps, divided by their even share."""
     ordered = np.sort(_shares(entry), axis=1)[:, ::-1]
     return float(ordered[:, first:last].sum(1).mean() / ((last - first) / ordered.shape[1]))
 
 
 def _claims(seen: list[Entry], count: int) -> tuple[Claim, ...]:
-    who = [entry["prompt"] for entry in seen]
+    prompt_names = [entry["prompt"] for entry in seen]
     quarter, half = max(1, round(count / 4)), count // 2
-    top, prompts = over_prompts([_held(entry, 0, quarter) for entry in seen], who, geometric=True)
-    quiet, _ = over_prompts([_held(entry, half, count) for entry in seen], who, geometric=True)
+    top, prompts = over_prompts([_share_over_even(entry, 0, quarter) for entry in seen], prompt_names, geometric=True)
+    quiet, _ = over_prompts([_share_over_even(entry, half, count) for entry in seen], prompt_names, geometric=True)
     return (
         Claim(
             "Are few blocks pivotal?",
@@ -95,13 +95,13 @@ def _claims(seen: list[Entry], count: int) -> tuple[Claim, ...]:
 
 
 def _ranking(seen: list[Entry]) -> str:
-    """BlockCache keeps one step's ranking for the next: does it last?"""
+    """A note on whether a step's ranking, which BlockCache keeps, holds at the next step."""
 
-    def lasts(entry: Entry) -> float:
+    def correlation(entry: Entry) -> float:
         shares = _shares(entry)
         return float(pd.Series([spearman(a, b) for a, b in itertools.pairwise(shares)]).mean())
 
-    found, count = over_prompts([lasts(entry) for entry in seen], [entry["prompt"] for entry in seen])
+    found, count = over_prompts([correlation(entry) for entry in seen], [entry["prompt"] for entry in seen])
     return (
         "BlockCache goes by the ranking of an earlier step: the rank correlation of the blocks' changes between"
         f" adjacent steps is {words(found)}, n = {count}."

@@ -1,4 +1,4 @@
-"""Appendix A.2: the final error of runs with a cache against their threshold δ, and the bound's links one by one."""
+"""Appendix A.2: the final error of runs with a cache against their threshold δ, and the bound's steps one by one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .measures import array, entries, power, through_zero
 
 BOUND, DEVIATION = "bound@1", "deviation@1"
 KEYS = ["prompt", "seed"]
-LINEAR = 0.9  # the R² from which a line through 0 is said to fit
-UNIT = (0.8, 1.25)  # and the exponent
+LINEAR = 0.9  # the R² from which a line through 0 counts as a fit
+UNIT = (0.8, 1.25)  # the range in which an exponent counts as 1
 
 
 def bound(bench: Bench) -> Drawing:
@@ -34,8 +34,8 @@ def bound(bench: Bench) -> Drawing:
 
 
 def _runs(bench: Bench) -> pd.DataFrame:
-    """A row a sample with a cache: δ, alpha, error (final latent) and video, the deviations and actions over steps,
-    the mean over its prompt's bounds in `product` (C_Z of (30) times δ) and `sum` (in the product's place, sharper)."""
+    """One row per sample with a cache: δ, alpha, error (final latent) and video, the deviations and actions over steps,
+    and its prompt's bounds: `product` (C_Z of (30) times δ) and `sum` (a sum in the product's place, sharper)."""
     factors = {(e["prompt"], e["seed"]): e[BOUND]["factors"] for e in entries(bench, BOUND)}
     rows = []
     for record in bench.raw:
@@ -84,7 +84,7 @@ def _errors(axes: Axes, runs: pd.DataFrame) -> None:
 
 
 def _steps(axes: Axes, runs: pd.DataFrame) -> str:
-    """Draw the run of median threshold among those that reuse; says which it is."""
+    """Draw the run of median threshold among those that reuse; return a text that names it."""
     reused = runs[runs["error"] > 0]
     if not len(reused):
         return "no run reuses a step"
@@ -110,7 +110,7 @@ def _computed(actions: str) -> np.ndarray:
 
 
 def _after_reuse(run: pd.Series) -> float:
-    """The largest deviation of a computed step over that of a reused one; NaN where none follows a reuse."""
+    """The largest deviation at a computed step over that at a reused one; NaN if none follows a reuse."""
     computed = _computed(run["actions"])
     after = computed & (np.arange(len(computed)) > np.argmax(~computed))
     if computed.all() or not after.any():
@@ -120,10 +120,12 @@ def _after_reuse(run: pd.Series) -> float:
 
 def _claims(runs: pd.DataFrame) -> tuple[Claim, ...]:
     by_prompt = [group for _, group in runs.groupby(KEYS)]
-    who = [str(group["prompt"].iloc[0]) for group in by_prompt]
-    r2, n_line = over_prompts([through_zero(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], who)
-    exponent, n = over_prompts([power(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], who)
-    video, _ = over_prompts([power(g["delta"].to_numpy(), g["video"].to_numpy()) for g in by_prompt], who)
+    prompt_names = [str(group["prompt"].iloc[0]) for group in by_prompt]
+    r2, n_line = over_prompts(
+        [through_zero(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], prompt_names
+    )
+    exponent, n = over_prompts([power(g["delta"].to_numpy(), g["error"].to_numpy()) for g in by_prompt], prompt_names)
+    video, _ = over_prompts([power(g["delta"].to_numpy(), g["video"].to_numpy()) for g in by_prompt], prompt_names)
     claims = [
         Claim(
             "Is the final error linear in δ?",

@@ -16,7 +16,7 @@ PSNR = next(iter(METRICS))
 
 
 def ambiguities(bench: Bench) -> Drawing:
-    """A line a choice: the PSNR and SSIM that it gains, with intervals."""
+    """One point per choice: the PSNR and SSIM that it gains, with intervals."""
     if not layout_of(bench).choices:
         raise NotDrawnError
     try:
@@ -24,7 +24,7 @@ def ambiguities(bench: Bench) -> Drawing:
     except ValueError as error:
         raise NotDrawnError(str(error)) from error
     made = choices(found, prompts)
-    placed = sorted((each for each in made if _known(each)), key=lambda choice: choice.gains[PSNR].value)
+    placed = sorted((choice for choice in made if _has_gain(choice)), key=lambda choice: choice.gains[PSNR].value)
     if not placed:
         raise NotDrawnError("no choice between settings of the usual ones")
     figure, axes = style.panels(1, len(METRICS), height=0.7 + 0.17 * len(placed), sharey=True)
@@ -33,40 +33,40 @@ def ambiguities(bench: Bench) -> Drawing:
         gained = [choice.gains[metric] for choice in placed]
         value, low, high = np.array(gained).T
         bars = np.nan_to_num(np.maximum([value - low, high - value], 0))
-        clear = np.array([_clear(each) for each in gained])
+        clear = np.array([_excludes_zero(choice) for choice in gained])
         for chosen, colour in ((clear, style.RED), (~clear, style.GREY)):
             panel.errorbar(
                 value[chosen], heights[chosen], xerr=bars[:, chosen], fmt="o", color=colour, capsize=2, elinewidth=0.8
             )
         panel.axvline(0, color=style.BLACK, linewidth=0.6)
         panel.set_xlabel(f"{title} gained at equal MACs")
-    axes[0, 0].set(yticks=heights, yticklabels=[f"{each.changed} ({each.speedup.value:.2f}×)" for each in placed])
+    axes[0, 0].set(yticks=heights, yticklabels=[f"{choice.changed} ({choice.speedup.value:.2f}×)" for choice in placed])
     title = (
         f"The paper's open choices on {bench.title}, one at a time: the quality of each minus that of the usual choices"
         f" at several α, where those cost as many MACs (in brackets: how many times fewer than no cache); {prompts}"
         " prompts, 95 % bootstrap intervals over them, red where they leave out zero."
     )
-    notes = (*_told(placed), *_beyond([choice for choice in made if choice not in placed]))
+    notes = (*_gains_and_losses(placed), *_not_compared([choice for choice in made if choice not in placed]))
     return Drawing("ambiguities", "ambiguities", bench.model, title, figure, (), notes)
 
 
-def _known(choice: Choice) -> bool:
+def _has_gain(choice: Choice) -> bool:
     return not np.isnan(choice.gains[PSNR].value)
 
 
-def _clear(gained: Interval) -> bool:
+def _excludes_zero(gained: Interval) -> bool:
     """Whether the interval leaves out zero."""
     return gained.low > 0 or gained.high < 0
 
 
-def _told(placed: list[Choice]) -> list[str]:
-    """Who gains, who loses by PSNR; and how many do neither."""
-    better = [each for each in reversed(placed) if each.gains[PSNR].low > 0]
-    worse = [each for each in placed if each.gains[PSNR].high < 0]
+def _gains_and_losses(placed: list[Choice]) -> list[str]:
+    """Sentences: which choices gain PSNR, which lose, and how many do neither."""
+    better = [choice for choice in reversed(placed) if choice.gains[PSNR].low > 0]
+    worse = [choice for choice in placed if choice.gains[PSNR].high < 0]
     lines = [
-        f"{verb}, in dB of PSNR: {'; '.join(f'{each.changed} {words(each.gains[PSNR])}' for each in some)}."
-        for verb, some in (("Gain", better), ("Lose", worse))
-        if some
+        f"{verb}, in dB of PSNR: {'; '.join(f'{choice.changed} {words(choice.gains[PSNR])}' for choice in group)}."
+        for verb, group in (("Gain", better), ("Lose", worse))
+        if group
     ]
     rest = len(placed) - len(better) - len(worse)
     return [
@@ -76,7 +76,7 @@ def _told(placed: list[Choice]) -> list[str]:
     ]
 
 
-def _beyond(rest: list[Choice]) -> list[str]:
+def _not_compared(rest: list[Choice]) -> list[str]:
     if not rest:
         return []
     named = "; ".join(f"{choice.changed} ({choice.speedup.value:.2f}×)" for choice in rest)

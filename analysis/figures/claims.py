@@ -1,4 +1,4 @@
-"""A claim of the paper, what was measured of it, and the word that follows: yes, no or undecided, from the interval."""
+"""A claim of the paper, the number that tests it, and the answer from its interval: yes, no or undecided."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from ..stats import Interval, mean_interval
 from . import style
 
 FEWEST = 3  # prompts that an interval must rest on before it says yes or no
-FEW = 8  # below that a bootstrap interval is known to be too narrow
+FEW = 8  # with fewer prompts a bootstrap interval is known to be too narrow
 INFINITY = math.inf
 BRACKETS = "Brackets are 95 % bootstrap intervals over prompts."
 ABOVE_ZERO = (math.nextafter(0, 1), INFINITY)
 
 
 def at_least(bound: float) -> tuple[float, float]:
-    """The range of what is not less."""
+    """The range from `bound` upwards."""
     return bound, INFINITY
 
 
 def at_most(bound: float) -> tuple[float, float]:
-    """The range of what is not more."""
+    """The range up to `bound`."""
     return -INFINITY, bound
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A question, the paper's answer, ours.
+    """A question, the paper's answer, and ours.
 
-    paper: what it says, and where. measured: the number that is to decide. found: that number and its interval over
-    `prompts` prompts. means_yes: the range of it that would be a yes. exact: a count, or a largest value: no sample of
-    prompts stands for others. more: further sentences.
+    paper: what it says, and where. measured: what number decides, in words. found: that number and its interval over
+    `prompts` prompts. means_yes: the range in which the answer is yes. exact: whether it is a count or a largest value,
+    whose interval over prompts means nothing. more: further sentences.
     """
 
     question: str
@@ -64,12 +64,12 @@ class Claim:
 
     @property
     def number(self) -> str:
-        """The number with its interval, as far as there is one."""
+        """The number as text, with its interval if it has one."""
         return words(Interval(self.found.value, math.nan, math.nan) if self.exact else self.found)
 
     @property
     def yes(self) -> str:
-        """The range that would be a yes, in words."""
+        """The range in which the answer is yes, in words."""
         least, most = self.means_yes
         if self.means_yes == ABOVE_ZERO:
             return "above 0"
@@ -92,16 +92,16 @@ class Claim:
 
 
 def words(found: Interval, digits: int = 3) -> str:
-    """`0.31 [0.12, 0.45]`."""
+    """A number and its interval as text: `0.31 [0.12, 0.45]`."""
     if math.isnan(found.value):
         return "unknown"
-    value, low, high = (f"{each:.{digits}g}" for each in found)
+    value, low, high = (f"{number:.{digits}g}" for number in found)
     return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its caption. name: of its files. kind: `fig3`, `pareto`, …"""
+    """A figure with its caption. name: its files' names, without suffix. kind: `fig3`, `pareto`, …"""
 
     kind: str
     name: str
@@ -114,29 +114,29 @@ class Drawing:
     @property
     def caption(self) -> str:
         """Plain paragraphs: what is drawn, every claim with its answer, notes, what brackets mean."""
-        said = [self.title, *(claim.text for claim in self.claims), *self.notes]
+        paragraphs = [self.title, *(claim.text for claim in self.claims), *self.notes]
         if self.claims:
             few = any(claim.prompts < FEW and not claim.exact for claim in self.claims)
-            said.append(BRACKETS + (f" Of fewer than {FEW} prompts they are too narrow." if few else ""))
-        return "\n\n".join(said) + "\n"
+            paragraphs.append(BRACKETS + (f" Of fewer than {FEW} prompts they are too narrow." if few else ""))
+        return "\n\n".join(paragraphs) + "\n"
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows of it."""
+        """The picture that a notebook shows."""
         return style.rendered(self.figure, "png")
 
 
 class NotDrawnError(ValueError):
-    """What a figure is drawn from is not there. The message says what; empty if the bench is not meant for it."""
+    """The data for a figure is missing. The message says what; it is empty if the bench is not meant for the figure."""
 
 
 def over_prompts(values: Sequence[float], prompts: Sequence[str], geometric: bool = False) -> tuple[Interval, int]:
-    """The mean of one number a sample with its bootstrap interval over prompts, and how many prompts; NaN is left out.
+    """The mean of one number per sample, its bootstrap interval over prompts, and how many prompts; without NaN.
 
-    geometric: of ratios, whose logarithms are taken.
+    geometric: the geometric mean, for ratios; numbers that are not above 0 are left out too.
     """
     numbers = pd.Series(
         [math.log(v) if geometric and v > 0 else math.nan if geometric else v for v in values], dtype=float
     )
-    who = pd.Series(list(prompts))
-    found = mean_interval(numbers, who)
-    return (Interval(*(math.exp(v) for v in found)) if geometric else found), who[numbers.notna()].nunique()
+    names = pd.Series(list(prompts))
+    found = mean_interval(numbers, names)
+    return (Interval(*(math.exp(v) for v in found)) if geometric else found), names[numbers.notna()].nunique()

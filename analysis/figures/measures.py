@@ -1,4 +1,4 @@
-"""Numbers of one sample's observations: lists over denoising steps, NaN where there is nothing."""
+"""Measures of one sample's observations, which are arrays over denoising steps, NaN where there is no value."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..load import Bench
 from .claims import NotDrawnError
 
 Entry = dict[str, Any]
-FACTOR = "2x4x4"  # the trial that PreciseCache decides by
+FACTOR = "2x4x4"  # the downsampling of PreciseCache's trial
 
 
 def entries(bench: Bench, *names: str) -> list[Entry]:
-    """What was seen of each sample of the uncached reference that has all these observations, by prompt and seed."""
+    """The observations of each sample of the uncached reference that has all these, sorted by prompt and seed."""
     seen = (bench.uncached or {}).get("observations", [])
     found = [entry for entry in seen if all(name in entry for name in names)]
     if not found:
@@ -25,17 +25,17 @@ def entries(bench: Bench, *names: str) -> list[Entry]:
 
 
 def array(values: Sequence[float | None]) -> np.ndarray:
-    """Floats, NaN for None."""
+    """An array of floats, NaN for None."""
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation over the steps that both have; NaN of fewer than three, or where one is constant."""
+    """Spearman's rank correlation over the steps that both have; NaN for fewer than three, or if one is constant."""
     both = ~(np.isnan(a) | np.isnan(b))
     if both.sum() < 3:
         return float("nan")
-    ranks = [pd.Series(each[both]).rank().to_numpy() for each in (a, b)]
-    if min(np.ptp(each) for each in ranks) == 0:
+    ranks = [pd.Series(values[both]).rank().to_numpy() for values in (a, b)]
+    if min(np.ptp(values) for values in ranks) == 0:
         return float("nan")
     return float(np.corrcoef(*ranks)[0, 1])
 
@@ -48,8 +48,8 @@ def ratio(a: np.ndarray, b: np.ndarray) -> float:
 
 def stretch(values: np.ndarray, start: float, stop: float) -> float:
     """Mean from the share `start` to the share `stop` of the steps that have a value."""
-    held = values[~np.isnan(values)]
-    chosen = held[round(start * len(held)) : max(round(stop * len(held)), round(start * len(held)) + 1)]
+    known = values[~np.isnan(values)]
+    chosen = known[round(start * len(known)) : max(round(stop * len(known)), round(start * len(known)) + 1)]
     return float(chosen.mean()) if len(chosen) else float("nan")
 
 
@@ -60,7 +60,7 @@ def quarters(values: np.ndarray) -> float:
 
 
 def through_zero(x: np.ndarray, y: np.ndarray) -> float:
-    """R² of the line through 0 that fits best: 1 minus its squared error over that of the mean. NaN of fewer than 3."""
+    """R² of the best line through 0: 1 minus its squared error over that of the mean. NaN for fewer than 3."""
     if len(x) < 3 or not np.ptp(y):
         return float("nan")
     slope = (x * y).sum() / np.square(x).sum()
@@ -68,7 +68,7 @@ def through_zero(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def power(x: np.ndarray, y: np.ndarray) -> float:
-    """The exponent p of y = a xᵖ, by least squares of logarithms; NaN of fewer than three different x above zero."""
+    """The exponent p of y = a xᵖ, by least squares of logarithms; NaN for fewer than three different x above 0."""
     both = (x > 0) & (y > 0)
     if len(np.unique(x[both])) < 3:
         return float("nan")

@@ -20,17 +20,17 @@ from .measures import spearman
 from .sizes import times
 
 PSNR, SSIM = METRICS
-OURS = "precisecache prediction"  # LFCache as the paper has it, of pareto's curves
+OURS = "precisecache prediction"  # the name of LFCache's curve, as the paper defines it, in pareto.curves
 RIVALS = ("pab", "teacache", "fastercache")  # the paper's Table 1
-TARGETS = (2.0, 1.5, 2.5)  # the first at which both have a score decides
+TARGETS = (2.0, 1.5, 2.5)  # speedups; the first at which both methods have a score decides
 PRESETS = {0.5: "base", 0.7: "turbo"}
-LEGEND = 3  # columns
-SAME = 0.1  # of a MACs ratio: still the paper's
+LEGEND = 3  # columns of the legend
+SAME = 0.1  # relative distance within which a MACs ratio agrees with the paper's
 SIZE = (2, 4, 4)
 
 
 def pareto(bench: Bench) -> Drawing:
-    """PSNR and SSIM against speedup, one line a method. Open choices have a figure of their own."""
+    """PSNR and SSIM against speedup, one line per curve. Open choices have a figure of their own."""
     if layout_of(bench).choices:
         raise NotDrawnError
     try:
@@ -60,9 +60,9 @@ def pareto(bench: Bench) -> Drawing:
         f"Quality against speed, {bench.experiment} on {bench.title}{by}: mean over {prompts} prompts that all records"
         " have, against the uncached videos. Videos identical to their reference have no PSNR and no say in its mean."
     )
-    claims = {rival: _against(found, prompts, rival) for rival in RIVALS if _lines_of(found, rival)}
+    claims = {rival: _against(found, prompts, rival) for rival in RIVALS if _curves_of(found, rival)}
     answered = tuple(claim for claim in claims.values() if claim is not None)
-    notes = _ahead(found, prompts)
+    notes = _leaders(found, prompts)
     if apart := [rival for rival, claim in claims.items() if claim is None and OURS in found]:
         speeds = ", ".join(f"{target:g}×" for target in sorted(TARGETS))
         notes += (
@@ -71,7 +71,7 @@ def pareto(bench: Bench) -> Drawing:
     return Drawing("pareto", "pareto", bench.model, title, figure, answered, notes)
 
 
-def _lines_of(found: dict[str, Curve], method: str) -> list[Curve]:
+def _curves_of(found: dict[str, Curve], method: str) -> list[Curve]:
     return [curve for name, curve in found.items() if name.split()[0] == method]
 
 
@@ -84,7 +84,7 @@ def _draw(axes: Axes, found: dict[str, Curve], prompts: int, metric: str, latenc
         variants[method] = variants.get(method, 0) + 1
         x = curve.speedups(everything, latency)
         order = np.argsort(x)
-        values = np.array([_mean(each, prompts) for each in curve.scores[metric]])[order]
+        values = np.array([_mean(scores, prompts) for scores in curve.scores[metric]])[order]
         if metric == SSIM:
             values = 1 - values[:, [0, 2, 1]]
             values[values <= 0] = np.nan
@@ -99,31 +99,31 @@ def _mean(scores: np.ndarray, prompts: int) -> Interval:
 
 
 def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
-    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None where no speed has both."""
-    theirs = _lines_of(found, rival)
-    ours = found.get(OURS)
-    if ours is None:
+    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None if at no target both have a score."""
+    rival_curves = _curves_of(found, rival)
+    lfcache = found.get(OURS)
+    if lfcache is None:
         return None
     for target in TARGETS:
-        for curve in theirs:
+        for curve in rival_curves:
 
-            def apart(chosen: np.ndarray, target: float = target, curve: Curve = curve) -> np.ndarray:
-                return ours.at(PSNR, target, False, chosen) - curve.at(PSNR, target, False, chosen)
+            def difference(chosen: np.ndarray, target: float = target, curve: Curve = curve) -> np.ndarray:
+                return lfcache.at(PSNR, target, False, chosen) - curve.at(PSNR, target, False, chosen)
 
-            if not np.isnan(apart(np.arange(prompts))):
+            if not np.isnan(difference(np.arange(prompts))):
                 return Claim(
                     f"At {target:g}× by MACs, is LFCache (PreciseCache) closer to no cache than {curve.name}?",
                     f"it is better than {rival} at higher speed (Table 1)",
                     "Its PSNR minus theirs, in dB,",
-                    bootstrap(apart, prompts, resamples=1000),
+                    bootstrap(difference, prompts, resamples=1000),
                     ABOVE_ZERO,
                     prompts,
                 )
     return None
 
 
-def _ahead(found: dict[str, Curve], prompts: int) -> tuple[str, ...]:
-    """Who leads at each speed."""
+def _leaders(found: dict[str, Curve], prompts: int) -> tuple[str, ...]:
+    """A note of the three best curves at each speedup; empty without scores."""
     everything, lines = np.arange(prompts), []
     for target in sorted(TARGETS):
         scores = {name: curve.at(PSNR, target, False, everything) for name, curve in found.items()}
@@ -133,13 +133,14 @@ def _ahead(found: dict[str, Curve], prompts: int) -> tuple[str, ...]:
     return (f"The best PSNR in dB, by MACs: {'; '.join(lines)}.",) if lines else ()
 
 
-def _named(bench: Bench, experiment: str) -> None:
+def _require_experiment(bench: Bench, experiment: str) -> None:
+    """Raise NotDrawnError if the bench is of another experiment."""
     if bench.name != experiment:
         raise NotDrawnError
 
 
 def _settings(bench: Bench, name: str, block_cache: bool = False) -> pd.DataFrame:
-    """A row a value of this field, in rising order: records of PreciseCache, with or without BlockCache."""
+    """One record of PreciseCache per value of this field, in rising order, with or without BlockCache."""
     of_method = bench.records[(bench.records["method"] == "precisecache") & (bench.records["samples"] > 0)]
     fits = [name in fields and bool(fields.get("block_cache_rate")) == block_cache for fields in of_method["fields"]]
     rows = of_method[np.array(fits, dtype=bool)]
@@ -183,7 +184,7 @@ def _errorbar(axes: Axes, x: Any, found: list[Interval], **look: Any) -> None:
 
 def alpha(bench: Bench) -> Drawing:
     """Speed and quality of LFCache over its threshold factor α."""
-    _named(bench, "alpha")
+    _require_experiment(bench, "alpha")
     rows, flash = (_settings(bench, "alpha", cached) for cached in (False, True))
     if len(rows) < 2:
         raise NotDrawnError("fewer than two α")
@@ -229,7 +230,7 @@ def _carries(bench: Bench, rows: pd.DataFrame, value: float) -> Claim:
 
 
 def _falls(bench: Bench, rows: pd.DataFrame) -> Claim:
-    """Quality over α, prompt by prompt; by SSIM, which an identical video has."""
+    """Quality over α, prompt by prompt; by SSIM, which an identical video has too."""
     tables = [_samples(bench, row["id"]).groupby("prompt")[SSIM].mean() for _, row in rows.iterrows()]
     scores = pd.concat(tables, axis=1, join="inner").to_numpy(float)
     values = [spearman(rows["alpha"].to_numpy(float), line) for line in scores]
@@ -246,7 +247,7 @@ def _falls(bench: Bench, rows: pd.DataFrame) -> Claim:
 
 def downsample(bench: Bench) -> Drawing:
     """Quality and speed of LFCache by the size of its trial."""
-    _named(bench, "table3")
+    _require_experiment(bench, "table3")
     rows = _settings(bench, "downsample_factor")
     if len(rows) < 2:
         raise NotDrawnError("fewer than two sizes of the trial")
@@ -276,10 +277,10 @@ def _sizes_claims(bench: Bench, rows: pd.DataFrame) -> tuple[Claim, ...]:
     chosen = rows[rows["downsample_factor"] == SIZE]
     if not len(chosen):
         return ()
-    ours, claims = _samples(bench, chosen.iloc[0]["id"]), []
+    chosen_samples, claims = _samples(bench, chosen.iloc[0]["id"]), []
     for _, row in rows.iterrows():
-        theirs = _samples(bench, row["id"])
-        both = ours.merge(theirs, on=["prompt", "seed"], suffixes=("", " theirs"))
+        other_samples = _samples(bench, row["id"])
+        both = chosen_samples.merge(other_samples, on=["prompt", "seed"], suffixes=("", " theirs"))
         smaller = np.prod(row["downsample_factor"]) > np.prod(SIZE)
         if row["downsample_factor"] == SIZE or not len(both):
             continue

@@ -17,7 +17,7 @@ Pair = dict[str, dict[str, Any]]  # "high noise" and "low noise" -> a record
 
 
 def pairs(bench: Bench) -> dict[int, Pair]:
-    """By the number of reused steps: replayed schedules that reuse in one half alone, where both halves have one."""
+    """Number of reused steps -> the two replayed schedules that reuse in one half alone, where both exist."""
     found: dict[int, Pair] = {}
     for record, actions in _replayed(bench):
         half = len(actions) // 2
@@ -64,23 +64,23 @@ def fig2(bench: Bench) -> Drawing:
 
 
 def _scores(bench: Bench, pair: Pair) -> pd.DataFrame:
-    """A row a sample that both have: its PSNR and SSIM in each."""
+    """One row per sample that both have: its PSNR and SSIM in each."""
     halves = []
     for name, record in pair.items():
-        of_record = bench.samples[bench.samples["id"] == record["id"]].set_index(["prompt", "seed"])
-        halves.append(of_record.reindex(columns=[PSNR, SSIM]).add_suffix(f" {name}"))
+        samples = bench.samples[bench.samples["id"] == record["id"]].set_index(["prompt", "seed"])
+        halves.append(samples.reindex(columns=[PSNR, SSIM]).add_suffix(f" {name}"))
     return pd.concat(halves, axis=1, join="inner").dropna(how="all").sort_index()
 
 
 def _claim(count: int, table: pd.DataFrame) -> Claim:
-    who = list(table.index.get_level_values("prompt"))
-    apart, prompts = over_prompts(list(table[f"{PSNR} low noise"] - table[f"{PSNR} high noise"]), who)
-    late = over_prompts(list(table[f"{PSNR} low noise"]), who)[0]
+    prompt_names = list(table.index.get_level_values("prompt"))
+    gap, prompts = over_prompts(list(table[f"{PSNR} low noise"] - table[f"{PSNR} high noise"]), prompt_names)
+    late = over_prompts(list(table[f"{PSNR} low noise"]), prompt_names)[0]
     return Claim(
         f"With {count} steps reused, does reuse at low noise cost less than at high noise?",
         "early it significantly affects the video, at low noise its impact is negligible (fig. 2)",
         "PSNR with reuse at low noise minus PSNR with reuse at high noise, prompt by prompt, in dB,",
-        apart,
+        gap,
         ABOVE_ZERO,
         prompts,
         more=f"At low noise it is {words(late)} dB.",

@@ -16,12 +16,12 @@ KINDS = {
     "adjacent": "(a) trial against the last trial",
     "literal": "(b) trial against the last prediction, downsampled",
 }
-ALIKE = 0.9  # the rank correlation from which two are said to be one
-NEAR = (0.8, 1.25)  # and the ratio
+ALIKE = 0.9  # the rank correlation from which two LFDs count as consistent
+NEAR = (0.8, 1.25)  # the range in which their ratio counts as 1
 
 
 def fig5(bench: Bench) -> Drawing:
-    """LFD over steps at each size, compared as PreciseCache does here and as Algorithm 1 has it."""
+    """LFD over steps at each size, against the last trial and, as in Algorithm 1, against the last prediction."""
     seen = entries(bench, RESOLUTION)
     factors = [factor for factor in ORDER if all(factor in entry[RESOLUTION] for entry in seen)]
     if FULL not in factors or len(factors) < 2:
@@ -38,7 +38,7 @@ def fig5(bench: Bench) -> Drawing:
         " frames × height × width; geometric mean over prompts."
     )
     rest = [factor for factor in factors if factor not in (FULL, FACTOR)]
-    notes = [] if not rest else ["The other sizes, as (a) has it. " + " ".join(_told(seen, each) for each in rest)]
+    notes = [] if not rest else ["The other sizes, as (a) has it. " + " ".join(_note(seen, factor) for factor in rest)]
     return Drawing("fig5", "fig5", bench.model, title, figure, _claims(seen, factors), tuple(notes))
 
 
@@ -46,11 +46,11 @@ def _lines(axes: Axes, seen: list[Entry], factors: list[str], kind: str) -> None
     for number, factor in enumerate(factors):
         lines = np.array([array(entry[RESOLUTION][factor][kind]) for entry in seen])
         lines = np.log(np.where(lines > 0, lines, np.nan))
-        there = ~np.isnan(lines).all(0)
-        steps = np.flatnonzero(there)
+        has_value = ~np.isnan(lines).all(0)
+        steps = np.flatnonzero(has_value)
         full = factor == FULL
         axes.plot(
-            steps, np.exp(np.nanmean(lines[:, there], 0)), color=style.BLACK if full else style.CYCLE[number - 1],
+            steps, np.exp(np.nanmean(lines[:, has_value], 0)), color=style.BLACK if full else style.CYCLE[number - 1],
             linewidth=1.8 if full else 1, linestyle="-" if full else style.DASHES[(number - 1) % 3],
             label="full size" if full else times(factor),
         )  # fmt: skip
@@ -59,27 +59,27 @@ def _lines(axes: Axes, seen: list[Entry], factors: list[str], kind: str) -> None
 
 
 def times(factor: str) -> str:
-    """`2×4×4` for `2x4x4`."""
+    """A factor as text shows it: `2×4×4` for `2x4x4`."""
     return factor.replace("x", "×")
 
 
 def _against_full(seen: list[Entry], factor: str, kind: str) -> tuple[list[float], list[float]]:
-    """Of each sample the rank correlation with the LFD at full size, and the mean ratio to it."""
+    """For each sample the rank correlation with the LFD at full size, and the mean ratio to it."""
     pairs = [(array(entry[RESOLUTION][factor][kind]), array(entry[RESOLUTION][FULL]["adjacent"])) for entry in seen]
     return [spearman(a, b) for a, b in pairs], [ratio(a, b) for a, b in pairs]
 
 
 def _claims(seen: list[Entry], factors: list[str]) -> tuple[Claim, ...]:
     factor = FACTOR if FACTOR in factors else factors[-1]
-    who = [entry["prompt"] for entry in seen]
+    prompt_names = [entry["prompt"] for entry in seen]
     claims = []
     for kind, name in (
         ("adjacent", "against the last trial"),
         ("literal", "against the last prediction (Algorithm 1, line 10)"),
     ):
         rhos, ratios = _against_full(seen, factor, kind)
-        rho, count = over_prompts(rhos, who)
-        share, _ = over_prompts(ratios, who, geometric=True)
+        rho, count = over_prompts(rhos, prompt_names)
+        share, _ = over_prompts(ratios, prompt_names, geometric=True)
         claims.append(
             Claim(
                 f"Does the LFD of a trial {name} follow that of the full size?",
@@ -103,8 +103,8 @@ def _claims(seen: list[Entry], factors: list[str]) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
-def _told(seen: list[Entry], factor: str) -> str:
-    who = [entry["prompt"] for entry in seen]
+def _note(seen: list[Entry], factor: str) -> str:
+    prompt_names = [entry["prompt"] for entry in seen]
     rhos, ratios = _against_full(seen, factor, "adjacent")
-    rho, share = over_prompts(rhos, who)[0], over_prompts(ratios, who, geometric=True)[0]
+    rho, share = over_prompts(rhos, prompt_names)[0], over_prompts(ratios, prompt_names, geometric=True)[0]
     return f"{times(factor)}: rank correlation {words(rho)}, ratio {words(share)}."

@@ -1,4 +1,4 @@
-"""Figures 3 and 4: what reuse at one step does to the video, how predictions change, and if one tells the other."""
+"""Figures 3 and 4: what reuse at one step does to the video, how predictions change, and if the change predicts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .measures import FACTOR, Entry, array, entries, quarters, ratio, spearman, 
 IMPACT, DIFFERENCE, RESOLUTION, BOUND = "impact@1", "difference@1", "resolution@1", "bound@1"
 PARTS = {"whole": "whole prediction", "low": "low frequencies", "high": "high frequencies"}
 LETTERS = "abc"
-CLOSELY = 0.7  # the rank correlation from which one is said to track the other
+CLOSELY = 0.7  # the rank correlation from which one counts as tracking the other
 MEASURES = {"video_mse": "MSE of the video", "latent_rmse": "RMSE of the latent"}
 
 
@@ -32,7 +32,7 @@ def _weighted(entry: Entry) -> np.ndarray:
     return array(entry[BOUND]["final_prediction"]) * _part("whole", "rms")(entry)
 
 
-# What could tell the impact before it is known: a list over steps of an entry. KeyError where it was not looked at.
+# What could predict the impact: name -> array over an entry's steps. KeyError where it was not observed.
 PREDICTORS: dict[str, Callable[[Entry], np.ndarray]] = {
     "LFD, full size": _part("low", "rms"),
     "LFD, trial 2×4×4": _trial("adjacent"),
@@ -46,17 +46,17 @@ LFD, TRIAL, PLAIN, WEIGHTED = "LFD, full size", "LFD, trial 2×4×4", "plain dif
 
 
 def fig3(bench: Bench) -> Drawing:
-    """Impact of reusing the last prediction at each step; rank correlations of what could foretell it."""
+    """Impact of reusing the last prediction at each step; rank correlations of what could predict it."""
     seen = [entry for entry in entries(bench, IMPACT, DIFFERENCE) if _stride(entry)]
     if not seen:
         raise NotDrawnError("no prompt whose impact was observed to the last step")
     steps = np.arange(len(seen[0][IMPACT]["whole"]["video_mse"]))
     figure, axes = style.panels(2, 2, height=4.6)
     flat = axes.ravel()
-    for place, (name, words_) in enumerate(PARTS.items()):
+    for place, (name, description) in enumerate(PARTS.items()):
         panel = flat[place]
         style.by_prompt(panel, steps, [_positive(entry[IMPACT][name]["video_mse"]) for entry in seen])
-        panel.set(yscale="log", title=f"({LETTERS[place]}) {words_} reused")
+        panel.set(yscale="log", title=f"({LETTERS[place]}) {description} reused")
         style.over_steps(panel, len(steps))
         panel.set_ylabel("MSE of the video")
     limits = np.array([panel.get_ylim() for panel in flat[:3]])
@@ -79,7 +79,7 @@ def fig3(bench: Bench) -> Drawing:
 
 
 def _positive(values: list[float | None]) -> np.ndarray:
-    """For a logarithmic axis: what is zero is not drawn."""
+    """The values for a logarithmic axis: NaN for zero, which is not drawn."""
     found = array(values)
     return np.where(found > 0, found, np.nan)
 
@@ -89,7 +89,7 @@ def _impact(entry: Entry, measure: str = "video_mse", part: str = "whole") -> np
 
 
 def _stride(entry: Entry) -> int:
-    """Every how many steps the impact was looked at; 0 if that stopped before the last one."""
+    """Steps from one observation of the impact to the next; 0 if they stopped before the last step."""
     tried = np.flatnonzero(~np.isnan(_impact(entry, "latent_rmse", "high")))  # the last part to be tried at a step
     stride = int(tried[1] - tried[0]) if len(tried) > 1 else 0
     whole = stride and list(tried) == list(range(tried[0], len(_impact(entry)), stride))
@@ -156,8 +156,8 @@ def _tracks(seen: list[Entry], predictor: str, name: str, paper: str) -> Claim:
 
 
 def _better(seen: list[Entry]) -> Claim:
-    apart = np.array(_rho(seen, LFD)) - np.array(_rho(seen, PLAIN))
-    found, count = over_prompts(list(apart), _prompts(seen))
+    advantage = np.array(_rho(seen, LFD)) - np.array(_rho(seen, PLAIN))
+    found, count = over_prompts(list(advantage), _prompts(seen))
     plain = over_prompts(_rho(seen, PLAIN), _prompts(seen))[0]
     return Claim(
         "Does the LFD track the impact of reuse better than the plain difference?",
@@ -183,11 +183,11 @@ def _negligible_late(seen: list[Entry]) -> Claim:
 
 
 def _negligible_high(seen: list[Entry]) -> Claim:
-    def of(part: str) -> list[float]:
+    def ratios(part: str) -> list[float]:
         return [ratio(_impact(entry, part=part), _impact(entry)) for entry in seen]
 
-    found, count = over_prompts(of("high"), _prompts(seen), geometric=True)
-    low = over_prompts(of("low"), _prompts(seen), geometric=True)[0]
+    found, count = over_prompts(ratios("high"), _prompts(seen), geometric=True)
+    low = over_prompts(ratios("low"), _prompts(seen), geometric=True)[0]
     return Claim(
         "Is reuse of the high frequencies harmless?",
         "the low frequencies predominantly affect the result, the high ones have a negligible influence (fig. 3b, 3c)",
@@ -200,15 +200,15 @@ def _negligible_high(seen: list[Entry]) -> Claim:
 
 
 def _weights(seen: list[Entry]) -> str:
-    """What the paper does not try: the change, times what the solver makes of it (one constant a step)."""
+    """A note on what the paper does not try: the change times the solver's weight (one constant per step)."""
     rho, latent = _rho(seen, WEIGHTED), _rho(seen, WEIGHTED, "latent_rmse")
     found, count = over_prompts(rho, _prompts(seen))
-    apart = over_prompts(list(np.array(rho) - np.array(_rho(seen, LFD))), _prompts(seen))[0]
+    advantage = over_prompts(list(np.array(rho) - np.array(_rho(seen, LFD))), _prompts(seen))[0]
     return (
         "Not in the paper: the plain difference times the solver's weight of the step (how far the final latent moves"
         f" per change of that step's prediction) has a rank correlation of {words(found)} with the MSE of the video,"
         f" {words(over_prompts(latent, _prompts(seen))[0])} with the RMSE of the latent. Minus the LFD's, prompt by"
-        f" prompt, the former is {words(apart)}, n = {count}."
+        f" prompt, the former is {words(advantage)}, n = {count}."
     )
 
 
@@ -217,10 +217,10 @@ def fig4(bench: Bench) -> Drawing:
     seen = entries(bench, DIFFERENCE)
     steps = np.arange(len(seen[0][DIFFERENCE]["whole"]["rms"]))
     figure, axes = style.panels(1, 3, sharey=True)
-    for place, (name, words_) in enumerate(PARTS.items()):
+    for place, (name, description) in enumerate(PARTS.items()):
         panel = axes[0, place]
         style.by_prompt(panel, steps, [_positive(entry[DIFFERENCE][name]["rms"]) for entry in seen])
-        panel.set(yscale="log", title=f"({LETTERS[place]}) {words_}")
+        panel.set(yscale="log", title=f"({LETTERS[place]}) {description}")
         style.over_steps(panel, len(steps))
     axes[0, 0].set_ylabel("change of the prediction, RMS")
     axes[0, 0].legend(loc="upper center")
@@ -242,10 +242,10 @@ def _changes(seen: list[Entry]) -> tuple[Claim, ...]:
     def share(entry: Entry) -> float:
         return stretch(change(entry, "high") ** 2, 0.75, 1) / stretch(change(entry, "whole") ** 2, 0.75, 1)
 
-    who = _prompts(seen)
-    rise, count = over_prompts([late(entry) for entry in seen], who, geometric=True)
-    high, _ = over_prompts([share(entry) for entry in seen], who)
-    fall, _ = over_prompts([quarters(change(entry, "low")) for entry in seen], who, geometric=True)
+    prompt_names = _prompts(seen)
+    rise, count = over_prompts([late(entry) for entry in seen], prompt_names, geometric=True)
+    high, _ = over_prompts([share(entry) for entry in seen], prompt_names)
+    fall, _ = over_prompts([quarters(change(entry, "low")) for entry in seen], prompt_names, geometric=True)
     return (
         Claim(
             "Do predictions change much at low noise?",

@@ -40,7 +40,7 @@ def fig7(bench: Bench) -> Drawing:
 
 
 def _name(bench: Bench, row: pd.Series) -> str:
-    """A record's name in Table 1, or its label; a line a word."""
+    """A record's name in Table 1, or its label."""
     preset = next(record.get("preset") for record in bench.raw if record["id"] == row["id"])
     return str(NAMES.get(preset or "", row["label"]))
 
@@ -68,7 +68,7 @@ def _quoted(keys: list[Key]) -> str:
 
 
 def _strips(bench: Bench, rows: dict[str, str]) -> tuple[Any, list[Key]]:
-    """A row a label, blocks of frames for each prompt; and the prompts and seeds shown."""
+    """A figure, one row per label and a block of frames per prompt; and the prompts and seeds shown."""
     videos = {label: _videos(bench, identity) for label, identity in rows.items()}
     common = set.intersection(*(set(found) for found in videos.values()))
     if not common:
@@ -110,7 +110,7 @@ def _psnr(bench: Bench, identity: str) -> dict[Key, float]:
 
 
 def _worst_and_middle(bench: Bench, identities: list[str], common: set[Key]) -> list[Key]:
-    """Of the prompts that all have; those without any PSNR come last."""
+    """The worst and the middle of the prompts that all have, by mean PSNR; those without PSNR come last."""
     table = pd.DataFrame([_psnr(bench, identity) for identity in identities]).mean()
     means = {key: table.get(key, np.nan) for key in common}
     order = sorted(common, key=lambda key: (np.nan_to_num(means[key], nan=np.inf), key))
@@ -126,7 +126,7 @@ def _videos(bench: Bench, identity: str) -> dict[Key, Path]:
 
 
 def _frames(path: Path) -> np.ndarray:
-    """FRAMES of a video, evenly, the first and the last among them: (n, H, W, 3)."""
+    """FRAMES frames of a video, evenly from the first to the last: (FRAMES, H, W, 3)."""
     try:
         import imageio.v3 as iio
     except ImportError as error:

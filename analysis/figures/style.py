@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from pcbench.store import write_whole
 
-COLUMN, PAGE = 3.35, 6.9  # inches: one column of a paper, both
+COLUMN, PAGE = 3.35, 6.9  # widths in inches: one column of a paper, both columns
 DPI = 200
 UNDATED: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -28,8 +28,8 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
 )  # fmt: skip
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK, YELLOW)
 GREY = "#888888"
-SEQUENTIAL = "cividis"  # of ordered things; even for the colour-blind
-# The marker says what a method skips, the colour which it is.
+SEQUENTIAL = "cividis"  # colour map for ordered values; uniform for the colour-blind too
+# The marker says what a method skips, the colour which method it is.
 LOOKS = {
     # whole steps, by an indicator
     "precisecache": (RED, "o"),
@@ -87,17 +87,17 @@ def styled() -> AbstractContextManager[None]:
 
 
 def panels(rows: int, columns: int, width: float = PAGE, height: float = 2.2, **options: Any) -> tuple[Figure, Any]:
-    """A figure without a window and its axes, an array (rows, columns). Inches."""
+    """A figure without a window, and its axes, an array (rows, columns). width, height: inches."""
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """A figure as a pdf or png file; the same figure gives the same bytes, at any time."""
-    held = io.BytesIO()
+    buffer = io.BytesIO()
     with styled():
-        figure.savefig(held, format=kind, dpi=DPI, metadata=UNDATED[kind])
-    return held.getvalue()
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=UNDATED[kind])
+    return buffer.getvalue()
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -115,12 +115,12 @@ def of_method(method: str, variant: int = 0) -> dict[str, Any]:
 
 
 def by_prompt(axes: Axes, steps: np.ndarray, values: Sequence[np.ndarray]) -> None:
-    """A thin line a prompt, and their median over them. Steps that nobody has a value of are passed over."""
+    """One thin line per prompt, and their median on top. Steps without any value are left out."""
     table = np.array(values, dtype=float)
-    seen = ~np.isnan(table).all(0)
+    has_value = ~np.isnan(table).all(0)
     for number, line in enumerate(table):
-        axes.plot(steps[seen], line[seen], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
-    axes.plot(steps[seen], np.nanmedian(table[:, seen], 0), color=BLACK, linewidth=1.4, label="median")
+        axes.plot(steps[has_value], line[has_value], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
+    axes.plot(steps[has_value], np.nanmedian(table[:, has_value], 0), color=BLACK, linewidth=1.4, label="median")
 
 
 def over_steps(axes: Axes, count: int) -> None:

@@ -14,9 +14,9 @@ from ..command import PRINTED, Parser, publish, run
 from ..render import Block, Cell, Table
 from .published import published
 
-ROUNDING = 0.006  # of a speedup printed to two digits: half a digit of its own, and of its latencies
+ROUNDING = 0.006  # largest error of a speedup with two digits: half its last digit, and that of its latencies
 PEAK = 312e12  # dense bfloat16 FLOPs a second of an A800
-MACS_APART = 0.02  # MACs and latency ratios further apart than this are named
+MACS_APART = 0.02  # MACs and latency ratios further apart than this are reported
 # Wan2.1-T2V-14B: blocks, width, width of the feed-forward, text tokens (its config.json); 50 steps of two branches.
 BLOCKS, WIDTH, FEED_FORWARD, TEXT, FORWARDS = 40, 5120, 13824, 512, 100
 LATENT_FRAMES = 21  # of 81
@@ -32,7 +32,7 @@ def wan_macs(height: float, width: float, frames: float = LATENT_FRAMES) -> floa
 
 
 def audit() -> list[tuple[str, str]]:
-    """Every finding: where, and what contradicts what."""
+    """Every finding: (where, what contradicts what)."""
     return [(where, what) for check in CHECKS for where, what in check()]
 
 
@@ -41,32 +41,32 @@ def _speedups() -> list[tuple[str, str]]:
     found = []
     table = published("table1")
     for model, rows in table.groupby("model", sort=False):
-        none = rows[rows["method"] == "none"].iloc[0]
+        uncached = rows[rows["method"] == "none"].iloc[0]
         cached = rows[rows["method"] != "none"]
-        implied = none["latency_s"] / cached["latency_s"]
+        implied = uncached["latency_s"] / cached["latency_s"]
         off = cached[(cached["speedup"] - implied).abs() > ROUNDING]
         if len(off):
-            each = ", ".join(
-                f"{row['method']} {row['speedup']:.2f} for {none['latency_s'] / row['latency_s']:.2f}"
+            examples = ", ".join(
+                f"{row['method']} {row['speedup']:.2f} for {uncached['latency_s'] / row['latency_s']:.2f}"
                 for _, row in off.iterrows()
             )
             fits = (cached["speedup"] * cached["latency_s"]).mean()
             found.append((
                 f"Table 1, {model}",
-                f"{len(off)} of {len(cached)} speedups are not the ratio of the printed latencies ({each}); "
-                f"an uncached latency of {fits:.1f} s instead of {none['latency_s']:.2f} s would fit.",
+                f"{len(off)} of {len(cached)} speedups are not the ratio of the printed latencies ({examples}); "
+                f"an uncached latency of {fits:.1f} s instead of {uncached['latency_s']:.2f} s would fit.",
             ))  # fmt: skip
-    fine = table[table["method"] != "none"].groupby("model").ngroups - len(found)
-    return [*found, ("Table 1", f"the speedups of the other {fine} backbones agree with their latencies.")]
+    consistent = table[table["method"] != "none"].groupby("model").ngroups - len(found)
+    return [*found, ("Table 1", f"the speedups of the other {consistent} backbones agree with their latencies.")]
 
 
 def _macs() -> list[tuple[str, str]]:
     """Table 1's MACs ratios against its latency ratios."""
     found = []
     for model, rows in published("table1").groupby("model", sort=False):
-        none = rows[rows["method"] == "none"].iloc[0]
+        uncached = rows[rows["method"] == "none"].iloc[0]
         for _, row in rows[rows["method"] != "none"].iterrows():
-            macs, seconds = none["pmacs"] / row["pmacs"], none["latency_s"] / row["latency_s"]
+            macs, seconds = uncached["pmacs"] / row["pmacs"], uncached["latency_s"] / row["latency_s"]
             if macs < (1 - MACS_APART) * seconds:
                 found.append((
                     f"Table 1, {model} {row['method']}",
@@ -106,11 +106,11 @@ def _size() -> list[tuple[str, str]]:
     for name, height, width in (("1080P", 1088, 1920), ("720P", 720, 1280)):
         share = 2 * FORWARDS * wan_macs(height, width) / seconds / PEAK
         found.append(f"{name} would be {share:.0%} of an A800's peak")
-    ours = FORWARDS * wan_macs(720, 1280) / 1e15
+    expected = FORWARDS * wan_macs(720, 1280) / 1e15
     printed = one[(one["model"] == "wan") & (one["method"] == "none")].iloc[0]["pmacs"]
     return [
         ("Table 2, wan", f'{seconds:g} s on one GPU: {", ".join(found)}. "1080P" cannot be right.'),
-        ("Table 1, wan", f"720P is: its blocks take {ours:.1f} PMACs, {printed:g} are printed."),
+        ("Table 1, wan", f"720P is: its blocks take {expected:.1f} PMACs, {printed:g} are printed."),
     ]
 
 

@@ -30,9 +30,9 @@ NO_RECORD = "no record here yet"
 
 @dataclass(frozen=True)
 class Quantity:
-    """paper: of a published row and its table's uncached row. ours: a cell of a row of ours, and of the uncached one.
+    """paper: from a published row and its table's uncached row. ours: the cell from our row and our uncached row.
 
-    spec: how it is written; absolute: shown, never subtracted.
+    spec: number format; absolute: whether it is shown, never subtracted.
     """
 
     name: str
@@ -47,12 +47,12 @@ def _cell(column: str) -> Callable[[Row, Row | None], Cell]:
 
 
 def _gain(row: Row, uncached: Row | None) -> Cell:
-    """VBench less that of the uncached videos, in points."""
+    """VBench minus that of the uncached videos, in points."""
     vbench = COLUMNS["vbench"].cell
-    ours, theirs = vbench(row), vbench(uncached) if uncached else Cell(why=NO_RECORD)
-    if ours.value is None or theirs.value is None:
-        return Cell(why=ours.why or theirs.why)
-    return Cell(ours.value - theirs.value)
+    score, baseline = vbench(row), vbench(uncached) if uncached else Cell(why=NO_RECORD)
+    if score.value is None or baseline.value is None:
+        return Cell(why=score.why or baseline.why)
+    return Cell(score.value - baseline.value)
 
 
 def _printed(name: str) -> Callable[[pd.Series, pd.Series], float]:
@@ -71,18 +71,18 @@ QUANTITIES = {
 
 
 def compare(results: Path) -> list[Table]:
-    """A table for each of the paper's that there are records of, and one of the peers. ValueError if there is none."""
-    outwards = sorted(experiments(results).items(), key=lambda each: -each[0].count("/"))
-    found = {benches[0].name: benches for _, benches in outwards}  # of two that are called alike, the outer one
-    ours = {name: found[name] for name in ("table1", "table2", "table3", "table4") if name in found}
-    if not ours:
+    """A table for each of the paper's that has records, and one of the peers. Raises ValueError if there is none."""
+    innermost_first = sorted(experiments(results).items(), key=lambda item: -item[0].count("/"))
+    found = {benches[0].name: benches for _, benches in innermost_first}  # of two of one name, the outer one
+    paired = {name: found[name] for name in ("table1", "table2", "table3", "table4") if name in found}
+    if not paired:
         raise ValueError(f"no records of table1 to table4 under {results}; python -m pcbench +experiment=table1_tiny")
-    made = [_paper(name, benches) for name, benches in ours.items()]
-    return [*made, *([_peers(ours["table1"])] if "table1" in ours else [])]
+    made = [_paper(name, benches) for name, benches in paired.items()]
+    return [*made, *([_peers(paired["table1"])] if "table1" in paired else [])]
 
 
 def base_model(model: str) -> str:
-    """The published backbone that a model is, or is the twin of."""
+    """The published backbone that a model is, or is a twin of."""
     return model.removeprefix(TWIN)
 
 
@@ -121,14 +121,14 @@ def _lines(name: str, bench: Bench, rows: list[Row]) -> Iterator[list[Cell]]:
         return
     key, matches = KEYS[name]
     uncached = next((row for row in rows if row.uncached), None)
-    none = table[table[key] == "none"] if name != "table4" else published("table1").query("model == 'wan'").head(1)
+    baseline = table[table[key] == "none"] if name != "table4" else published("table1").query("model == 'wan'").head(1)
     for _, line in table.iterrows():
         if line[key] == "none":
             continue
-        reference = line if none.empty else none.iloc[0]
-        ours: list[Row | None] = [row for row in rows if not row.uncached and matches(row, line[key])]
-        for row in ours or [None]:
-            title = _title(str(line.get("presets", line[key])), row, len(ours) > 1)
+        reference = line if baseline.empty else baseline.iloc[0]
+        matching: list[Row | None] = [row for row in rows if not row.uncached and matches(row, line[key])]
+        for row in matching or [None]:
+            title = _title(str(line.get("presets", line[key])), row, len(matching) > 1)
             for quantity in _quantities(name, line):
                 yield _line(title, quantity, quantity.paper(line, reference), row, uncached)
 
@@ -142,7 +142,7 @@ def _title(printed: str, row: Row | None, several: bool) -> str:
 
 
 def _quantities(name: str, line: pd.Series) -> list[Quantity]:
-    """Those that the paper prints in this row."""
+    """The quantities that the paper prints in this row."""
     if name == "table2":
         ratio = Quantity("speedup", lambda row, _: row["latency_s"] / row["precisecache_latency_s"], _cell("speedup"))
         seconds = Quantity("latency, s", _printed("precisecache_latency_s"), _cell("latency"), absolute=True)
@@ -153,20 +153,20 @@ def _quantities(name: str, line: pd.Series) -> list[Quantity]:
 
 def _line(title: str, quantity: Quantity, paper: float, row: Row | None, uncached: Row | None) -> list[Cell]:
     ours = quantity.ours(row, uncached) if row else Cell(why=NO_RECORD)
-    apart = Cell(text="not compared") if quantity.absolute else Cell()
+    difference = Cell(text="not compared") if quantity.absolute else Cell()
     if not quantity.absolute and not ours.missing and ours.value is not None:
         low, high = ours.interval or (math.nan, math.nan)
-        apart = Cell(ours.value - paper, low - paper, high - paper, f"+{quantity.spec}")
+        difference = Cell(ours.value - paper, low - paper, high - paper, f"+{quantity.spec}")
     shown = Cell(ours.value, ours.low, ours.high, quantity.spec, why=ours.why)
     n = Cell(len(row.samples), spec="d") if row else Cell()
-    return [Cell(text=title), Cell(text=quantity.name), Cell(paper, spec=quantity.spec), shown, apart, n]
+    return [Cell(text=title), Cell(text=quantity.name), Cell(paper, spec=quantity.spec), shown, difference, n]
 
 
 def _same_factor(row: Row, printed: object) -> bool:
     return "x".join(map(str, row.field("downsample_factor") or ())) == printed
 
 
-# Of each table the published column that names a row, and whether a row of ours is that one.
+# Table -> the published column that names a row, and the test whether a row of ours matches that name.
 KEYS: dict[str, tuple[str, Callable[[Row, object], bool]]] = {
     "table1": ("presets", lambda row, printed: row.preset in str(printed).split()),
     "table2": ("gpus", lambda row, printed: devices(row) == printed),
@@ -184,12 +184,12 @@ def _peers(benches: Sequence[Bench]) -> Table:
         family = printed[printed["model"].str.startswith(base_model(bench.model))]
         for row in _rows(bench):
             same = family["method"] == row.record["method"]  # at whatever settings, which are in the rows
-            theirs = family[same | family["presets"].map(lambda printed, row=row: row.preset in str(printed).split())]
-            if row.uncached or theirs.empty:
+            peers = family[same | family["presets"].map(lambda printed, row=row: row.preset in str(printed).split())]
+            if row.uncached or peers.empty:
                 continue
             own = [COLUMNS[kind].cell(row) for kind in kinds]
             lines = [[Cell(text="ours"), Cell(text=f"{bench.model}, {row.label}"), *own]]
-            for _, line in theirs.iterrows():
+            for _, line in peers.iterrows():
                 where = ", ".join(str(part) for part in (line["workload"], line["setting"]) if part and pd.notna(part))
                 numbers = [Cell(None if pd.isna(line[k]) else float(line[k]), spec=spec) for k, spec in kinds.items()]
                 lines.append([Cell(text=str(line["paper"])), Cell(text=where), *numbers])

@@ -10,6 +10,6 @@ TABLES = ("table1", "table2", "table3", "table4", "peers")
 
 
 def published(name: str) -> pd.DataFrame:
-    """One of TABLES, a row a printed row with its `source`: MACs in P, VBench in %, latency in seconds."""
+    """One of TABLES, one row per printed row with its `source`: MACs in P (1e15), VBench in %, latency in seconds."""
     with files("pcbench").joinpath("paper", f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, keep_default_na=False, na_values=[""])

@@ -16,7 +16,7 @@ from . import data, media
 
 PAGE = Path(__file__).with_name("page")
 PROMPTS = 32
-FIGURES = Path("figures")  # where `python -m analysis figures` writes, unless told otherwise
+FIGURES = Path("figures")  # where `python -m analysis figures` writes by default
 
 
 def write(
@@ -28,9 +28,9 @@ def write(
 ) -> Path:
     """Write the report of a results folder (and of its children that hold records) to `out`; returns its index.html.
 
-    Of every bench the `prompts` worst are shown. Videos are linked or copied, differences made once. `figures` is a
-    folder of PNG files, each with its words beside it in a text or Markdown file of the same name. ValueError if there
-    are no records, or fewer than one prompt is asked for.
+    The `prompts` worst of every bench are shown. Videos are linked or copied, difference videos made once. `figures` is
+    a folder of PNG files, each with its caption beside it in a text or Markdown file of the same name. Raises
+    ValueError if there are no records, or if fewer than one prompt is asked for.
     """
     if prompts < 1:
         raise ValueError(f"a report of {prompts} prompts shows nothing; ask for one or more")
@@ -44,7 +44,7 @@ def write(
 
 
 def _figures(folder: Path | None, out: Path) -> list[dict[str, Any]]:
-    """Bring the figures; their place, name and words, a string a paragraph."""
+    """Bring the figures; return the file, title and caption of each, one string per paragraph."""
     found = []
     for picture in sorted(folder.glob("*.png")) if folder else []:
         media.bring(picture, out / "figures" / picture.name)
@@ -56,7 +56,7 @@ def _figures(folder: Path | None, out: Path) -> list[dict[str, Any]]:
 
 
 def _write_bench(bench: dict[str, Any], number: int, out: Path, prompts: int, say: Callable[[str], None]) -> None:
-    """Write a bench's media and prompts; leave in it what the page needs at its start."""
+    """Write a bench's media and prompts; keep in `bench` only what the page needs at its start."""
     kept = bench["prompts"][:prompts]
     bench["prompts_in_all"] = len(bench["prompts"])
     bench["video"] = _media(bench, kept, out, say)
@@ -68,7 +68,7 @@ def _write_bench(bench: dict[str, Any], number: int, out: Path, prompts: int, sa
 
 
 def _media(bench: dict[str, Any], prompts: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> Any:
-    """Bring these prompts' videos, make the differences, name both in the samples; how long and large they are."""
+    """Bring these prompts' videos, make the differences, name both in the samples; return length and size."""
     places = {method["id"]: data.place(bench, method) for method in bench["methods"]}
     files = {identity: place.videos() for identity, place in places.items()}
     references, described = files.get(bench["reference"], {}), None
@@ -83,15 +83,15 @@ def _media(bench: dict[str, Any], prompts: list[dict[str, Any]], out: Path, say:
             media.bring(video, target)
             sample["video"] = target.relative_to(out).as_posix()
             if key in references and identity != bench["reference"]:
-                apart = target.with_suffix(".difference.mp4")
-                frames = media.difference(video, references[key], frames, apart, described["fps"])
-                sample["difference"] = apart.relative_to(out).as_posix()
+                difference = target.with_suffix(".difference.mp4")
+                frames = media.difference(video, references[key], frames, difference, described["fps"])
+                sample["difference"] = difference.relative_to(out).as_posix()
         say(f"{bench['model']}  {prompt['title']!r}")
     return described
 
 
 def _script(path: Path, call: str, content: Any) -> None:
-    """Data as a script that hands it over: a page from disk may load scripts, not JSON."""
+    """Write data as a script that calls `call` with it: a page opened from disk may load scripts, not JSON."""
     text = f"{call}({json.dumps(content, allow_nan=False, separators=(',', ':'))});\n"
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 

@@ -22,7 +22,7 @@ from ..pareto import kind_of
 from ..stats import bootstrap
 
 DIGITS = 5  # significant, of every number in the page
-FIRST = ("psnr@2", "psnr@1", "ssim@2", "lpips@1")  # metrics in this order, others after them by name
+FIRST = ("psnr@2", "psnr@1", "ssim@2", "lpips@1")  # the order of metrics; others follow by name
 Key = tuple[str, int]  # prompt and seed
 
 
@@ -57,10 +57,10 @@ def _sampling(bench: Bench) -> dict[str, Any]:
 
 
 def _metrics(bench: Bench) -> list[dict[str, Any]]:
-    """The metrics that any sample has a value of: name, title, whether lower is better."""
+    """The metrics that any sample has a value of, each with name, title and whether lower is better."""
     first = {name: place for place, name in enumerate(FIRST)}
     metrics = sorted(bench.metrics, key=lambda metric: (first.get(metric.name, len(FIRST)), metric.name))
-    return [{"name": each.name, "title": each.words, "lower": each.lower_is_better} for each in metrics]
+    return [{"name": metric.name, "title": metric.words, "lower": metric.lower_is_better} for metric in metrics]
 
 
 def _method(
@@ -90,12 +90,12 @@ def _method(
 
 
 def _mean(values: Iterator[float]) -> float | None:
-    held = list(values)
-    return sum(held) / len(held) if held else None
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _score(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """Mean over videos that have a value, and its 95 % interval over prompts (None of a single prompt)."""
+    """Mean over videos that have a value, and its 95 % interval over prompts (None for a single prompt)."""
     values = samples[samples[metric].notna()]
     clusters = [group[metric].to_numpy(float) for _, group in values.groupby("prompt")]
     low: float | None = None
@@ -130,11 +130,11 @@ def _worst(scores: dict[str, dict[str, float]], metrics: list[dict[str, Any]]) -
     if not metrics:
         return 0.0
     sign = -1 if metrics[0]["lower"] else 1
-    return min((sign * each[metrics[0]["name"]] for each in scores.values() if metrics[0]["name"] in each), default=0.0)
+    return min((sign * row[metrics[0]["name"]] for row in scores.values() if metrics[0]["name"] in row), default=0.0)
 
 
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
-    """What the strip and its words need of a sample."""
+    """What the strip of steps and its text need of a sample."""
     trace = sample.get("trace") or {}
     return {
         "computed": sample["computed"],
@@ -147,17 +147,17 @@ def _sample(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unscored(notes: dict[str, str]) -> list[str]:
-    """Why scores are missing, each reason once; that of a metric nobody computed here is no news to a video."""
+    """Why scores are missing, each reason once; only videos identical to the reference are worth a note."""
     return sorted({f"{metric_of(name).words}: {why}" for name, why in notes.items() if "identical" in why})
 
 
 def _series(values: list[float | None] | None) -> list[float | None] | None:
-    """A row of the trace; None where it has nothing to say."""
+    """A row of the trace, rounded; None if it has no value."""
     return [short(value) for value in values] if values and any(v is not None for v in values) else None
 
 
 def short(value: float | None) -> float | None:
-    """`DIGITS` significant digits; None for what is not a finite number."""
+    """A number to `DIGITS` significant digits; None if it is not finite."""
     return float(f"{value:.{DIGITS}g}") if value is not None and math.isfinite(value) else None
 
 

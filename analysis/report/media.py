@@ -17,7 +17,7 @@ COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252
 
 
 def about(path: Path) -> dict[str, float]:
-    """Frames a second, frames, width and height of a video."""
+    """Frames per second, number of frames, width and height (pixels) of a video."""
     meta, frames = iio.immeta(path, plugin="FFMPEG"), 0
     for _ in iio.imiter(path, plugin="FFMPEG"):
         frames += 1
@@ -39,8 +39,8 @@ def bring(source: Path, target: Path) -> None:
 def difference(video: Path, reference: Path, frames: np.ndarray | None, target: Path, fps: float) -> np.ndarray | None:
     """Write |video − reference| as a video, unless `target` is newer than both; `frames` are the reference's, if read.
 
-    Returns the reference's frames as far as they have been read. Both are compared as their mp4 shows them, so that
-    compression is in it too. ValueError if the two differ in shape.
+    Returns the reference's frames, or None if they were not read. Both are compared as decoded from mp4, so that the
+    difference includes compression. Raises ValueError if the two differ in shape.
     """
     if target.exists() and _newer(target, video) and _newer(target, reference):
         return frames
@@ -59,14 +59,14 @@ def difference(video: Path, reference: Path, frames: np.ndarray | None, target: 
 
 
 def heat(video: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The mean absolute difference over colours of uint8 frames (frames, height, width, 3), in colours; uint8."""
+    """The colour-mapped mean absolute difference over channels of uint8 videos (frames, height, width, 3); uint8."""
     table = np.stack([np.interp(np.linspace(0, 4, 256), range(5), channel) for channel in COLOURS.T], axis=-1)
     table = table.round().astype(np.uint8)
-    drawn = []
-    for one, other in zip(video, reference, strict=True):  # frame by frame: a real video has a quarter of a gigabyte
-        apart = np.abs(one.astype(np.int16) - other).mean(-1)
-        drawn.append(table[np.minimum(apart * (255 / FULL), 255).astype(np.uint8)])
-    return np.stack(drawn)
+    coloured = []
+    for frame, reference_frame in zip(video, reference, strict=True):  # a whole real video would take 0.25 GB
+        distance = np.abs(frame.astype(np.int16) - reference_frame).mean(-1)
+        coloured.append(table[np.minimum(distance * (255 / FULL), 255).astype(np.uint8)])
+    return np.stack(coloured)
 
 
 def _newer(path: Path, than: Path) -> bool:

@@ -28,7 +28,7 @@ WORST = 10
 def tables(results: Path, convention: str = CONVENTION, against: str | None = None) -> list[Table]:
     """Every table of a results folder. convention: whose PSNR, SSIM and LPIPS (docs/fidelity.md).
 
-    against: the curve that comparisons at equal speed and quality are to. Raises ValueError if there are no records.
+    against: the curve to compare with at equal speed and quality. Raises ValueError if there are no records.
     """
     made, found = [], experiments(results)
     _check(convention, [bench for benches in found.values() for bench in benches])
@@ -43,7 +43,7 @@ def tables(results: Path, convention: str = CONVENTION, against: str | None = No
 
 
 def _check(convention: str, benches: Sequence[Bench]) -> None:
-    """ValueError for a convention of which no record has a score."""
+    """Raise ValueError for a convention of which no record has a score."""
     scored = {str(name).partition("@")[0] for bench in benches for name in bench.samples if "@" in str(name)}
     conventions = {name.rpartition(".")[0] or CONVENTION for name in scored} | {CONVENTION}
     if convention not in conventions:
@@ -51,29 +51,31 @@ def _check(convention: str, benches: Sequence[Bench]) -> None:
 
 
 def main_table(name: str, layout: Layout, benches: Sequence[Bench], convention: str = CONVENTION) -> Table:
-    """One row a record, one block a bench, in the order of the layout. `layout.optional` columns go if all missing."""
+    """One row per record, one block per bench, in the layout's order. `layout.optional` columns go if all missing."""
     rows: dict[str, list[Row]] = {}
     notes = []
     for bench in benches:
-        every = [Row(bench, number, convention) for number in range(len(bench.records))]
-        kept = [row for row in every if layout.kept(row)]
+        bench_rows = [Row(bench, number, convention) for number in range(len(bench.records))]
+        kept = [row for row in bench_rows if layout.kept(row)]
         heading = bench.machine if layout.merged else bench.heading
         if heading in rows and not layout.merged:  # two uncached references of one size
             heading = f"{heading}; against {bench.reference}"
         rows[heading] = sorted([*rows.get(heading, []), *kept], key=layout.order)
         notes += [f"{bench.model}: {line}" for line in noise_floor(bench).words()]
         notes += [f"{bench.model}, {row.label}: failed: {row.record['error']}" for row in kept if row.failed]
-        if absent := layout.absent(every):
+        if absent := layout.absent(bench_rows):
             notes.append(f"{bench.model}: no record of {', '.join(absent)}.")
     columns = layout.columns(benches, convention)
     cells = {
         heading: [(layout.label(row), {key: column.cell(row) for key, column in columns.items()}) for row in group]
         for heading, group in rows.items()
     }
-    written = [of for group in cells.values() for _, of in group]
-    shown = [key for key in columns if key not in layout.optional or any(not of[key].missing for of in written)]
+    written = [row_cells for group in cells.values() for _, row_cells in group]
+    shown = [
+        key for key in columns if key not in layout.optional or any(not row_cells[key].missing for row_cells in written)
+    ]
     blocks = [
-        Block(heading, [[Cell(text=label), *(of[key] for key in shown)] for label, of in group])
+        Block(heading, [[Cell(text=label), *(row_cells[key] for key in shown)] for label, row_cells in group])
         for heading, group in cells.items()
     ]
     headings = (layout.first, *(columns[key].heading for key in shown))
@@ -82,7 +84,7 @@ def main_table(name: str, layout: Layout, benches: Sequence[Bench], convention: 
 
 
 def worst_table(name: str, benches: Sequence[Bench], convention: str = CONVENTION, count: int = WORST) -> list[Table]:
-    """The `count` prompts with the lowest mean PSNR over all cached records, and who is worst on each; [] without."""
+    """The `count` prompts with the lowest mean PSNR over all cached records, and the worst on each; [] if none."""
     blocks = []
     for bench in benches:
         first = Row(bench, 0, convention)
@@ -92,7 +94,7 @@ def worst_table(name: str, benches: Sequence[Bench], convention: str = CONVENTIO
         cached = bench.samples[bench.samples["method"] != NO_CACHE]
         by_video = cached.groupby(["prompt", "seed"])
         videos = by_video[[metric for metric in (psnr, ssim) if metric]].mean().reset_index()
-        named = bench.records.set_index("id")["label"]
+        labels = bench.records.set_index("id")["label"]
         rows = []
         for _, video in worst(videos, psnr, count).iterrows():
             of_video = cached[(cached["prompt"] == video["prompt"]) & (cached["seed"] == video["seed"])]
@@ -100,7 +102,7 @@ def worst_table(name: str, benches: Sequence[Bench], convention: str = CONVENTIO
             rows.append([
                 Cell(text=f"{video['prompt']} (seed {video['seed']})"),
                 Cell(video[psnr]), Cell(video[ssim] if ssim else None, spec=".4f"),
-                Cell(lowest[psnr]), Cell(text=named[lowest["id"]]), Cell(int(of_video[psnr].notna().sum()), spec="d"),
+                Cell(lowest[psnr]), Cell(text=labels[lowest["id"]]), Cell(int(of_video[psnr].notna().sum()), spec="d"),
             ])  # fmt: skip
         if rows:
             blocks.append(Block(bench.heading, rows))

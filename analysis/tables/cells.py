@@ -1,4 +1,4 @@
-"""What a column of a table says of a record: one function a column, from a row to a cell."""
+"""The columns of tables: one function per column, from a row (a record of a bench) to a cell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IDENTICAL = "every video is identical to its reference, whose PSNR is infinite"
 
 @dataclass(frozen=True)
 class Row:
-    """A record of a bench, by its number in it; `convention` is whose fidelity."""
+    """A record of a bench, by its number in it; `convention`: whose fidelity scores."""
 
     bench: Bench
     number: int
@@ -50,8 +50,8 @@ class Row:
 
     @property
     def preset(self) -> str | None:
-        """The choice in conf/method/ whose settings these are, all of them, as the record says; None where it does not:
-        of another setting, and of records from before they said it."""
+        """The choice in conf/method/ whose settings are all the record's, as the record says; None for other settings,
+        and for older records, which do not say."""
         return self.raw.get("preset")
 
     @property
@@ -69,7 +69,7 @@ class Row:
         return self.record["fields"].get(name)
 
     def metric(self, kind: str) -> str | None:
-        """The newest version of "psnr", "ssim", "lpips", … in the bench that its samples were scored by, if any."""
+        """The full name of the bench's newest version of "psnr", "ssim", "lpips", …; None if it has none."""
         prefix = "" if self.convention == RAW else f"{self.convention}."
         return max((name for name in self.bench.samples if str(name).startswith(f"{prefix}{kind}@")), default=None)
 
@@ -88,7 +88,7 @@ class Row:
 
 
 def steps_computed(row: Row) -> Cell:
-    """Steps at which the transformer ran, of all; means over videos."""
+    """Steps at which the transformer ran, and all steps; means over videos."""
     if not len(row.samples):
         return Cell()
     computed, steps = row.samples["computed"].mean(), row.samples["steps"].mean()
@@ -112,7 +112,7 @@ def latency(row: Row) -> Cell:
 
 
 def uncached_latency(row: Row) -> Cell:
-    """The same of the uncached calls timed in turn with it."""
+    """Seconds of the uncached calls timed in turn with it: median, and range."""
     return _timed(row, "reference_denoise_seconds", "")
 
 
@@ -138,7 +138,7 @@ def _timed(row: Row, name: str, unit: str) -> Cell:
 
 
 def _times(row: Row, name: str) -> tuple[float, float, float]:
-    """Median, least and most of the timed calls."""
+    """Median, minimum and maximum of the timed calls."""
     return row.record[f"{name}_median"], row.record[f"{name}_min"], row.record[f"{name}_max"]
 
 
@@ -155,7 +155,7 @@ def vbench(row: Row) -> Cell:
 
 
 def score_of(kind: str) -> Callable[[Row], Cell]:
-    """The cell of a metric by the kind of it ("psnr"): the mean over videos, with an interval over prompts."""
+    """The column function of a kind of metric ("psnr"): the mean over videos, with an interval over prompts."""
 
     def score(row: Row) -> Cell:
         name = row.metric(kind)
@@ -174,7 +174,7 @@ def lowest(row: Row) -> Cell:
 
 
 def on_front(row: Row) -> Cell:
-    """Whether no record of the bench has as few MACs and as high a PSNR, and is better in one."""
+    """Whether no record of the bench has as few MACs and as high a PSNR and is better in one of them."""
     name, bench = row.metric("psnr"), row.bench
     if name is None:
         return Cell()
@@ -184,7 +184,7 @@ def on_front(row: Row) -> Cell:
 
 
 def count(row: Row) -> Cell:
-    """Videos."""
+    """Number of videos."""
     return Cell(len(row.samples), spec="d")
 
 
@@ -200,7 +200,7 @@ def machine(row: Row) -> Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """heading: what a reader sees. cell: what it says of a row."""
+    """heading: what a reader sees. cell: the function from a row to its cell."""
 
     heading: str
     cell: Callable[[Row], Cell]

@@ -1,7 +1,7 @@
 """One choice at a time: the quality that a setting gains or loses against the usual choices, at equal MACs.
 
-A choice moves the steps computed and the quality at once, so that its quality says nothing by itself. It is compared
-with the line through several settings of the usual choices (PreciseCache at several α), where the line costs as much.
+A choice changes the number of computed steps and the quality at once, so its quality alone says nothing. It is compared
+with the line through several settings of the usual choices (PreciseCache at several α), where that costs as much.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..stats import Interval, at_speedup, interval
 class Choice:
     """A curve of one setting, beside the curve of several settings that differs from it in least.
 
-    changed: what it does otherwise: "norm l2". usual: the other curve's name. speedup: by MACs. scores, gains: by
-    metric; a gain is the score minus the other curve's at that speedup, on the same prompts, NaN where that has no
-    settings around it. Of all, 95 % intervals over prompts.
+    changed: what it does differently: "norm l2". usual: the other curve's name. speedup: by MACs. scores, gains: by
+    metric; a gain is the score minus the other curve's at that speedup, on the same prompts, NaN where that curve has
+    no settings around it. All with 95 % intervals over prompts.
     """
 
     changed: str
@@ -34,13 +34,13 @@ class Choice:
 
 
 def choices(found: dict[str, Curve], prompts: int) -> list[Choice]:
-    """Of `pareto.curves`, each that has one setting beside one of the same method that has several; by name."""
+    """Every curve of `pareto.curves` with one setting, beside one of the same method with several; sorted by name."""
     lines = [curve for curve in found.values() if len(curve.labels) > 1]
     made = []
     for curve in found.values():
         usual = [line for line in lines if line.fields["name"] == curve.fields["name"]]
         if len(curve.labels) == 1 and usual:
-            made.append(_choice(curve, min(usual, key=lambda line: _apart(curve, line)), prompts))
+            made.append(_choice(curve, min(usual, key=lambda line: _distance(curve, line)), prompts))
     return sorted(made, key=lambda choice: (choice.usual, choice.changed))
 
 
@@ -48,8 +48,8 @@ def _changed(curve: Curve, usual: Curve) -> dict[str, Any]:
     return {name: value for name, value in curve.fields.items() if value != usual.fields[name]}
 
 
-def _apart(curve: Curve, usual: Curve) -> tuple[int, float]:
-    """How many choices differ; then, of numbers, by how much: another cache rate is nearer to some than to none."""
+def _distance(curve: Curve, usual: Curve) -> tuple[int, float]:
+    """How many choices differ; then by how much in numbers: a cache rate is nearer to another rate than to none."""
     changed = _changed(curve, usual)
     numbers = [abs(value - usual.fields[name]) for name, value in changed.items() if isinstance(value, int | float)]
     return len(changed), sum(numbers)
@@ -58,25 +58,25 @@ def _apart(curve: Curve, usual: Curve) -> tuple[int, float]:
 def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
     scores, gains = {}, {}
     for metric in METRICS:
-        speeds, values = (each[:, 0] for each in resampled(curve, metric, False, prompts))  # speeds are of any metric
+        speeds, values = (drawn[:, 0] for drawn in resampled(curve, metric, False, prompts))  # speeds are of any metric
         scores[metric] = interval(values[0], values[1:])
-        apart = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
-        gains[metric] = interval(apart[0], apart[1:])
+        gain = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
+        gains[metric] = interval(gain[0], gain[1:])
     changed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _changed(curve, usual).items())
     return Choice(changed, usual.name, interval(speeds[0], speeds[1:]), scores, gains)
 
 
 def tables(name: str, benches: Sequence[Bench]) -> list[Table]:
-    """The choices of every bench, a block for each curve that they are compared with; no table without any."""
+    """The choices of every bench, a block for each curve that they are compared with; [] if there are none."""
     blocks = []
     for bench in benches:
         with contextlib.suppress(ValueError):  # no prompt in common
             found, prompts = curves(bench)
             made = choices(found, prompts)
             for usual in dict.fromkeys(choice.usual for choice in made):
-                of_usual = [choice for choice in made if choice.usual == usual]
+                compared = [choice for choice in made if choice.usual == usual]
                 heading = f"{bench.heading}: beside {usual} at {len(found[usual].labels)} settings, {prompts} prompts"
-                blocks.append(Block(heading, [_row(choice) for choice in of_usual]))
+                blocks.append(Block(heading, [_row(choice) for choice in compared]))
     heads = [head for title in METRICS.values() for head in (f"{title} ↑", f"{title}, gained")]
     notes = [
         "Gained: the score minus that of the usual choices at equal MACs, prompt by prompt, on straight lines between "

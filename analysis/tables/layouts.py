@@ -10,7 +10,7 @@ from typing import Any
 from ..load import NO_CACHE, Bench
 from .cells import COLUMNS, Column, Row, score_of
 
-# Presets (choices of conf/method/) by the name that Table 1 has for them; its order of methods is theirs.
+# Preset (a choice of conf/method/) -> its name in Table 1; rows of PreciseCache are in this order.
 NAMES = {
     "pab": "PAB",
     "pab_246": "PAB",
@@ -21,7 +21,7 @@ NAMES = {
     **{f"precisecache_trial_{name}": f"PreciseCache-{name} (trial to trial)" for name in ("base", "turbo", "flash")},
 }
 EXPECTED = (NO_CACHE, *dict.fromkeys(name for preset, name in NAMES.items() if "_trial_" not in preset))
-FIRST = ("none", "pab", "teacache", "fastercache")  # of Table 1's rows; then others, then PreciseCache
+FIRST = ("none", "pab", "teacache", "fastercache")  # methods at the top of Table 1; then others, then PreciseCache
 STRATEGIES = {"prediction": "Reuse prediction (F)", "residual": "Reuse residuals (R)", "taylorseer": "TaylorSeer"}
 TIMES = ("latency", "speedup", "efficiency")
 QUALITY = ("vbench", "lpips", "ssim", "psnr")
@@ -29,13 +29,13 @@ QUALITY = ("vbench", "lpips", "ssim", "psnr")
 
 @dataclass(frozen=True)
 class Layout:
-    """label: of a row, its first cell. order: what rows are sorted by. expected: NAMES that should have a row.
+    """label: the first cell of a row. order: the sort key of rows. expected: names of NAMES that should have a row.
 
-    rest: the columns after the first, by their keys in COLUMNS. optional: those that go where no row has a number.
-    every_metric: whether metrics that have no column in COLUMNS get one where a record has them. kept: whether a record
-    has a row. remark: a note of its own. curves: whether settings of a method differ in how far they go, so that one
-    may look between them. choices: whether they differ in what they do, one thing at a time. merged: benches of one
-    machine share a block, as each number is a bench's own.
+    rest: the columns after the first, by their keys in COLUMNS. optional: columns left out where no row has a number.
+    every_metric: whether metrics without a column in COLUMNS get one where a record has them. kept: whether a record
+    has a row. remark: an additional note. curves: whether settings of a method differ only in degree, so that one may
+    interpolate between them. choices: whether they differ in what they do, one thing at a time. merged: whether benches
+    of one machine share a block, because no number compares two benches.
     """
 
     title: str
@@ -72,7 +72,7 @@ class Layout:
         return [name for name in self.expected if name not in present]
 
     def notes(self, benches: Sequence[Bench], convention: str) -> list[str]:
-        """What the numbers are, and of what their intervals."""
+        """What the numbers are, and what their intervals are over."""
         calls = sorted({int(n) for bench in benches for n in bench.records["timed_calls"].dropna()})
         prompts = max((int(bench.records["timed_prompts"].max()) for bench in benches), default=1)
         metrics = sorted({name for bench in benches for name in _metrics(bench, convention)})
@@ -83,9 +83,9 @@ class Layout:
             timed = (
                 f"brackets: range of {' or '.join(map(str, calls))} timed calls" if calls != [1] else "one call each"
             )
-            of = "one prompt" if prompts <= 1 else f"{prompts} prompts"
+            sample = "one prompt" if prompts <= 1 else f"{prompts} prompts"
             notes.append(
-                f"Latency: denoising loop of {of}, median, beside the uncached call timed in turn in one process; "
+                f"Latency: denoising loop of {sample}, median, beside the uncached call timed in turn in one process; "
                 f"{timed}."
             )
             notes.append(
@@ -123,7 +123,7 @@ def _table1_order(row: Row) -> tuple[Any, ...]:
 
 
 def _by_macs(row: Row) -> tuple[Any, ...]:
-    """The reference first, then what computes most; without a number last."""
+    """The reference first, then by falling MACs; records without MACs last."""
     macs = row.record["macs_peta_per_video"]
     return (not row.uncached, math.inf if math.isnan(macs) else -macs, row.label)
 
@@ -199,5 +199,5 @@ LAYOUTS["ambiguities"] = replace(GENERAL, curves=False, choices=True)
 
 
 def layout_of(bench: Bench) -> Layout:
-    """By the name of its experiment."""
+    """The layout of a bench, by the name of its experiment."""
     return LAYOUTS.get(bench.name, GENERAL)

@@ -1,4 +1,4 @@
-"""The noise floor: how far two uncached calls differ, in time and in pixels. A smaller effect is none."""
+"""The noise floor: how far two uncached calls differ, in time and in pixels. A smaller effect is not one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ IDENTICAL = "identical"
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Of one bench.
+    """The noise floor of one bench.
 
-    calls: timed uncached calls in all records. within: the greatest ratio of two such calls of one process. between:
-    the greatest ratio of two records' median uncached call, timed in processes of their own; both NaN where too few.
+    calls: timed uncached calls in all records. within: the greatest ratio of two such calls in one process. between:
+    the greatest ratio of two records' median uncached calls, timed in separate processes; both NaN if too few.
     recomputed: videos of a cache that computed every step in full, scored against the uncached one; identical: how many
-    of them are so bit for bit.
+    of them equal it bit for bit.
     """
 
     calls: int
@@ -28,7 +28,7 @@ class NoiseFloor:
     identical: int
 
     def words(self) -> list[str]:
-        """A sentence for what is known."""
+        """One sentence for each noise floor that is known."""
         sentences = []
         if self.calls > 1:
             parts = [(self.within, "in one process"), (self.between, "between records' medians")]
@@ -43,21 +43,21 @@ class NoiseFloor:
 
 
 def noise_floor(bench: Bench) -> NoiseFloor:
-    """What the bench's records know of it."""
+    """The noise floor of a bench, from its records."""
     timed = [record["latency"]["reference_denoise_seconds"] for record in bench.raw if record["latency"]]
-    timed = [each for each in timed if "values" in each]
-    within = [max(each["values"]) / min(each["values"]) for each in timed if len(each["values"]) > 1]
-    medians = [each["median"] for each in timed]
-    again = [
+    timed = [timing for timing in timed if "values" in timing]
+    within = [max(timing["values"]) / min(timing["values"]) for timing in timed if len(timing["values"]) > 1]
+    medians = [timing["median"] for timing in timed]
+    recomputed = [
         sample for record in bench.raw if record["recipe"]["method"]["name"] != NO_CACHE
-        for sample in record["samples"] if _in_full(sample, record) and _told(sample)
+        for sample in record["samples"] if _in_full(sample, record) and _verdict(sample)
     ]  # fmt: skip
     return NoiseFloor(
-        calls=sum(len(each["values"]) for each in timed),
+        calls=sum(len(timing["values"]) for timing in timed),
         within=max(within, default=float("nan")),
         between=max(medians) / min(medians) if len(medians) > 1 else float("nan"),
-        recomputed=len(again),
-        identical=sum(_told(sample) == IDENTICAL for sample in again),
+        recomputed=len(recomputed),
+        identical=sum(_verdict(sample) == IDENTICAL for sample in recomputed),
     )
 
 
@@ -67,11 +67,11 @@ def _in_full(sample: dict, record: dict) -> bool:
     return sample.get("trace", {}).get("actions") == "F" * (steps or 0) != ""
 
 
-def _told(sample: dict) -> str | None:
-    """ "identical", "different", or None where it was not scored."""
+def _verdict(sample: dict) -> str | None:
+    """The comparison with the uncached video: "identical", "different", or None if it was not scored."""
     scores, notes = sample["fidelity"], sample.get("fidelity_notes", {})
     name = max((name for name in scores if name.startswith("psnr@")), default="")
-    capped = name == "psnr@1" and scores[name] >= IDENTICAL_PSNR_1  # which had no notes
+    capped = name == "psnr@1" and scores[name] >= IDENTICAL_PSNR_1  # psnr@1 had no notes
     if capped or (IDENTICAL in notes.get(name, "") and scores[name] is None):
         return IDENTICAL
     return None if scores.get(name) is None else "different"

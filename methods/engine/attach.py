@@ -22,10 +22,10 @@ class _Hooked:
 
     def __init__(self, module: Any, hook: ModelHook) -> None:
         self.module, self.hook = module, hook
-        self.plain = "forward" not in vars(module)  # its class's own
+        self.plain = "forward" not in vars(module)  # forward is the class's own
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
         self.forward = module.forward
-        # diffusers' hooks keep a copied module running its original; copy and pickle both begin here.
+        # With diffusers' hooks a copied module would run its original; copy and pickle both start here.
         vars(module)["__reduce_ex__"] = self._refuse_to_copy
 
     def _refuse_to_copy(self, protocol: int) -> Any:
@@ -35,19 +35,19 @@ class _Hooked:
         )
 
     def undo(self) -> None:
-        """Take the hook off, wherever it is now among others."""
+        """Remove the hook, wherever it now is among others."""
         module, registry = self.module, self.module._diffusers_hook
         vars(module).pop("__reduce_ex__", None)
         index, outermost = registry._hook_order.index(HOOK_NAME), module.forward
-        ours, outer = registry._fn_refs[index], registry._fn_refs[index + 1 : index + 2]
-        kept = [(each, each.forward) for each in outer if each.original_forward is not None]
+        own_ref, outer_refs = registry._fn_refs[index], registry._fn_refs[index + 1 : index + 2]
+        outer_forwards = [(ref, ref.forward) for ref in outer_refs if ref.original_forward is not None]
         registry.remove_hook(HOOK_NAME, recurse=False)
-        for each, forward in kept:  # a hook with a forward of its own, which remove_hook would pass over
-            each.forward, each.original_forward = forward, ours.original_forward
-        if not outer and outermost is not self.forward:  # wrapped by something other than diffusers' hooks
-            module.forward, ours.forward = outermost, ours.original_forward
+        for ref, forward in outer_forwards:  # a hook with a forward of its own, which remove_hook would pass over
+            ref.forward, ref.original_forward = forward, own_ref.original_forward
+        if not outer_refs and outermost is not self.forward:  # wrapped by something other than diffusers' hooks
+            module.forward, own_ref.forward = outermost, own_ref.original_forward
             if vars(module).get("_old_forward") is self.forward:  # accelerate
-                module._old_forward = ours.original_forward
+                module._old_forward = own_ref.original_forward
         elif self.plain and not registry.hooks:
             vars(module).pop("forward", None)  # the class's own again
 
@@ -78,7 +78,7 @@ class Handle:
                 self._register(module, root)
                 self._transformers.append(module)
                 module._cache_config = method  # so that diffusers refuses a second cache
-                module.disable_cache = self.remove  # diffusers' own knows its own caches alone
+                module.disable_cache = self.remove  # diffusers' own method knows only its own caches
                 for path in paths:
                     self._register(module.get_submodule(path), ModuleHook(root, path))
                 module._diffusers_hook.invalidate_child_registries_cache()
@@ -123,7 +123,7 @@ class Handle:
             hooked.undo()
         for module in self._transformers:
             module._diffusers_hook.invalidate_child_registries_cache()
-            for name in ("_cache_config", "disable_cache"):  # the class has its own
+            for name in ("_cache_config", "disable_cache"):  # the class's own show again
                 vars(module).pop(name, None)
         self._hooked, self._transformers = [], []
         self._undo_patch()

@@ -15,19 +15,19 @@ from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 
 MARK = "__cached_call__"
-TRANSFORMERS = ("transformer", "transformer_2")  # where a pipeline keeps them
+TRANSFORMERS = ("transformer", "transformer_2")  # the attributes in which a pipeline keeps them
 
 
 def transformers_of(pipe: Any) -> dict[str, Any]:
     """A pipeline's transformers by name, those wrapped by `torch.compile` unwrapped."""
     found = {name: getattr(pipe, name, None) for name in TRANSFORMERS}
-    plain = {name: each._orig_mod if isinstance(each, OptimizedModule) else each for name, each in found.items()}
+    plain = {name: item._orig_mod if isinstance(item, OptimizedModule) else item for name, item in found.items()}
     return {name: module for name, module in plain.items() if module is not None}
 
 
 @dataclass(frozen=True)
 class Caller:
-    """One running pipeline call. pipe: None in a loop of the user's own. call: what its stack frame is marked with."""
+    """One running pipeline call. pipe: None in a user's own loop. call: the mark in its stack frame, None there too."""
 
     pipe: Any
     call: Any
@@ -37,39 +37,39 @@ class Caller:
     def of(cls, module: nn.Module) -> Caller:
         """The innermost pipeline call on this thread's stack whose pipeline holds `module`."""
         pipe = call = None
-        for names in _calls(sys._getframe(1)):
-            candidate = names["self"]
+        for variables in _calls(sys._getframe(1)):
+            candidate = variables["self"]
             if candidate is pipe:  # a subclass's __call__ around its parent's: one call
-                call = names.setdefault(MARK, object())
-            elif any(each is module for each in transformers_of(candidate).values()):
+                call = variables.setdefault(MARK, object())
+            elif any(transformer is module for transformer in transformers_of(candidate).values()):
                 if pipe is not None:
                     break
-                pipe, call = candidate, names.setdefault(MARK, object())
+                pipe, call = candidate, variables.setdefault(MARK, object())
         return cls(pipe, call, threading.get_ident())
 
     @property
     def is_running(self) -> bool:
-        """Whether the pipeline call is still on its thread's stack; of a user's own loop it cannot be known."""
+        """Whether the pipeline call is still on its thread's stack; False for a user's own loop (not known)."""
         if self.call is None:
             return False
-        return any(names.get(MARK) is self.call for names in _calls(sys._current_frames().get(self.thread)))
+        return any(variables.get(MARK) is self.call for variables in _calls(sys._current_frames().get(self.thread)))
 
 
 def _calls(frame: FrameType | None) -> Iterator[Any]:
-    """The variables of each `__call__` of an object around a stack frame, innermost first.
+    """The local variables of each `__call__` method around a stack frame, innermost first.
 
-    Names that the function itself does not have may be added, and last as long as the frame: the identity of a call.
+    A variable that is added to them lasts as long as the frame, and so identifies the call.
     """
     while frame is not None:
         if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
-            names = frame.f_locals
-            if "self" in names:
-                yield names
+            variables = frame.f_locals
+            if "self" in variables:
+                yield variables
         frame = frame.f_back
 
 
 class Turn:
-    """Whose turn it is: one pipeline call at a time on what a method is attached to, since its caches belong to one."""
+    """Lets one pipeline call at a time use what a method is attached to, since its caches belong to one call."""
 
     def __init__(self) -> None:
         self._caller: Caller | None = None
@@ -77,7 +77,7 @@ class Turn:
 
     @contextmanager
     def of(self, caller: Caller) -> Iterator[None]:
-        """Run the transformer for a call inside. Raises RuntimeError while another call is running."""
+        """A context to run the transformer in for a call. Raises RuntimeError while another call is running."""
         if not self._inside.acquire(blocking=False):
             raise RuntimeError(_refusal(self._caller, caller))
         try:
@@ -89,7 +89,7 @@ class Turn:
             self._inside.release()
 
     def end(self, thread: int) -> bool:
-        """The call has ended; False if it is another thread's that is running."""
+        """Note that the call has ended; False if another thread's call is running."""
         if self._caller is not None and self._caller.thread != thread and self._caller.is_running:
             return False
         self._caller = None
@@ -106,7 +106,7 @@ def _refusal(running: Caller | None, caller: Caller) -> str:
 
 
 class Contexts(StateManager):
-    """The cache context that diffusers announces, apart for each thread: one thread's does not tell another's step."""
+    """The cache context that diffusers announces, one per thread: it says nothing about another thread's step."""
 
     def __init__(self) -> None:
         self._of_thread = threading.local()

@@ -7,7 +7,7 @@ Some pipelines say so themselves, in diffusers' `cache_context`. What they leave
   or not a noise level is visited twice, and without waiting for the device;
 - `step_index` grows with every step the scheduler takes.
 
-Timesteps are compared by value only where none of these tells.
+Timesteps are compared by value only where none of these decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from diffusers.hooks.hooks import CacheContext
 
-# What calls without a cache context are taken for, in order: as in all diffusers pipelines of the supported families.
+# The branches of calls without a cache context, in order, as in all diffusers pipelines of the supported families.
 BRANCHES = ("cond", "uncond")
 
 
@@ -27,7 +27,7 @@ BRANCHES = ("cond", "uncond")
 class Reading:
     """What is known of one transformer call before it runs.
 
-    name: of its guidance branch; step: its index, if the pipeline announces one; schedule: the scheduler's timesteps;
+    name: its guidance branch; step: its index, if the pipeline announces one; schedule: the scheduler's timesteps;
     place: where in them the call's timestep lies, if it is a view of them; taken: steps the scheduler has taken.
     """
 
@@ -48,11 +48,11 @@ class Reading:
 
 @dataclass
 class Clock:
-    """Tells the calls of a pipeline's transformers apart. One for all transformers of a pipeline.
+    """Sorts the calls of a pipeline's transformers into steps and branches. One for all transformers of a pipeline.
 
     pipe: the pipeline that is calling, at first the one that the method was applied to. guidance: overrides its own
-        scale, for pipelines that keep theirs to themselves.
-    index: of the current step, counted over the whole pipeline call. seen: its guidance branches called so far.
+        scale, for pipelines that do not publish theirs.
+    index: the current step's, counted over the whole pipeline call. seen: the step's branches called so far.
     """
 
     pipe: Any
@@ -61,9 +61,9 @@ class Clock:
     seen: list[str] = field(default_factory=list)
     _last: Reading | None = None
     _schedule: torch.Tensor | None = None  # the latest call's
-    _start: int = 0  # of the latest call in its schedule: above 0 for a strength below 1
-    _timesteps: list[float] = field(default_factory=list)  # of the schedule; empty if the call is not along it
-    _levels: list[float] | None = None  # of the same
+    _start: int = 0  # the latest call's first entry in its schedule: above 0 for a strength below 1
+    _timesteps: list[float] = field(default_factory=list)  # the schedule's; empty if the call does not follow it
+    _levels: list[float] | None = None  # the schedule's noise levels
     _scales: tuple[Any, Any] = (None, None)  # guidance at the start of the call, of each transformer
     _guided: bool = False  # the pipeline said in this call that it calls the unconditional branch
 
@@ -73,7 +73,7 @@ class Clock:
     def look_at(self, pipe: Any) -> None:
         """Another pipeline that shares the transformer is calling; None is the one that the method was applied to.
 
-        Raises ValueError if it was told the guidance of that one.
+        Raises ValueError if `guidance` was given for that one and `pipe` is another.
         """
         pipe = self._owner if pipe is None else pipe
         if self.guidance is not None and pipe is not self._owner:
@@ -88,7 +88,7 @@ class Clock:
         self.index, self.seen, self._last, self._timesteps, self._levels = -1, [], None, [], None
 
     def read(self, context: CacheContext | None, inputs: Mapping[str, Any]) -> Reading:
-        """A transformer call's place, from its cache context (None: there is none) and its arguments."""
+        """Where a transformer call is, from its cache context (None: there is none) and its arguments."""
         scheduler, timestep = getattr(self.pipe, "scheduler", None), inputs["timestep"]
         schedule = getattr(scheduler, "timesteps", None)
         taken = getattr(scheduler, "step_index", getattr(scheduler, "counter", None))
@@ -96,13 +96,13 @@ class Clock:
         return Reading(context, timestep, schedule, place, taken)
 
     def begins_call(self, now: Reading) -> bool:
-        """Whether this is the first transformer call of a pipeline call, that before finished or not."""
+        """Whether this is the first transformer call of a pipeline call, whether or not the one before finished."""
         last = self._last
         if last is None or now.schedule is not last.schedule:
             return True
-        for here, before in ((now.step, last.step), (now.place, last.place)):
-            if here is not None and before is not None:
-                return here < before or (here == before and now.name in self.seen)
+        for current, previous in ((now.step, last.step), (now.place, last.place)):
+            if current is not None and previous is not None:
+                return current < previous or (current == previous and now.name in self.seen)
         if now.taken != last.taken:
             return now.taken is None or (last.taken is not None and now.taken < last.taken)
         return now.timestep is not last.timestep and bool(now.timestep.max() > last.timestep.max())
@@ -112,17 +112,17 @@ class Clock:
         last = self._last
         if last is None or now.name in self.seen:
             return True
-        for here, before in ((now.step, last.step), (now.place, last.place)):
-            if here is not None and before is not None:
-                return here != before
+        for current, previous in ((now.step, last.step), (now.place, last.place)):
+            if current is not None and previous is not None:
+                return current != previous
         if now.taken != last.taken:
             return True
         return now.timestep is not last.timestep and not torch.equal(now.timestep, last.timestep)
 
     def start_call(self, now: Reading) -> None:
-        """Take the call's schedule and guidance down."""
+        """Record the call's schedule and guidance."""
         self.forget()
-        again = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
+        is_resumed = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
         self._schedule, self._guided = now.schedule, self._says_guided() is True
         self._scales = getattr(self.pipe, "_guidance_scale", None), getattr(self.pipe, "_guidance_scale_2", None)
         if now.schedule is None:
@@ -131,15 +131,15 @@ class Clock:
             entries, announced = len(now.schedule), self._announced_steps(now)
             self._start = max(entries - (entries if announced is None else announced), 0)
             if not _equals(now.timestep, now.schedule[self._start + (now.step or 0) :][:1]):
-                return  # not a call along this schedule
+                return  # the call does not follow this schedule
         elif now.step is not None:
             self._start = max(now.place - now.step, 0)
-        elif not again:
+        elif not is_resumed:
             self._start = now.place
         self._timesteps, self._levels = now.schedule.tolist(), noise_levels(self.pipe.scheduler)
 
     def start_step(self, now: Reading) -> int:
-        """The index of the step that begins."""
+        """Begin a step and return its index."""
         self.seen = []
         self._guided |= self._says_guided() is True
         if now.step is not None:
@@ -151,7 +151,7 @@ class Clock:
         return self.index
 
     def branch(self, now: Reading) -> str:
-        """The name of the guidance branch that is called. Raises ValueError for a third one without a name."""
+        """Note the guidance branch of a call; its name. Raises ValueError for a third one without a name."""
         if now.name is None and len(self.seen) == len(BRANCHES):
             raise ValueError(
                 f"the transformer is called {len(BRANCHES) + 1} times at one timestep, and the pipeline does not say"
@@ -169,7 +169,7 @@ class Clock:
 
     def num_steps(self, now: Reading) -> int | None:
         """How many steps this pipeline call will take: fewer than asked for with a strength below 1, more with a solver
-        that visits noise levels twice. None if nobody says."""
+        that visits noise levels twice. None if not known."""
         announced = self._announced_steps(now)
         if self._levels is None:
             return announced
@@ -179,14 +179,14 @@ class Clock:
     def sigma(self, context: CacheContext | None, index: int) -> float | None:
         """The noise level at a step of this call, from 0 (clean) to 1 (noise), see `noise_levels`. None if not known.
 
-        A pipeline's own word counts only where its scheduler does not contradict it: what some schedulers call sigma
-        goes up to thousands.
+        The announced value counts only where the pipeline's scheduler does not contradict it: what some schedulers call
+        sigma goes up to thousands.
         """
-        place, own = self._start + index, None if context is None else context.sigma
+        place, announced = self._start + index, None if context is None else context.sigma
         level = None if self._levels is None or not 0 <= place < len(self._levels) else self._levels[place]
-        if own is None or level is None:
-            return level if own is None else own
-        return own if abs(own - level) < 2e-3 else level
+        if announced is None or level is None:
+            return level if announced is None else announced
+        return announced if abs(announced - level) < 2e-3 else level
 
     def levels(self) -> list[float] | None:
         """The noise levels of the steps of this call, as in `sigma`. None if the pipeline has no schedule."""
@@ -200,21 +200,21 @@ class Clock:
     def guidance_scale(self, second: bool = False) -> float:
         """The classifier-free guidance scale that the pipeline combines its branches with.
 
-        Pipelines that call the branches apart fix it at the start of a call; Wan2.2's second transformer may have its
+        Pipelines with a call for each branch fix it at the start of a call; Wan2.2's second transformer may have its
         own. Raises ValueError where it is not known.
         """
         first, other = self._scales
         return self._scale_or(other if second and other is not None else first)
 
     def guidance_now(self) -> float:
-        """The scale at this moment, for pipelines that look at it anew at every step (CogVideoX's dynamic guidance)."""
+        """The scale at this moment, for pipelines that read it again at every step (CogVideoX's dynamic guidance)."""
         return self._scale_or(None)
 
     def _scale_or(self, value: float | None) -> float:
         if self.guidance is not None:
             return self.guidance
         value = getattr(self.pipe, "guidance_scale", None) if value is None else value
-        if value is None or any(kind.__name__.startswith("Hunyuan") for kind in type(self.pipe).__mro__):
+        if value is None or any(base.__name__.startswith("Hunyuan") for base in type(self.pipe).__mro__):
             raise ValueError(
                 f"{type(self.pipe).__name__} does not tell its scale of classifier-free guidance (true_cfg_scale): give"
                 " it to apply(…, guidance_scale=…), or look at the conditional branch alone (guidance=cond)"
@@ -233,8 +233,8 @@ def noise_levels(scheduler: Any) -> list[float] | None:
     """The noise level of every entry of `scheduler.timesteps`, in one unit for all schedulers; None if there is none.
 
     It is the timestep as a share of the training steps, from 0 (clean) to 1 (noise). For flow matching that is sigma,
-    which is taken itself, for some schedulers round their timesteps. The sigmas of other schedulers are another unit
-    (noise over signal, up to thousands) and not looked at.
+    which is used directly, as some schedulers round their timesteps. The sigmas of other schedulers have another unit
+    (noise over signal, up to thousands) and are not used.
     """
     timesteps, train = scheduler.timesteps, getattr(scheduler.config, "num_train_timesteps", None)
     if not train or timesteps.ndim != 1:
@@ -249,7 +249,7 @@ def noise_levels(scheduler: Any) -> list[float] | None:
 
 
 def _offset(timestep: torch.Tensor, schedule: torch.Tensor) -> int | None:
-    """Which entry of the schedule a timestep is a view of; None if it is none."""
+    """The index of the schedule's entry that a timestep is a view of; None if it is not a view of any."""
     if timestep.device.type == "meta" or timestep.dtype != schedule.dtype or schedule.ndim != 1:
         return None
     if timestep.untyped_storage().data_ptr() != schedule.untyped_storage().data_ptr():

@@ -28,7 +28,7 @@ from .trace import Step, Stopwatch, Trace
 
 HOOK_NAME = "training_free_cache"
 
-# What is compiled is the model: its graphs begin and end where this package is called, none of whose code is traced.
+# Only the model is compiled: its graphs begin and end where this package is called, whose code is never traced.
 trace_rules.add(__package__.partition(".")[0])
 
 
@@ -51,7 +51,7 @@ class Recorder:
         return self.traces[-1]
 
     def finish(self) -> None:
-        """Close the current trace; say so loudly if the cache never hit or a measure was not a number."""
+        """Close the current trace; warn if the cache never hit or an indicator was NaN."""
         trace = self.traces[-1]
         trace.complete = True
         if any(step.indicator is not None and math.isnan(step.indicator) for step in trace.steps):
@@ -78,7 +78,7 @@ class Generation:
         self.clock.forget()
 
     def called_by(self, caller: Caller) -> None:
-        """Look at the pipeline call that is calling; an earlier one, if there was one, was given up."""
+        """Switch to the pipeline call that is calling; an earlier unfinished one is dropped."""
         if self.caller != caller:
             self.forget()
             self.clock.look_at(caller.pipe)
@@ -96,7 +96,7 @@ class Generation:
         self.clock.look_at(None)
 
     def answer(self, root: StepHook, module: Any, context: CacheContext | None, inputs: dict[str, Any]) -> torch.Tensor:
-        """What a transformer answers to a call. What fails leaves nothing behind."""
+        """The prediction for a transformer's call. After an error nothing of the pipeline call is kept."""
         started = self.stopwatch.start(inputs["hidden_states"].device)
         try:
             now = self.clock.read(context, inputs)
@@ -129,15 +129,15 @@ class Generation:
         trace.latent_size, trace.arguments = size, _shapes(inputs)
 
     def _start_step(self, now: Reading, inputs: dict[str, Any]) -> None:
-        denoiser, rule, before = self.denoiser, self.rule, list(self.clock.seen)
+        denoiser, rule, last_seen = self.denoiser, self.rule, list(self.clock.seen)
         assert denoiser is not None
         assert rule is not None
         index = self.clock.start_step(now)
         denoiser.index += 1
         denoiser.step = self.recorder.step(index, self.clock.sigma(now.context, index))
         for name in list(denoiser.branches):
-            gone = denoiser.anatomy.is_unconditional(name) and self.clock.unguided()
-            if name not in before or gone:  # guidance was switched off: what is kept of the branch only ages
+            switched_off = denoiser.anatomy.is_unconditional(name) and self.clock.unguided()
+            if name not in last_seen or switched_off:  # what is kept of the branch goes out of date
                 del denoiser.branches[name]
                 rule.forget_branch(name)
         denoiser.begin_step(inputs)
@@ -148,7 +148,7 @@ class Generation:
         assert denoiser is not None
         assert rule is not None
         first, name = not self.clock.seen, self.clock.branch(now)
-        if denoiser.transformer is not module:  # Wan2.2's second takes over
+        if denoiser.transformer is not module:  # Wan2.2's second transformer takes over
             denoiser.change_transformer(root.anatomy, module, root.fn_ref.original_forward)
             denoiser.must_compute = isinstance(self.method, Cache) and self.method.protects(denoiser)
             rule.change_transformer()
@@ -190,7 +190,7 @@ class StepHook(ModelHook):
         return module
 
     def deinitalize_hook(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Taken off, perhaps because the pipeline failed: who still holds the hook or its handle holds no tensor."""
+        """The hook was removed, perhaps after a failure: drop all tensors, in case the hook or its handle lives on."""
         self.generation.forget()
         return module
 
@@ -217,7 +217,7 @@ class ModuleHook(ModelHook):
     @torch.compiler.disable(recursive=False)  # the module itself stays compiled
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         denoiser = self.root.denoiser
-        if denoiser is None or denoiser.call is None:  # a trial, or a call that is none of the method's
+        if denoiser is None or denoiser.call is None:  # a trial, or a call outside the method's runs
             return self.fn_ref.original_forward(*args, **kwargs)
         assert self.root.rule is not None
         call = ModuleCall(self.path, self.fn_ref.original_forward, args, kwargs)
@@ -232,8 +232,8 @@ def _shapes(inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
     for name, value in inputs.items():
         if isinstance(value, torch.Tensor):
             shapes[name] = list(value.shape)
-        elif isinstance(value, tuple) and all(isinstance(each, torch.Tensor) for each in value):
-            shapes[name] = [list(each.shape) for each in value]
+        elif isinstance(value, tuple) and all(isinstance(item, torch.Tensor) for item in value):
+            shapes[name] = [list(tensor.shape) for tensor in value]
     return shapes
 
 

@@ -1,4 +1,4 @@
-"""What a rule may see of a running pipeline call, and what it may do: run the transformer, a part of it, or a trial."""
+"""What a rule may read of a running pipeline call, and may do: run the transformer, a part of it, or a trial."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Branch:
 class Denoiser:
     """A transformer in the middle of a pipeline call.
 
-    index: of the current step, counted from 0 in this call; `step.index` is its place in the pipeline's schedule, the
+    index: the current step's, counted from 0 in this call; `step.index` is its place in the pipeline's schedule, the
         same unless the pipeline says otherwise.
     must_compute: the step is protected (`Cache.protects`).
     switched: at this step another transformer has taken over (Wan2.2).
@@ -48,14 +48,14 @@ class Denoiser:
     branches: dict[str, Branch] = field(default_factory=dict)
     branch: Branch = field(default_factory=lambda: Branch("", {}))
     step: Step = field(default_factory=lambda: Step(-1))
-    call: Call | None = None  # the one running, if it is one whose modules the rule visits
+    call: Call | None = None  # the running one, if the rule visits its modules
     blocks: list[Block] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.blocks = self.anatomy.blocks(self.transformer)
 
     def begin_step(self, inputs: dict[str, Any]) -> None:
-        """Move every branch on to a step, whose first call has these arguments."""
+        """Move every branch on to the next step, whose first call has these arguments."""
         self.switched = False
         for branch in self.branches.values():
             branch.last_inputs = branch.inputs
@@ -78,16 +78,16 @@ class Denoiser:
         return self.anatomy.latent_size(next(iter(self.branches.values())).inputs)
 
     def block_of(self, call: ModuleCall) -> Block | None:
-        """The block that a module's call is the call of; None for a part of one."""
+        """The block that the called module is; None for a part of a block."""
         return next((block for block in self.blocks if block.path == call.path), None)
 
     def timestep(self) -> int:
-        """This step's timestep as schedules by timestep look at it; the device is asked where the host cannot know."""
+        """This step's timestep, see `Anatomy.timestep`; read from the device only where the host does not know it."""
         known = self._known_timestep(self.step.index)
         return self.anatomy.timestep(self.transformer, self.branch.inputs) if known is None else known
 
     def next_timestep(self) -> int | None:
-        """The same of the step to come; None if it is not known."""
+        """The timestep of the next step; None if it is not known."""
         return self._known_timestep(self.step.index + 1)
 
     def _known_timestep(self, index: int) -> int | None:
@@ -123,18 +123,18 @@ class Denoiser:
             self.call = None
 
     def look(self, view: Callable[..., tuple[torch.Tensor, list[str]]], **options: Any) -> torch.Tensor:
-        """What a method of the anatomy sees in the current branch (an embedding, say), its modules counted."""
-        seen, paths = view(self.transformer, self.branch.inputs, **options)
+        """What a method of the anatomy computes for the current branch (an embedding, say), its modules counted."""
+        feature, paths = view(self.transformer, self.branch.inputs, **options)
         inputs, anatomy = self.branch.inputs, self.anatomy
         only = dict.fromkeys(paths, 1)
         self.step.calls.append(Call(anatomy.latent_size(inputs), anatomy.batch(inputs), only=only))
-        return seen
+        return feature
 
     def trial(self, size: Size, mode: str, guidance: str = "guided", previous: bool = False) -> torch.Tensor:
         """The prediction (B, C, *size) for this step's latent resized to `size`; for the step before if `previous`.
 
         `guidance` is "guided" (all branches, combined as the pipeline will) or "cond" (the conditional branch alone).
-        No module is visited, nothing is cached or counted but the trial itself.
+        No module is visited, nothing is cached, and only the trial itself is counted.
         """
         predictions = {}
         for name, branch in self.branches.items():
@@ -164,7 +164,7 @@ class Denoiser:
 
     @functools.cached_property
     def batched(self) -> bool:
-        """Whether a call holds both guidance branches: fixed at the start, whatever becomes of the scale."""
+        """Whether a call holds both guidance branches: fixed at the start, even if the scale changes."""
         return self.anatomy.BATCHED is not None and self.clock.guidance_scale() > 1
 
     def _guide(self, predictions: dict[str, torch.Tensor], guidance: str) -> torch.Tensor:
@@ -186,7 +186,7 @@ class ModuleCall:
     ran: bool = False
 
     def run(self) -> Any:
-        """What the module itself answers."""
+        """Run the module and return its output."""
         self.ran = True
         return self.original(*self.args, **self.kwargs)
 

@@ -1,7 +1,7 @@
 """What a caching method is: a config (plain data) that makes one `Rule` for each pipeline call.
 
 Three kinds. A *control* changes nothing but the schedule (`Method`). A *step-wise* method decides once a step whether
-the transformer computes at all, and a reuse strategy (reuse.py) says what is answered when it does not
+the transformer computes at all, and a reuse strategy (reuse.py) says what is returned when it does not
 (`StepwiseCache`). A *module-wise* method computes every step and answers some modules' calls from its memory (`Cache`,
 `Rule.visit`).
 """
@@ -23,7 +23,7 @@ from .trace import Step
 
 
 class Rule:
-    """One method at work in one pipeline call, on one transformer. Dropped at the end of the call."""
+    """One method's decisions and memory in one pipeline call. Dropped at the end of the call."""
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         """The prediction for the current guidance branch at the current step, computed or not."""
@@ -34,21 +34,21 @@ class Rule:
         return call.run()
 
     def forget_branch(self, name: str) -> None:
-        """A guidance branch is no longer called; should it come back, what is kept of it is out of date."""
+        """Drop what is kept of a guidance branch that is no longer called: it would be out of date if it came back."""
 
     def change_transformer(self) -> None:
-        """Another transformer takes over in mid-call (Wan2.2); what is kept of the modules of the first is not its own.
+        """Drop what is kept of a transformer's modules: another one takes over in mid-call (Wan2.2).
 
-        Counts, sums, thresholds and whole predictions carry over: they are of the same denoising.
+        Counts, sums, thresholds and whole predictions carry over: they belong to the same denoising.
         """
 
     def held(self) -> Iterator[torch.Tensor]:
-        """The tensors kept from one step for later ones, each once: all that the rule's attributes lead to."""
+        """The tensors kept from one step for later ones, each once: all that the rule's attributes refer to."""
         return tensors_in(self)
 
 
 def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor]:
-    """Each tensor that a rule, an object of its own, or a nesting of dicts, lists and tuples leads to, once."""
+    """Each tensor that a rule, its objects, or nested dicts, lists, tuples and sets refer to, once."""
     seen = set() if _seen is None else _seen
     if id(value) in seen or isinstance(value, (torch.nn.Module, Method, Denoiser, str)):
         return
@@ -56,11 +56,11 @@ def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tens
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple, set)):
-        for each in value:
-            yield from tensors_in(each, seen)
+        for item in value:
+            yield from tensors_in(item, seen)
     else:
-        for each in (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values():
-            yield from tensors_in(each, seen)
+        for item in (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values():
+            yield from tensors_in(item, seen)
 
 
 @dataclass(kw_only=True)
@@ -68,7 +68,7 @@ class Method(ABC):
     """Base of every method's config: plain data, checked when made, shared by any number of calls."""
 
     NAME: ClassVar[str]
-    VERSION: ClassVar[int] = 1  # raised when the same fields come to mean other pixels
+    VERSION: ClassVar[int] = 1  # raised when the same fields give other pixels than before
     EXPECTS_REUSE: ClassVar[bool] = True  # a call without any reuse deserves a warning
     # For the contract tests, which every method gets for free: settings under which it never reuses anything (None:
     # there are none), and under which it does within a dozen steps on random weights.
@@ -76,9 +76,9 @@ class Method(ABC):
     EAGER: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
-        """Every field's numbers are finite. A method's own checks come after this one: `super().__post_init__()`."""
-        for each in fields(self):
-            check_plain(each.name, getattr(self, each.name))
+        """Check that every number is finite. A method's own checks come after `super().__post_init__()`."""
+        for field in fields(self):
+            check_plain(field.name, getattr(self, field.name))
 
     def rule(self) -> Rule:
         """A fresh rule for one pipeline call."""
@@ -87,7 +87,7 @@ class Method(ABC):
     def for_backbone(self, anatomy: Anatomy) -> Method:
         """This config with everything filled in that depends on the backbone (coefficients, say).
 
-        Done before a recipe gets its id, since what is filled in decides pixels. Raises ValueError if the method does
+        Done before a recipe gets its id, since the filled-in values change pixels. Raises ValueError if the method does
         not work on this family, NotCalibratedError if it could after a calibration.
         """
         return self
@@ -102,13 +102,13 @@ class Method(ABC):
 
     @property
     def needs_noise_level(self) -> bool:
-        """Whether the method looks at `step.sigma`; a pipeline that does not tell it is refused."""
+        """Whether the method uses `step.sigma`; a pipeline that does not give it is refused."""
         return False
 
     @property
     def predictions_only(self) -> bool:
-        """Whether the method looks at whole predictions alone, and so does the same on each GPU where several share a
-        video; others look at tokens or blocks, of which a GPU has a share."""
+        """Whether the method reads whole predictions alone, and so decides alike on each GPU where several share a
+        video; others read tokens or blocks, of which each GPU holds only a part."""
         return False
 
     @property
@@ -118,24 +118,24 @@ class Method(ABC):
 
     @property
     def always_computed(self) -> int:
-        """Steps at the start that are computed whatever the data, beside the protected ones."""
+        """Steps at the start that are computed whatever the data, besides the protected ones."""
         return 0
 
     def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int] | None:
-        """How many of the blocks (by path pattern) a step answered from memory still runs between embeddings and head;
-        None: it runs nothing at all."""
+        """How many of the `blocks` (path pattern -> number) a reused step still runs between embeddings and head; None:
+        it runs nothing at all."""
         return None
 
     def steps_saved_inside(self, computed: float, blocks: int) -> float:
-        """Of so many computed steps, how many steps' worth of blocks is answered from memory, where that is planned."""
+        """How many steps' worth of blocks the `computed` steps take from memory, where a fixed schedule says so."""
         return 0.0
 
     def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:  # noqa: B027
-        """Do once what the method computes on features (B, tokens, width), if anything, beside the transformer: the
-        plan of memory does it on tensors without content and counts the bytes."""
+        """Do once what the method computes on features (B, tokens, width), if anything, besides the transformer: the
+        plan of memory runs it on tensors without data and counts the bytes."""
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:  # noqa: B027
-        """Raise ValueError if the method cannot work on latents of (T, H, W) or in so many steps (None: not known)."""
+        """Raise ValueError if the method cannot work on latents of (T, H, W) or in `num_steps` (None: not known)."""
 
     def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:  # noqa: B027
         """Raise ValueError, at the first step of a call, if the method cannot work in it or was undone in `pipe`."""
@@ -143,10 +143,10 @@ class Method(ABC):
 
 @dataclass(kw_only=True)
 class Cache(Method):
-    """A method that reuses something, with the protection common to all: steps that are computed whatever it thinks.
+    """A method that reuses something, with the protection common to all: steps that are always computed.
 
     protect_first: steps computed in full at the start; below 1, a share of all steps. Each method's default is what
-        it was published with; set it alike on all methods to compare them under equal protection.
+        it was published with; set it equal on all methods to compare them under equal protection.
     protect_last: steps computed in full at the end.
 
     Both count over the whole pipeline call, also where two transformers take turns.
@@ -155,8 +155,8 @@ class Cache(Method):
     protect_first: float = 1
     protect_last: int = 0
 
-    # What is kept are whole predictions, which mean the same whichever transformer of a pipeline made them. If not, the
-    # first step of a transformer that takes over in mid-call is computed.
+    # Whether it keeps only whole predictions, which mean the same whichever transformer of a pipeline made them. If
+    # not, the first step of a transformer that takes over in mid-call is computed.
     KEEPS_PREDICTIONS: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class Cache(Method):
             )
 
     def first_steps(self, num_steps: int | None) -> int:
-        """How many of so many steps are protected at the start."""
+        """How many of `num_steps` steps are protected at the start."""
         first = self.protect_first or 0
         return int(first if first >= 1 else first * (num_steps or 0))
 
@@ -191,13 +191,13 @@ class Cache(Method):
 
 @dataclass(kw_only=True)
 class StepwiseCache(Cache):
-    """A method that decides step by step; what it answers with is a choice of its own (reuse.py).
+    """A method that decides step by step; what a reused step returns is a separate choice (reuse.py).
 
     reuse: "prediction" (the last computed one), "residual" (prediction minus input), "taylorseer" (Taylor expansion in
         steps, of `taylor_order`), "extrapolate" (a line in sigma through the last two, damped), "stack" (the block
         stack's residual: embeddings and head run again).
-    damping: d of "extrapolate": 0 is "prediction", 1 the whole line.
-    taylor_order: of "taylorseer".
+    damping: d of "extrapolate": 0 equals "prediction", 1 is the undamped line.
+    taylor_order: order of "taylorseer".
     """
 
     reuse: str = "prediction"
@@ -220,7 +220,7 @@ class StepwiseCache(Cache):
 
     @property
     def reuses_stack(self) -> bool:
-        """Whether a reused step is answered at the blocks, between embeddings and head that run."""
+        """Whether a reused step replaces only the blocks, while embeddings and head run."""
         return STRATEGIES[self.reuse].NEEDS_BLOCKS
 
     def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int] | None:
@@ -244,11 +244,11 @@ class StepwiseRule(Rule):
         self._compute = True
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
-        """Whether to compute; fills in the step's row. Must say yes where `denoiser.must_compute`."""
+        """Whether to compute; fills in the step's row. Must be True where `denoiser.must_compute`."""
         raise NotImplementedError
 
     def observe(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        """Look at what the current branch computed."""
+        """Measure what the current branch has computed."""
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self._decided is not denoiser.step or self.config.DECIDES_PER_BRANCH:

@@ -1,11 +1,11 @@
-"""Numbers and texts that can be: the check that every config has in common."""
+"""The check that all configs share: numbers are finite and in range, texts are valid UTF-8."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-LARGEST = 1e9  # of any number in a config; more is a slip of the hand
+LARGEST = 1e9  # limit of any number in a config; more is taken for a typing error
 
 
 def check_plain(name: str, value: Any, low: float = -LARGEST, high: float = LARGEST) -> None:
@@ -14,11 +14,11 @@ def check_plain(name: str, value: Any, low: float = -LARGEST, high: float = LARG
     value: a field's value: a number, a text, None, or lists and dicts of them. Other objects are left alone.
     """
     if isinstance(value, dict):
-        for key, each in value.items():
-            check_plain(f"{name}.{key}", each, low, high)
+        for key, item in value.items():
+            check_plain(f"{name}.{key}", item, low, high)
     elif isinstance(value, list | tuple):
-        for each in value:
-            check_plain(name, each, low, high)
+        for item in value:
+            check_plain(name, item, low, high)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, not {value}")

@@ -1,4 +1,4 @@
-"""diffusers' group offloading brings a module's weights when it is called: who looks at a part of one asks for them."""
+"""diffusers' group offloading loads weights when a module is called: code that uses only a part must ask for them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def onload(transformer: nn.Module, *paths: str, alone: bool = False) -> None:
-    """Bring the weights of modules to their device if they wait elsewhere, and those of the modules they are in.
+    """Load the offloaded weights of modules, of the modules they are in and of those inside them, onto their device.
 
-    alone: not those of the modules inside them. diffusers takes a group away again after its own next run, so at most
-    these groups stay meanwhile.
+    alone: without the modules inside them. diffusers offloads a group again after the group's next run, so that at most
+    these groups stay until then.
     """
     groups: dict[int, Any] = {}
     for path in paths:

@@ -1,8 +1,8 @@
-"""What a reused step is answered with: five strategies, usable with every step-wise decision.
+"""What a reused step returns: five strategies, usable with every step-wise decision.
 
-The paper's Table 4 compares the first three and finds little difference; "extrapolate" is ours. All but "stack" stand
-for the whole transformer, so a reused step costs nothing. Each keeps, per guidance branch, what it needs of computed
-steps.
+The paper's Table 4 compares the first three and finds little difference; "extrapolate" is ours. All but "stack"
+replace the whole transformer, so a reused step costs nothing. Each keeps, per guidance branch, what it needs from
+computed steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from .denoiser import Denoiser, ModuleCall
 
-SAME_LEVEL = 1 / 2000  # of the noise, as `clock.noise_levels` has it
+SAME_LEVEL = 1 / 2000  # difference of noise levels (`clock.noise_levels`) below which two are one
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Reuse(ABC):
 
     memory: dict[str, Any] = field(default_factory=dict)
 
-    NEEDS_BLOCKS: ClassVar[bool] = False  # it answers for the blocks, one by one; embeddings and head run
+    NEEDS_BLOCKS: ClassVar[bool] = False  # it replaces the blocks, one by one; embeddings and head run
     NEEDS_NOISE_LEVEL: ClassVar[bool] = False
 
     def ready(self, denoiser: Denoiser) -> bool:
@@ -51,7 +51,7 @@ class Reuse(ABC):
     def change_transformer(self) -> None:  # noqa: B027
         """Another transformer takes over: keep whole predictions, but no differences between the two.
 
-        A prediction, or what it adds to its input, is of the same denoising whichever transformer made it.
+        A prediction, or what it adds to its input, belongs to the same denoising whichever transformer made it.
         """
 
 
@@ -109,7 +109,7 @@ class Extrapolate(Reuse):
     """F_i = F_a + d (F_a - F_b) (s_i - s_a) / (s_a - s_b): a damped line in sigma through two computed steps.
 
     A level that is visited twice (by Heun's and other solvers of second order), or one within half a training step of
-    it, takes the place of the first visit: no line goes through one point.
+    it, replaces the first visit: one point defines no line.
     """
 
     damping: float = 1.0
@@ -120,8 +120,8 @@ class Extrapolate(Reuse):
         self.memory = {name: [(None, prediction)] for name, (*_, (_, prediction)) in self.memory.items()}
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        sigma, before = _known(denoiser.step.sigma), self.memory.get(denoiser.branch.name, [])
-        last = [each for each in before if each[0] is not None and abs(each[0] - sigma) > SAME_LEVEL][-1:]
+        sigma, visits = _known(denoiser.step.sigma), self.memory.get(denoiser.branch.name, [])
+        last = [visit for visit in visits if visit[0] is not None and abs(visit[0] - sigma) > SAME_LEVEL][-1:]
         self.memory[denoiser.branch.name] = [*last, (sigma, prediction)]
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
@@ -147,13 +147,13 @@ class StackResidual(Reuse):
 
     NEEDS_BLOCKS: ClassVar[bool] = True
 
-    _running: torch.Tensor | None = None  # input of the stack that is computing
+    _running: torch.Tensor | None = None  # input of the block stack while it computes
 
     def change_transformer(self) -> None:
         self.memory = {}
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        """Nothing: the residual was taken at the last block."""
+        """Do nothing: the residual was stored at the last block."""
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         return denoiser.run()
@@ -177,13 +177,13 @@ class StackResidual(Reuse):
 
 
 def hidden_of(block: Any, call: ModuleCall) -> torch.Tensor:
-    """The video tokens a block was called with."""
+    """The video tokens (B, tokens, width) a block was called with."""
     metadata = block.metadata
     return metadata._get_parameter_from_args_kwargs(metadata.hidden_states_argument_name, call.args, call.kwargs)
 
 
 def text_of(block: Any, call: ModuleCall) -> torch.Tensor:
-    """The text tokens a block was called with."""
+    """The text tokens (B, tokens, width) a block was called with."""
     metadata = block.metadata
     return metadata._get_parameter_from_args_kwargs(
         metadata.encoder_hidden_states_argument_name, call.args, call.kwargs
@@ -191,12 +191,12 @@ def text_of(block: Any, call: ModuleCall) -> torch.Tensor:
 
 
 def video_of(block: Any, output: Any) -> torch.Tensor:
-    """The video tokens in what a block returned."""
+    """The video tokens (B, tokens, width) in what a block returned."""
     return output[block.metadata.return_hidden_states_index] if isinstance(output, tuple) else output
 
 
 def replaced(block: Any, call: ModuleCall, hidden: torch.Tensor, text: torch.Tensor | None = None) -> Any:
-    """What a block would return with these tokens; its text stream passes through unless given."""
+    """What a block would return with these tokens; the text tokens it was called with unless `text` is given."""
     metadata = block.metadata
     if metadata.return_encoder_hidden_states_index is None:
         return hidden
@@ -217,7 +217,7 @@ STRATEGIES: dict[str, type[Reuse]] = {
 
 def strategy(name: str, damping: float, order: int) -> Reuse:
     """A fresh memory for one pipeline call."""
-    kind = STRATEGIES[name]
-    if kind is TaylorSeer:
+    strategy_class = STRATEGIES[name]
+    if strategy_class is TaylorSeer:
         return TaylorSeer(order=order)
-    return Extrapolate(damping=damping) if kind is Extrapolate else kind()
+    return Extrapolate(damping=damping) if strategy_class is Extrapolate else strategy_class()

@@ -14,11 +14,11 @@ ACTIONS = ("full", "partial", "reuse")
 
 @dataclass(slots=True)
 class Call:
-    """One run of the transformer, or of some of its modules: all that is needed to price it.
+    """One run of the transformer, or of some of its modules: all that is needed to count its cost.
 
-    size: (T, H, W) of the latent it ran on. batch: its batch size. trial: made to look, at a size of the method's own.
-    skipped: calls of modules that were not made, by path, indices of repeated modules as "*" ("blocks.*.attn1": 30).
-    only: if not None, the modules that ran by themselves, by path, instead of the whole.
+    size: (T, H, W) of the latent it ran on. batch: its batch size. trial: whether it only measures, at a chosen size.
+    skipped: number of module calls not made, by path, indices of repeated modules as "*" ("blocks.*.attn1": 30).
+    only: if not None, the modules that ran by themselves (number of calls by path), instead of the whole.
     """
 
     size: tuple[int, int, int]
@@ -34,8 +34,8 @@ class Step:
 
     action: "full" (everything computed), "reuse" (answered from the cache), "partial" (some modules or some guidance
     branches reused). `indicator` is the method's own measure (PreciseCache: the LFD), `accumulated` what was compared
-    with `threshold`; where guidance branches decide apart they are the last branch's. `details` holds what only this
-    method has to say. `milliseconds` is time spent inside the hooked transformer.
+    with `threshold`; where guidance branches decide separately they are the last branch's. `details` holds what is
+    specific to the method. `milliseconds` is time spent inside the hooked transformer.
     """
 
     index: int
@@ -50,12 +50,12 @@ class Step:
 
     @property
     def forwards(self) -> int:
-        """Transformer calls at full size, over all guidance branches, some of their modules skipped or not."""
+        """Transformer calls at full size, over all guidance branches, with or without skipped modules."""
         return sum(not call.trial and call.only is None for call in self.calls)
 
     @property
     def trials(self) -> int:
-        """Transformer calls made to look, over all guidance branches."""
+        """Trial calls of the transformer, over all guidance branches."""
         return sum(call.trial for call in self.calls)
 
 
@@ -89,19 +89,19 @@ class Trace:
         return sum(step.action == "reuse" for step in self.steps)
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line to read."""
         partly = f" ({self.partial} of them in part)" if self.partial else ""
         return f"{self.method}: {len(self.steps)} steps, {self.computed} computed{partly}, {self.reused} reused"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON: a number that is not finite is None, and its step says so under "not_finite"."""
+        """Plain data, ready for JSON: a number that is not finite is None, and its step lists it under "not_finite"."""
         data = asdict(self)
         data["steps"] = [_finite(step) for step in data["steps"]]
         return data
 
 
 def _finite(step: dict[str, Any]) -> dict[str, Any]:
-    """A step's row without NaN and infinities, and the paths of those it had, if any, under "not_finite"."""
+    """A step's row with None for NaN and infinities, whose paths are listed under "not_finite", if there are any."""
     found: list[str] = []
 
     def plain(value: Any, path: str) -> Any:
@@ -109,9 +109,9 @@ def _finite(step: dict[str, Any]) -> dict[str, Any]:
             found.append(path)
             return None
         if isinstance(value, dict):
-            return {str(key): plain(each, f"{path}.{key}") for key, each in value.items()}
+            return {str(key): plain(item, f"{path}.{key}") for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [plain(each, f"{path}.{index}") for index, each in enumerate(value)]
+            return [plain(item, f"{path}.{index}") for index, item in enumerate(value)]
         return value
 
     row = {name: plain(value, name) for name, value in step.items()}
@@ -119,7 +119,7 @@ def _finite(step: dict[str, Any]) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Adds the time between `start` and `stop` to a step; on CUDA by events, read once at the end of the call."""
+    """Adds the milliseconds from `start` to `stop` to a step; on CUDA by events, read once at the end of the call."""
 
     def __init__(self) -> None:
         self._pending: list[tuple[Step, torch.cuda.Event, torch.cuda.Event]] = []

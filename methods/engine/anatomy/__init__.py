@@ -25,7 +25,7 @@ def anatomy_for(kind: type, config: Mapping[str, Any], model: str = "") -> Anato
     if name not in Anatomy.KNOWN:
         raise TypeError(f"no caching method knows {name}; supported transformers: {', '.join(Anatomy.KNOWN)}")
     declared = inspect.signature(kind).parameters.items()
-    config = {**{key: each.default for key, each in declared if each.default is not each.empty}, **config}
+    config = {**{key: item.default for key, item in declared if item.default is not item.empty}, **config}
     patch = config["patch_size"]
     if isinstance(patch, int):
         patch = (config.get("patch_size_t") or 1, patch, patch)

@@ -1,4 +1,4 @@
-"""What a transformer family may differ in, with what most have in common."""
+"""The base of all families: where they may differ, with what most of them do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block, where it sits, and the paths of its parts by kind: "self", "temporal", "cross", "mlp".
+    """One transformer block, its path, and the paths of its parts by kind: "self", "temporal", "cross", "mlp".
 
-    gates: of a part whose output passes through a module of its own before it is added, that module's path.
+    gates: path of a part -> path of the module that gates its output before it is added, where there is one.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Anatomy:
 
     A subclass that names its `TRANSFORMER` is found by `anatomy_of`, wherever it is defined.
 
-    config: the transformer's, where arguments of a trial depend on it.
+    config: the transformer's; arguments of a trial may depend on it.
     model: the checkpoint's name, where it is known.
     """
 
@@ -56,11 +56,11 @@ class Anatomy:
     UNCONDITIONAL: ClassVar = ("uncond", "pred_uncond")
     # Arguments that change from step to step; all others belong to the branch.
     PER_STEP: ClassVar = ("hidden_states", "timestep")
-    # Both guidance branches in one call: which part of the batch is the unconditional one.
+    # Where one call holds both guidance branches: which part of the batch is the unconditional one.
     BATCHED: ClassVar[str | None] = None  # None, "uncond_first" or "cond_first"
-    # ModuleLists of blocks, in order of execution, and the parts of a block of each, by kind.
+    # ModuleLists of blocks, in order of execution -> the parts of their blocks, by kind.
     BLOCKS: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}  # read only
-    # Where a block's gate is a module: by the name of the part that it gates.
+    # Part of a block -> the module that gates it, where the gate is a module.
     GATES: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -88,35 +88,35 @@ class Anatomy:
     def as_prediction(self, latent: torch.Tensor) -> torch.Tensor:
         """The noisy latent in a call's hidden states, in the shape of a prediction.
 
-        Image to video concatenates a mask and the image's latent behind it, which no residual is taken of (EasyCache's
-        own code looks at the raw input before that, easycache_generate.py:476).
+        Image to video appends a mask's and the image's channels to it, which are left out here (EasyCache's own code
+        reads the raw input before they are appended, easycache_generate.py:476).
         """
         return latent[:, : self.channels]
 
     @property
     def channels(self) -> int | None:
-        """Of a prediction."""
+        """Number of channels of a prediction."""
         return self.config.get("out_channels") or self.config.get("in_channels")
 
     def conditioned(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether frames of a call's latent differ in kind: image to video, or one timestep per token."""
+        """Whether the frames of a call's latent are not all alike: image to video, or one timestep per token."""
         extra = (self.config.get("in_channels") or 0) > (self.channels or 0)
         return extra or bool(self.config.get("image_condition_type")) or inputs["timestep"].ndim > 1
 
     def timestep(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> int:
-        """A call's timestep as schedules by timestep look at it; of one per token the largest."""
+        """A call's timestep, as methods that schedule by timestep use it; the largest if there is one per token."""
         return int(inputs["timestep"].max())
 
     def resize(self, latent: torch.Tensor, size: Size, mode: str, conditioned: bool = False) -> torch.Tensor:
         """A latent or a prediction, in this family's layout, at another (T, H, W).
 
-        Of a `conditioned` call frames are picked and not mixed, evenly from the first to the last: those with an image
-        of the user's stay what they are, and so do their masks and timesteps.
+        In a `conditioned` call frames are picked, evenly from the first to the last, and not mixed: those that hold the
+        user's image stay as they are, and so do their masks and timesteps.
         """
         return self.resize_video(latent, size, mode, conditioned)
 
     def resize_video(self, video: torch.Tensor, size: Size, mode: str, conditioned: bool = False) -> torch.Tensor:
-        """The same for (B, C, T, H, W)."""
+        """The same for a tensor (B, C, T, H, W)."""
         return downsample(pick_frames(video, size[0], self.patch[0]) if conditioned else video, size, mode)
 
     def trial_size(self, size: Size, factor: Size) -> Size:
@@ -166,9 +166,9 @@ class Anatomy:
     def guided(
         self, predictions: Mapping[str, torch.Tensor], scale: float, batched: bool | None = None
     ) -> torch.Tensor:
-        """Classifier-free guidance over the branches of one step; the only branch if there is one.
+        """Classifier-free guidance over the branches of one step; the branch itself if there is only one.
 
-        batched: whether a prediction holds both branches; None is as the family does at this scale.
+        batched: whether a prediction holds both branches; None decides by the family and the scale.
         Raises ValueError for branches that are not one conditional and one unconditional.
         """
         if len(predictions) > 2:
@@ -188,7 +188,7 @@ class Anatomy:
         for name, parts in self.BLOCKS.items():
             for index, module in enumerate(getattr(transformer, name)):
                 path = f"{name}.{index}"
-                inside = {kind: tuple(f"{path}.{each}" for each in names) for kind, names in parts.items()}
+                inside = {kind: tuple(f"{path}.{part}" for part in names) for kind, names in parts.items()}
                 gates = {f"{path}.{part}": f"{path}.{gate}" for part, gate in self.GATES.items()}
                 found.append(Block(path, module, inside, gates))
         return found
@@ -202,16 +202,16 @@ class Anatomy:
         raise NotImplementedError(f"{self.family}: the first block's modulated input is not known")
 
     def token_grid(self, size: Size) -> Size:
-        """(T, H, W) in tokens of a latent."""
+        """(T, H, W) in tokens, of a latent of this size."""
         frames, height, width = (n // p for n, p in zip(size, self.patch, strict=True))
         return frames, height, width
 
 
 def pick_frames(video: torch.Tensor, frames: int, patch: int = 1) -> torch.Tensor:
-    """Of (B, C, T, H, W) the whole temporal patches that make so many frames, evenly from the first to the last."""
-    have, want = video.shape[2] // patch, frames // patch
-    if have == want:
+    """So many `frames` of a video (B, C, T, H, W), in whole temporal patches, evenly from the first to the last."""
+    available, wanted = video.shape[2] // patch, frames // patch
+    if available == wanted:
         return video
-    picks = [(2 * i * (have - 1) + want - 1) // (2 * (want - 1)) for i in range(want)] if want > 1 else [0]
+    picks = [(2 * i * (available - 1) + wanted - 1) // (2 * (wanted - 1)) for i in range(wanted)] if wanted > 1 else [0]
     index = [pick * patch + inside for pick in picks for inside in range(patch)]
     return video[:, :, index]

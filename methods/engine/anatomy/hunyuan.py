@@ -26,7 +26,7 @@ class HunyuanVideoAnatomy(Anatomy):
         return embedding, paths
 
     def _embeddings(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
-        """The timestep's, and the one at timestep 0 of a first frame that is an image's (None if it is not)."""
+        """The timestep's embedding, and the one at timestep 0 for a first frame that is an image (else None)."""
         onload(transformer, "time_text_embed")
         arguments = inputs["timestep"], inputs["pooled_projections"], inputs.get("guidance")
         return transformer.time_text_embed(*arguments), ["time_text_embed"]

@@ -14,7 +14,7 @@ from .base import Anatomy, Block, Size
 
 
 class OpenSoraAnatomy(Anatomy):
-    """Open-Sora 1.2: one call, both branches in its batch; blocks over space and time take turns; sizes are arguments.
+    """Open-Sora 1.2: one call, both branches in its batch; spatial and temporal blocks alternate; sizes are arguments.
 
     Half of its prediction's channels are a variance that no sampler uses.
     """
@@ -39,16 +39,16 @@ class OpenSoraAnatomy(Anatomy):
         return F.pad(latent, (0, 0, 0, 0, 0, 0, 0, unused))
 
     def timestep(self, transformer: Any, inputs: Mapping[str, Any]) -> int:
-        """In the weights' precision, as in the official code: bfloat16 rounds 675.3 to 676."""
+        """Rounded to the weights' precision, as in the official code: bfloat16 makes 676 of 675.3."""
         return int(inputs["timestep"].to(transformer.dtype).max())
 
     def token_grid(self, size: Size) -> Size:
-        """The transformer fills up to whole patches."""
+        """(T, H, W) in tokens; the transformer pads a latent to whole patches."""
         frames, height, width = (-(-n // p) for n, p in zip(size, self.patch, strict=True))
         return frames, height, width
 
     def trial_inputs(self, inputs: Mapping[str, Any], size: Size, mode: str) -> dict[str, Any]:
-        """Height and width in pixels set the scale of the positions, and shrink with the latent."""
+        """The arguments height and width (pixels) scale the positions, so they shrink with the latent."""
         trial = super().trial_inputs(inputs, size, mode)
         for name, full, small in zip(("height", "width"), self.latent_size(inputs)[1:], size[1:], strict=True):
             trial[name] = inputs[name].float() * (small / full)
@@ -57,7 +57,7 @@ class OpenSoraAnatomy(Anatomy):
     def blocks(self, transformer: nn.Module) -> list[Block]:
         blocks = super().blocks(transformer)
         half = len(blocks) // 2
-        return [each for pair in zip(blocks[:half], blocks[half:], strict=True) for each in pair]
+        return [block for pair in zip(blocks[:half], blocks[half:], strict=True) for block in pair]
 
     def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
         onload(transformer, "time_embedder", "fps_embedder")

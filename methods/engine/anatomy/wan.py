@@ -15,7 +15,7 @@ from .base import Anatomy, Size, pick_frames
 class WanAnatomy(Anatomy):
     """Wan2.1 and 2.2: two calls a step, conditional first; positions follow from the latent's shape.
 
-    What it lets see is in float32 whatever the weights are, as in Wan's own code, which methods were published on.
+    Features are float32 whatever the weights' type, as in Wan's own code, on which the methods were published.
     """
 
     TRANSFORMER: ClassVar = "WanTransformer3DModel"
@@ -26,7 +26,7 @@ class WanAnatomy(Anatomy):
         trial = super().trial_inputs(inputs, size, mode)
         timestep = inputs["timestep"]
         if timestep.ndim == 2:  # Wan2.2-TI2V: one timestep per token
-            full, small = (self.token_grid(each) for each in (self.latent_size(inputs), size))
+            full, small = (self.token_grid(latent) for latent in (self.latent_size(inputs), size))
             grid = pick_frames(timestep.reshape(-1, 1, *full).float(), small[0])
             trial["timestep"] = F.interpolate(grid, small, mode="nearest-exact").flatten(1).to(timestep.dtype)
         return trial
@@ -42,7 +42,7 @@ class WanAnatomy(Anatomy):
         e = embedder.time_embedder(timestep.to(dtype)).float()
         if not projected:
             return e, [f"{path}.time_embedder"]
-        weight, bias = (each.float() for each in (embedder.time_proj.weight, embedder.time_proj.bias))
+        weight, bias = (tensor.float() for tensor in (embedder.time_proj.weight, embedder.time_proj.bias))
         return F.linear(embedder.act_fn(e), weight, bias), [f"{path}.time_embedder", f"{path}.time_proj"]
 
     def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
@@ -51,5 +51,5 @@ class WanAnatomy(Anatomy):
         projection, paths = self.timestep_embedding(transformer, inputs, projected=True)
         block = transformer.blocks[0]
         modulation = (block.scale_shift_table + projection.unflatten(1, (6, -1))).chunk(6, dim=1)[:2]
-        shift, scale = (each.reshape(len(tokens), -1, tokens.shape[-1]) for each in modulation)
+        shift, scale = (part.reshape(len(tokens), -1, tokens.shape[-1]) for part in modulation)
         return block.norm1(tokens.float()) * (1 + scale) + shift, ["patch_embedding", *paths]
