@@ -11,7 +11,7 @@ import torch
 from pcbench import backbones, cli, devices
 from pcbench.config import ConfigError
 from pcbench.cost import memory
-from pcbench.cost.dry_run import _bytes_held, _held, rehearse
+from pcbench.cost.dry_run import _bytes_held, rehearse
 from pcbench.job import job_of
 from pcbench.sampling import generate
 
@@ -19,6 +19,7 @@ SMALL = ["model.sampling.steps=10", "model.sampling.frames=5", "model.sampling.h
 METHODS = {
     "pab": [], "taylorseer": [], "fora": [], "fastercache": [], "seacache": [], "teacache": [], "magcache": [],
     "easycache": [], "first_block_cache": [], "adacache": [], "uniform": ["method.steps=5"],
+    "controlled": [], "planned": ["method.steps=5"],
     "precisecache_flash": ["method.downsample_factor=[2,2,2]"],
 }  # fmt: skip
 
@@ -31,10 +32,11 @@ def most_held(run) -> int:
 
     def look(pipe, index, timestep, tensors):
         nonlocal most
-        most = max(most, sum(_bytes_held(_held(pipe.transformer), torch.Tensor.numel)))
+        _, rule = handle.in_progress
+        most = max(most, sum(_bytes_held(rule.held(), torch.Tensor.numel)))
         return tensors
 
-    with generate.cached(pipe, run, run.recipe):
+    with generate.cached(pipe, run, run.recipe) as handle:
         generate.denoise(pipe, run.recipe, 0, callback_on_step_end=look, **embeds)
     return most
 
