@@ -31,17 +31,19 @@ def path_of(method: str, model: str) -> Path:
     return FOLDER / f"{method}-{model}.json"
 
 
+def all_measured(method: str) -> list[dict[str, Any]]:
+    """The method's calibrations of all models."""
+    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob(f"{method}-*.json"))]
+
+
 def measured(method: str, anatomy: Anatomy) -> dict[str, Any]:
     """The calibration measured on this model.
 
     Where the model is not known by name (a pipeline that `apply` gets), it is the only one of its signature. Raises
     NotCalibratedError if there is none.
     """
-    of_this_shape = {}
-    for path in sorted(FOLDER.glob(f"{method}-*.json")):
-        data = json.loads(path.read_text())
-        if data.get("signature") == signature(anatomy):
-            of_this_shape[data["model"]] = data
+    alike = (data for data in all_measured(method) if data.get("signature") == signature(anatomy))
+    of_this_shape = {data["model"]: data for data in alike}
     if anatomy.model in of_this_shape:
         return of_this_shape[anatomy.model]
     if not anatomy.model and len(of_this_shape) == 1:

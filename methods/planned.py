@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .calibration import measured
+from .calibration import all_measured, measured
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
 from .engine.method import StepwiseCache, StepwiseRule
@@ -69,14 +69,10 @@ class PlannedConfig(StepwiseCache):
     def for_backbone(self, anatomy: Anatomy) -> PlannedConfig:
         if self.actions is not None:
             return self
-        found = fingerprint(matrix_of(anatomy))
-        if self.calibration not in (None, found):
-            raise ValueError(
-                f"planned: the calibration of this backbone is {found}, not {self.calibration}: leave calibration at"
-                " null, or give the plan itself as actions"
-            )
-        _MATRICES[found] = matrix_of(anatomy)
-        return replace(self, calibration=found)
+        if self.calibration is None:
+            return replace(self, calibration=fingerprint(measured(self.NAME, anatomy)))
+        calibrated(self.calibration)
+        return self
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         super().check(anatomy, latent_size, num_steps)
@@ -118,12 +114,15 @@ class Planned(StepwiseRule):
         return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
 
 
-_MATRICES: dict[str, dict[str, Any]] = {}  # calibrations in use, by fingerprint
-
-
-def matrix_of(anatomy: Anatomy) -> dict[str, Any]:
-    """The backbone's calibration. Raises NotCalibratedError if there is none."""
-    return measured(PlannedConfig.NAME, anatomy)
+def calibrated(name: str) -> dict[str, Any]:
+    """The calibration with this fingerprint. Raises ValueError if there is none."""
+    found = {fingerprint(each): each for each in all_measured(PlannedConfig.NAME)}
+    if name not in found:
+        raise ValueError(
+            f"planned: there is no calibration {name!r}, but {', '.join(found) or 'none'}: leave calibration at null,"
+            " or give the plan itself as actions"
+        )
+    return found[name]
 
 
 def fingerprint(calibration: dict[str, Any]) -> str:
@@ -140,7 +139,7 @@ def forecast_errors(
 
     [k, a, a] is of holding a's prediction. positions: along which the line runs: the levels, or the steps' numbers.
     """
-    known = _MATRICES[calibration]
+    known = calibrated(calibration)
     paths = _paths(np.array(known["levels"]), np.array(levels))  # (N, M - 1)
     lower = np.array([row + [0.0] * (len(known["gram"]) - len(row)) for row in known["gram"]])
     gram = lower + np.tril(lower, -1).T
