@@ -23,12 +23,12 @@ def resolve(device: str) -> str:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not count):
         return "cpu"
-    found = re.fullmatch(r"auto|cuda(?::(\d+))?", device, re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"auto|cuda(?::(\d+))?", device, re.ASCII)
+    if match is None:
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
     if not count:
         raise ConfigError(f"device={device} but no CUDA device is available; use device=cpu or device=auto")
-    number = int(found[1] if found[1] is not None else os.environ.get("LOCAL_RANK", "0"))
+    number = int(match[1] if match[1] is not None else os.environ.get("LOCAL_RANK", "0"))
     if number >= count:
         raise ConfigError(f"device={device}: there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}")
     return f"cuda:{number}"

@@ -31,7 +31,7 @@ Scores = tuple[float, float]  # PSNR in dB, SSIM: means over a video's frames
 
 
 def synthetic_pair(size: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A video of which the error grows with time, and its reference of drifting textures and flat parts.
+    """A video whose error grows with time, and its reference of drifting textures and flat parts.
 
     Both are uint8 (frames, height, width, 3); `size` is (frames, height, width).
     """

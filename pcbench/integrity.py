@@ -67,34 +67,34 @@ def tidy(jobs: Iterable[Job]) -> None:
         sweep(folder)
 
 
-def check(here: Place, say: Say) -> None:
+def check(place: Place, say: Say) -> None:
     """Read the recipe's files that have changed since the ledger was written, and set aside damaged or foreign ones."""
-    if here.folder.exists() and not here.folder.is_dir():
-        set_aside(here.folder, "a file where a folder belongs", say)
-    ledger = _ledger(here)
+    if place.folder.exists() and not place.folder.is_dir():
+        set_aside(place.folder, "a file where a folder belongs", say)
+    ledger = _ledger(place)
     sound: dict[str, list[int]] = {}
-    now = stats(here.folder)
-    for unit, names in _units(now).items():
-        unchanged = all(ledger["files"].get(name) == now[name] for name in names)
-        if unchanged or not _set_aside_damaged(here, unit, say):
-            sound |= {name: now[name] for name in names}
-    if here.record.exists():
+    current = stats(place.folder)
+    for unit, names in _units(current).items():
+        unchanged = all(ledger["files"].get(name) == current[name] for name in names)
+        if unchanged or not _set_aside_damaged(place, unit, say):
+            sound |= {name: current[name] for name in names}
+    if place.record.exists():
         try:
-            read_record(here.record)
+            read_record(place.record)
         except DamagedError as error:
-            set_aside(here.record, str(error), say)
-    for folder in (here.folder, *_folders(here.folder / "vbench")):
+            set_aside(place.record, str(error), say)
+    for folder in (place.folder, *_folders(place.folder / "vbench")):
         sweep(folder)
     if sound != ledger["files"]:
-        _write(here, {**ledger, "files": sound})
+        _write(place, {**ledger, "files": sound})
 
 
-def _set_aside_damaged(here: Place, unit: str, say: Say) -> bool:
+def _set_aside_damaged(place: Place, unit: str, say: Say) -> bool:
     """Set aside the damaged files of a unit; returns whether there were any."""
-    if not any(faults(here.folder / unit)):
+    if not any(faults(place.folder / unit)):
         return False
-    with alone(here.folder):  # another process may just be putting files into place: look again under the lock
-        damaged = list(faults(here.folder / unit))
+    with alone(place.folder):  # another process may just be putting files into place: look again under the lock
+        damaged = list(faults(place.folder / unit))
         for path, why in damaged:
             set_aside(path, why, say)
     return bool(damaged)
@@ -158,14 +158,14 @@ def _is_whole_latent(data: bytes) -> bool:
 
 def stats(folder: Path) -> Stats:
     """The state of the files in a recipe's folder, without opening any; hidden and set-aside files are left out."""
-    found: Stats = {}
+    states: Stats = {}
     for path, prefix in ((folder, ""), *((inner, f"vbench/{inner.name}/") for inner in _folders(folder / "vbench"))):
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
             for entry in entries:
                 if not entry.name.startswith(".") and ".damaged-" not in entry.name and entry.name != "vbench":
                     with suppress(FileNotFoundError):
-                        found[prefix + entry.name] = _stat(entry.stat())
-    return found
+                        states[prefix + entry.name] = _stat(entry.stat())
+    return states
 
 
 def _folders(path: Path) -> list[Path]:
@@ -176,15 +176,15 @@ def _stat(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _ledger(here: Place) -> dict[str, Any]:
-    data = read_json(here.folder / LEDGER)
+def _ledger(place: Place) -> dict[str, Any]:
+    data = read_json(place.folder / LEDGER)
     return data if data is not None and fits(data, {"files": dict, "runs": [str]}) else {"files": {}, "runs": []}
 
 
-def _write(here: Place, ledger: dict[str, Any]) -> None:
+def _write(place: Place, ledger: dict[str, Any]) -> None:
     with suppress(OSError):  # without a ledger all files are just read again
         text = json.dumps(ledger)
-        write_whole(here.folder / LEDGER, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_whole(place.folder / LEDGER, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def settled(job: Job) -> bool:
@@ -199,19 +199,19 @@ def settle(job: Job) -> None:
     """Note in the ledger that the job is finished; does nothing if samples are missing."""
     if set(job.run.stages) - {"latency"} and job.missing():
         return
-    here = job.place
-    ledger, key = _ledger(here), _key(job)
+    place = job.place
+    ledger, key = _ledger(place), _key(job)
     runs = [other for other in ledger["runs"] if other != key]
-    _write(here, {**ledger, "runs": [*runs, key][-RUNS:]})
+    _write(place, {**ledger, "runs": [*runs, key][-RUNS:]})
 
 
 def _key(job: Job) -> str:
-    run, here = job.run, job.place
+    run, place = job.run, job.place
     options = {field.name: getattr(run, field.name) for field in fields(run) if field.name not in NOT_ASKED}
-    record = _stat(here.record.stat()) if here.record.exists() else None
+    record = _stat(place.record.stat()) if place.record.exists() else None
     reference = {} if job.uncached is None else stats(job.uncached.place.folder)
     options |= {"conditions": latency.conditions(run)}
-    parts = [options, _code(), _tools(run), record, sorted(stats(here.folder).items()), sorted(reference.items())]
+    parts = [options, _code(), _tools(run), record, sorted(stats(place.folder).items()), sorted(reference.items())]
     return hashlib.sha256(json.dumps(parts, default=asdict).encode()).hexdigest()
 
 

@@ -16,8 +16,8 @@ FEW = 6  # up to this many options are listed in full
 def shortened(text: object, limit: int = 60) -> str:
     """The text on one line of printable characters; its middle is left out if it is longer than `limit`."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).split()))
-    kept = limit // 2 - 1
-    return line if len(line) <= limit else f"{line[:kept]} … {line[-kept:]}"
+    half = limit // 2 - 1
+    return line if len(line) <= limit else f"{line[:half]} … {line[-half:]}"
 
 
 def message(text: object) -> str:

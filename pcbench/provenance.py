@@ -43,8 +43,8 @@ def _cpu_name() -> str:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:
         info = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-    return found.group(1) if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    return match.group(1) if match else platform.processor() or platform.machine()
 
 
 def _slug(text: str) -> str:

@@ -30,10 +30,10 @@ def write(job: Job, error: str | None = None) -> dict[str, Any]:
 
     Raises FileNotFoundError, after writing it, if samples of the run or of its reference have disappeared.
     """
-    here, loss = job.place, _loss(job) if error is None and "generate" in job.run.stages else None
-    with alone(here.folder):  # of two processes, the later one includes what the earlier one made
+    place, loss = job.place, _loss(job) if error is None and "generate" in job.run.stages else None
+    with alone(place.folder):  # of two processes, the later one includes what the earlier one made
         data = build(job, error or loss)
-        write_record(here.record, data)
+        write_record(place.record, data)
     if loss:
         raise FileNotFoundError(loss)
     return data
@@ -63,9 +63,9 @@ def read(job: Job) -> dict[str, Any]:
 
 def build(job: Job, error: str | None = None) -> dict[str, Any]:
     """The record as plain data. It covers every sample of the recipe on this machine, whichever run made it."""
-    run, here, recipe = job.run, job.place, job.recipe
-    pairs = list(here.traces())
-    vbench = results.per_sample(here.folder)
+    run, place, recipe = job.run, job.place, job.recipe
+    pairs = list(place.traces())
+    vbench = results.per_sample(place.folder)
     entries = [fidelity.at_any_rate(job, files)[1] for files, _ in pairs]
     samples = [
         _sample(job, trace, scores) | {"vbench": vbench.get(files.stem.name, {})}
@@ -73,7 +73,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
     ]
     timed = latency.stored(job)
     revisions = [trace["revision"] for _, trace in pairs]
-    failures = _failures(here)
+    failures = _failures(place)
     lines = [f"{failure['prompt']!r} seed {failure['seed']}: {failure['error']}" for failure in failures]
     observations = [_prompt_and_seed(trace) | found for files, trace in pairs if (found := observe.stored(files))]
     return {
@@ -93,7 +93,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
         "revisions": [r for i, r in enumerate(revisions) if r not in revisions[:i]],
         "macs": _macs(job, samples),
         "fidelity": _fidelity(entries),
-        "vbench": results.summary(here.folder),
+        "vbench": results.summary(place.folder),
         "latency": None if timed is None else _latency(job, timed),
         "samples": samples,
         **({"failures": failures} if failures else {}),
@@ -101,10 +101,10 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
     }
 
 
-def _failures(here: Place) -> list[dict[str, Any]]:
+def _failures(place: Place) -> list[dict[str, Any]]:
     """The samples that were tried but do not exist: prompt, seed and error of each."""
-    paths = sorted(here.folder.glob("*.failed.json"))
-    tried = [(here.sample(path.name.removesuffix(".failed.json")), read_json(path)) for path in paths]
+    paths = sorted(place.folder.glob("*.failed.json"))
+    tried = [(place.sample(path.name.removesuffix(".failed.json")), read_json(path)) for path in paths]
     return [failure for files, failure in tried if failure and not files.complete]
 
 

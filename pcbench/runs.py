@@ -185,6 +185,6 @@ def _names(word: str) -> list[str]:
 def _narrowed_line(line: list[str], group: str, chosen: list[str]) -> list[str]:
     """The line with only the chosen names of a group (all of them if the line has no word for it); empty if none."""
     own = next((_names(word) for word in line if word.startswith(f"{group}=")), chosen)
-    both = [name for name in own if name in chosen]
+    common = [name for name in own if name in chosen]
     rest = [word for word in line if not word.startswith(f"{group}=")]
-    return [f"{group}={','.join(both)}", *rest] if both else []
+    return [f"{group}={','.join(common)}", *rest] if common else []

@@ -47,7 +47,7 @@ def show(jobs: Sequence[Job]) -> None:
 
 
 def _more_metrics(jobs: Iterable[Job], records: Iterable[dict[str, Any]]) -> list[str]:
-    """Metrics with a column beside PSNR and SSIM: LPIPS if it was scored, and those of the runs' other conventions."""
+    """Metrics with a column besides PSNR and SSIM: LPIPS if it was scored, and those of the runs' other conventions."""
     summaries = [record["fidelity"] for record in records]
     requested = [name for job in jobs for convention in job.run.fidelity for name in CONVENTIONS[convention]]
     further = [name for name in dict.fromkeys(requested) if name not in HEADLINE and METRICS[name].shown]

@@ -61,7 +61,7 @@ def load(recipe: Recipe, device: str, offload: str = "none") -> Any:
         else:
             pipe = kind.load(source(recipe.backbone), recipe)
         _settle(pipe, recipe, device, offload)
-        pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # of denoising steps
+        pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # bar of denoising steps
         _loaded = (key, pipe)
     return _loaded[1]
 

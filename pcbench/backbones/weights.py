@@ -75,10 +75,10 @@ def require(backbone: Backbone, download: Download) -> None:
 def _what_to_do(backbone: Backbone, download: Download, why: str) -> str:
     size = f" ({download.gigabytes:g} GB)" if download.gigabytes else ""
     twin = f" or model={download.twin}" if download.twin else ""
-    how = download.obtain or "give a copy:"
+    advice = download.obtain or "give a copy:"
     return (
         f"no weights for {backbone.name}: {backbone.source}{size} is {why};"
-        f" {how} model.backbone.source=FOLDER, or model.weights=random{twin}"
+        f" {advice} model.backbone.source=FOLDER, or model.weights=random{twin}"
     )
 
 

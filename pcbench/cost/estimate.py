@@ -116,10 +116,10 @@ def _paper(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
     """From the paper's own MACs on this backbone, converted to steps of this run."""
     recipe = known.run.recipe
     preset = known.run.preset if recipe.method.NAME == "precisecache" else None
-    found = paper.implied_share(recipe.backbone.name, preset) if preset else None
-    if found is None:
+    implied = paper.implied_share(recipe.backbone.name, preset) if preset else None
+    if implied is None:
         return None
-    row, share = found
+    row, share = implied
     steps = known.rehearsal.steps
     computed = share * steps - known.trial.total / known.step.total
     text = f"the paper's Table 1 ({row}) implies {computed:.1f} of {steps} full steps beside the trials"

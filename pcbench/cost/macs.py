@@ -138,5 +138,5 @@ def trace_price(transformer: type, config: Mapping[str, Any], trace: Mapping[str
 
 def reference_macs(job: Job) -> int:
     """MACs of one uncached generation, from the recipe alone."""
-    one = forward_macs(job.family.TRANSFORMER, job.config, job.family.arguments(job.recipe, job.config))
-    return one * job.family.branches(job.recipe) * job.recipe.sampling.steps
+    per_call = forward_macs(job.family.TRANSFORMER, job.config, job.family.arguments(job.recipe, job.config))
+    return per_call * job.family.branches(job.recipe) * job.recipe.sampling.steps

@@ -93,10 +93,10 @@ def why_too_large(job: Job) -> str | None:
     parts = needed(run, rehearse(run.recipe).held)
     if sum(parts) <= free:
         return None
-    weights, working, kept = (f"{part / GIB:.1f}" for part in parts)
+    weights, working, held = (f"{part / GIB:.1f}" for part in parts)
     return (
         f"{run.recipe.backbone.name} {run.label}: needs at least {sum(parts) / GIB:.1f} GiB while denoising (weights"
-        f" {weights}, computing {working}, kept by the method {kept}), and"
+        f" {weights}, computing {working}, kept by the method {held}), and"
         f" {devices.resolve(run.device)} has {free / GIB:.1f}: a smaller model.sampling, another method, or another GPU"
     )
 

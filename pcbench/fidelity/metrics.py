@@ -136,7 +136,7 @@ def identical_frames(video: np.ndarray, reference: np.ndarray) -> int:
 
 
 def note(value: float | None, identical: int, frames: int) -> str | None:
-    """A remark on a value that frames identical to the reference affect, or on its absence; None if there are none."""
+    """A remark for a score if frames are identical to the reference (`value` None: it would be infinite), else None."""
     if not identical:
         return None
     if identical == frames:

@@ -101,8 +101,8 @@ def at_any_rate(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Ent
     data = read_json(files.fidelity) or {}
     if data.get("reference") != job.reference.id or "metrics" not in data:
         return None, {}
-    now = [checksum(files), checksum(job.reference.place.sample(files.stem.name))]
-    if any(None not in pair and pair[0] != pair[1] for pair in zip(data.get("latents", now), now, strict=True)):
+    current = [checksum(files), checksum(job.reference.place.sample(files.stem.name))]
+    if any(None not in pair and pair[0] != pair[1] for pair in zip(data.get("latents", current), current, strict=True)):
         return None, {}  # one of the two has been generated again since, with another result
     return data["fps"], {name: data["metrics"][name] for name in METRICS if name in data["metrics"]}
 

@@ -32,25 +32,25 @@ def difference(seen: Seen) -> dict[str, Any]:
 
     The low part's RMS is the LFD (low-frequency difference) at full size.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     predictions = seen.predictions()
     for name in PARTS:
         parts = [part(prediction, name) for prediction in predictions]
         changes = [rms(b - a) for a, b in itertools.pairwise(parts)]
         shares = [change / rms(a) for change, a in zip(changes, parts, strict=False)]
-        found[name] = {"rms": compact([None, *changes]), "relative": compact([None, *shares])}
-    return found
+        results[name] = {"rms": compact([None, *changes]), "relative": compact([None, *shares])}
+    return results
 
 
 def sizes(anatomy: Anatomy, latent: Size) -> dict[str, Size]:
     """The sizes of a latent's trials in cells, by factor ("2x4x4"); without factors that leave less than one patch."""
-    found = {}
+    results = {}
     for factor in FACTORS:
         try:
-            found["x".join(map(str, factor))] = anatomy.trial_size(latent, factor) if max(factor) > 1 else latent
+            results["x".join(map(str, factor))] = anatomy.trial_size(latent, factor) if max(factor) > 1 else latent
         except ValueError:
             continue
-    return found
+    return results
 
 
 def resolution(seen: Seen, by_factor: Mapping[str, Size]) -> dict[str, Any]:
@@ -64,16 +64,16 @@ def resolution(seen: Seen, by_factor: Mapping[str, Size]) -> dict[str, Any]:
     """
     predictions = seen.predictions()
     full: Size = tuple(predictions[0].shape[-3:])  # type: ignore[assignment]
-    found = {}
+    results = {}
     for factor, size in by_factor.items():
         trials = predictions if size == full else seen.trials(size)
         small = [downsample(prediction, size, MODE) for prediction in predictions]
-        found[factor] = {
+        results[factor] = {
             "size": list(size),
             "adjacent": compact([None, *lfds(trials)]),
             "literal": compact([None, *map(_lfd, trials[1:], small[:-1])]),
         }
-    return found
+    return results
 
 
 def lfds(predictions: Sequence[torch.Tensor]) -> list[float]:

@@ -28,13 +28,13 @@ def empty(count: int) -> dict[str, Any]:
     return {name: {measure: [None] * count for measure in MEASURES} for name in PARTS}
 
 
-def missing(found: dict[str, Any], count: int, stride: int) -> list[int]:
+def missing(data: dict[str, Any], count: int, stride: int) -> list[int]:
     """The steps that have not been tried yet."""
-    return [step for step in steps_of(count, stride) if found[PARTS[-1]]["latent_rmse"][step] is None]
+    return [step for step in steps_of(count, stride) if data[PARTS[-1]]["latent_rmse"][step] is None]
 
 
-def fill(found: dict[str, Any], caller: Caller, seen: Seen, steps: list[int]) -> Iterator[int]:
-    """Try these steps, part by part; yields each step once its results are in `found`.
+def fill(data: dict[str, Any], caller: Caller, seen: Seen, steps: list[int]) -> Iterator[int]:
+    """Try these steps, part by part; yields each step once its results are in `data`.
 
     Before the step, the recorded predictions are used. At the step, the prediction is the last one; or its low part
     plus the high part of the current one; or the other way round. After it, the transformer computes again.
@@ -46,7 +46,7 @@ def fill(found: dict[str, Any], caller: Caller, seen: Seen, steps: list[int]) ->
             latents = caller.again(functools.partial(reusing, seen, step, name))
             measured = errors(latents, final, decode(caller.pipe, caller.run, latents), reference)
             for measure, value in measured.items():
-                found[name][measure][step] = compact(value)
+                data[name][measure][step] = compact(value)
         yield step
 
 

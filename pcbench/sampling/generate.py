@@ -81,8 +81,8 @@ def generate(job: Job, say: Callable[[str], None]) -> list[Failure]:
             files = job.files(prompt, seed)
             if files.complete or files in tried:
                 continue
-            with claim(files.stem) as ours:
-                if (ours or not first_round) and not files.complete:
+            with claim(files.stem) as claimed:
+                if (claimed or not first_round) and not files.complete:
                     tried.add(files)
                     name = f"{run.label}  sample {number}/{len(todo)}"
                     failures += _try_one(pipe, job, prompt, seed, files, name, say)

@@ -4,7 +4,7 @@ Text encoder, denoising loop and VAE are timed separately; the speedup is that o
 cache changes. Each round times the reference and the method in alternating order, and gives one ratio. No recipe is
 timed before this process has called it: the first call chooses kernels and fills the allocator.
 
-The other conditions that affect latency, beside recipe and machine, are hashed into the file's name, so a measurement
+The other conditions that affect latency, besides recipe and machine, are hashed into the file's name, so a measurement
 under other conditions is never reused.
 """
 
@@ -32,7 +32,7 @@ SPREADS = ("denoise_seconds", "reference_denoise_seconds", "decode_seconds", "sp
 
 
 def conditions(run: Run) -> dict[str, Any]:
-    """What affects the run's latency beside its recipe and machine. `attention` is the backend actually used."""
+    """What affects the run's latency besides its recipe and machine. `attention` is the backend actually used."""
     return {
         "offload": run.offload,
         "attention": backbones.attention_of(run.recipe),

@@ -232,7 +232,7 @@ class Place:
 
         A video with a damaged trace or (unless `sums=False`) a wrong checksum is left out, and reported in one line.
         """
-        found = {}
+        videos = {}
         for path in sorted(self.folder.glob("*.mp4")):
             try:
                 trace = load_json(path.with_suffix(TRACE))
@@ -241,12 +241,12 @@ class Place:
                 digest = trace.get("files", {}).get("video")
                 if sums and digest not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
                     raise DamagedError("its content is not that of its checksum")
-                found[trace["prompt"], trace["seed"]] = path
+                videos[trace["prompt"], trace["seed"]] = path
             except FileNotFoundError:
                 continue
             except (DamagedError, IsADirectoryError) as error:
                 _complain(f"left out, a damaged video: {path}: {error}; the command that made it makes it again")
-        return found
+        return videos
 
     def traces(self) -> Iterator[tuple[SampleFiles, dict[str, Any]]]:
         """All complete samples with their traces, in order of name."""

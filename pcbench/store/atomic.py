@@ -83,8 +83,8 @@ def orphans(folder: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(folder):
             pid, _, rest = name.removeprefix(PARTIAL).partition("-")
-            ours = name.startswith(PARTIAL) and pid.isdigit() and rest.startswith(f"{_namespace()}-")
-            if ours and not _alive(int(pid)):
+            is_local = name.startswith(PARTIAL) and pid.isdigit() and rest.startswith(f"{_namespace()}-")
+            if is_local and not _alive(int(pid)):
                 yield folder / name
 
 
@@ -115,11 +115,11 @@ def claim(path: Path) -> Iterator[bool]:
     """Claim long work on `path`; yields False if another process is doing it. Never waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f"{CLAIM}{path.name}")
-    with _locked(file, 0.0) as ours:
+    with _locked(file, 0.0) as claimed:
         try:
-            yield ours
+            yield claimed
         finally:
-            if ours:
+            if claimed:
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
 

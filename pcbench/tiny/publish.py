@@ -42,11 +42,11 @@ def main() -> None:
     name = TWINS[args.family].model()
     target = WEIGHTS / name
     training = target / "training"
-    kept = {} if args.vae else {path.name: path.read_bytes() for path in training.glob("vae-*")}
+    vae_files = {} if args.vae else {path.name: path.read_bytes() for path in training.glob("vae-*")}
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(args.transformer / "pipeline", target)
     training.mkdir()
-    for file, content in kept.items():
+    for file, content in vae_files.items():
         (training / file).write_bytes(content)
     for part, folder in (("vae", args.vae), ("transformer", args.transformer)):
         for file in TRAINING_FILES:

@@ -23,21 +23,21 @@ MODES = {
 PATIENCE = 60.0  # seconds that a finished sweep waits for this process
 
 
-def mode_of(asked: Any) -> str | None:
+def mode_of(setting: Any) -> str | None:
     """None for off, "offline", or "online". Raises ValueError for anything else."""
     try:
-        return MODES[str(asked).lower()]
+        return MODES[str(setting).lower()]
     except KeyError:
-        raise ValueError(f"wandb must be off, offline or online, not {asked!r}") from None
+        raise ValueError(f"wandb must be off, offline or online, not {setting!r}") from None
 
 
 @contextmanager
-def beside(results: Path, asked: Any, say: Callable[[str], None] = print) -> Iterator[None]:
+def beside(results: Path, setting: Any, say: Callable[[str], None] = print) -> Iterator[None]:
     """While the body runs, a process sends the records that appear under `results`; if off, nothing is done at all.
 
     When the body ends, even by an error, the process makes a last pass and exits; we wait at most PATIENCE seconds.
     """
-    mode = mode_of(asked)
+    mode = mode_of(setting)
     if mode is None or os.environ.get("RANK", "0") != "0":  # under torchrun, only the first process sends
         yield
         return

@@ -68,27 +68,27 @@ def displayed(text: str, length: int = 128) -> str:
     return (shortened if len(shortened) <= length else shortened[: length - 1] + "…") or "-"
 
 
-def of_sweep(results: Path, found: Sequence[dict[str, Any]]) -> Entry:
+def of_sweep(results: Path, all_records: Sequence[dict[str, Any]]) -> Entry:
     """The run with the table: one row per record, including its machine, as latencies compare only on one machine."""
     name = results.resolve().name
     rows = [
         {
             "model": record["recipe"]["backbone"]["name"],
             "method": record["recipe"]["method"]["name"],
-            "settings": _settings(record, found),
+            "settings": _settings(record, all_records),
             "machine": record["machine"]["name"],
             "id": record["id"],
             **numbers(record),
         }
-        for record in found
+        for record in all_records
     ]
     return Entry(f"table-{name}", name, "table", [], {"records": len(rows)}, {}, rows)
 
 
-def _settings(record: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
+def _settings(record: dict[str, Any], all_records: Sequence[dict[str, Any]]) -> str:
     """The fields of its method in which the records of that method differ."""
     own = record["recipe"]["method"]
-    methods = [other["recipe"]["method"] for other in found]
+    methods = [other["recipe"]["method"] for other in all_records]
     peers = [method for method in methods if method["name"] == own["name"]]
     return " ".join(f"{key}={value}" for key, value in own.items() if any(p.get(key) != value for p in peers))
 

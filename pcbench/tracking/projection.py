@@ -27,17 +27,17 @@ class Projection:
 
     def project(self, results: Path) -> int:
         """Bring W&B up to date with the records under `results`; returns how many runs were sent."""
-        kept, sent = results / "wandb" / "projected.json", 0
-        found = list(records(results))
-        state = read_json(kept) or {}
-        for entry in [*(of_record(results, record) for record in found), of_sweep(results, found)]:
+        state_file, sent = results / "wandb" / "projected.json", 0
+        all_records = list(records(results))
+        state = read_json(state_file) or {}
+        for entry in [*(of_record(results, record) for record in all_records), of_sweep(results, all_records)]:
             digest, known = entry.digest, state.get(entry.id, {})
             logged = known.get("mode") == "online" or (self.mode == "offline" and any(_offline(results, entry.id)))
             if known.get("digest") == digest and logged:
                 continue
             self._send(results, entry)
             state[entry.id] = {"digest": digest, "mode": self.mode}
-            write_json(kept, state)
+            write_json(state_file, state)
             sent += 1
         return sent
 

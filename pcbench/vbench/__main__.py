@@ -45,9 +45,9 @@ def show() -> None:
         for line in files:
             print(f"    {line}")
     try:
-        found = environment.load()
-        print(f"interpreter: {found.python}")
-        print("packages:    " + ", ".join(f"{name} {version}" for name, version in found.versions.items()))
+        loaded = environment.load()
+        print(f"interpreter: {loaded.python}")
+        print("packages:    " + ", ".join(f"{name} {version}" for name, version in loaded.versions.items()))
     except ConfigError as error:
         print(error)
     print(f"weights:     {environment.weights_folder()}")

@@ -161,10 +161,10 @@ def _finish(interpreter: Path, home: Path, key: str) -> None:
     env = worker_environment(scratch) | {"VBENCH_CACHE_DIR": str(scratch)}
     command = [str(interpreter), "-I", str(WORKER), "--check", str(reply)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    found = read_json(reply)
-    if found is None or not found.pop("ok"):
-        output = done.stdout + ("" if found is None else f"\n{found['error']}")
+    answer = read_json(reply)
+    if answer is None or not answer.pop("ok"):
+        output = done.stdout + ("" if answer is None else f"\n{answer['error']}")
         raise subprocess.CalledProcessError(done.returncode, done.args, output)
     shutil.rmtree(scratch)
-    assert set(found["dimensions"]) == set(DIMENSIONS), "another VBench than the pinned one"
-    write_json(home / "environment.json", {"key": key, "python": str(interpreter), **found})
+    assert set(answer["dimensions"]) == set(DIMENSIONS), "another VBench than the pinned one"
+    write_json(home / "environment.json", {"key": key, "python": str(interpreter), **answer})

@@ -64,8 +64,8 @@ def lacking(dimension: Dimension) -> list[str]:
 def unavailable(dimension: Dimension, environment: Environment) -> str | None:
     """Why the dimension cannot be scored here, in one line; None if it can."""
     if broken := environment.imports.get(dimension.name, "VBench does not know it"):
-        how = f"; build with {SETUP} --with-detectron2 SOURCE" if "No module named 'detectron2'" in broken else ""
-        return f"cannot be imported: {broken}{how}"
+        advice = f"; build with {SETUP} --with-detectron2 SOURCE" if "No module named 'detectron2'" in broken else ""
+        return f"cannot be imported: {broken}{advice}"
     return "; ".join(lacking(dimension)) or None
 
 

@@ -72,7 +72,7 @@ def tasks(job: Job, environment: Environment) -> list[Task]:
     run = job.run
     mode, known = _mode(run, environment)
     suite = suite_hash(run.prompts, run.seeds)
-    found = []
+    result = []
     for dimension in expand(run.score.vbench):
         videos, missing = [], []
         for prompt, seed in run.samples:
@@ -85,8 +85,8 @@ def tasks(job: Job, environment: Environment) -> list[Task]:
                 videos.append(Video(sample, prompt, name, files.video.absolute()))
             else:
                 missing.append(sample)
-        found.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
-    return found
+        result.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
+    return result
 
 
 def _mode(run: Run, environment: Environment) -> tuple[str, dict[str, set[str]]]:
@@ -142,8 +142,8 @@ def inspect(paths: Iterable[Path]) -> Contents:
     for path in paths:
         data = path.read_bytes()
         hashes[path] = hashlib.sha256(data).hexdigest()
-        if found := _X264.search(data):
-            encoders.add(f"x264 core {found[1].decode()}, crf {found[2].decode()}")
+        if match := _X264.search(data):
+            encoders.add(f"x264 core {match[1].decode()}, crf {match[2].decode()}")
         if not is_whole_mp4(data):
             broken.add(path)
     return Contents(hashes, "; ".join(sorted(encoders)) or None, frozenset(broken))

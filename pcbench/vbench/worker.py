@@ -70,11 +70,11 @@ def prepare() -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of those packages in PACKAGES that are installed."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def check() -> dict[str, Any]:

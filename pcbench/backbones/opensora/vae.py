@@ -272,8 +272,8 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
         posterior = self.encode(video, generator=generator).latent_dist
         return self.decode(posterior.sample(generator), num_frames=video.shape[2]).sample
 
-    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shift, scale = (
-            torch.tensor(values).to(like).view(1, -1, 1, 1, 1) for values in (self.config.shift, self.config.scale)
+            torch.tensor(values).to(latents).view(1, -1, 1, 1, 1) for values in (self.config.shift, self.config.scale)
         )
         return shift, scale
