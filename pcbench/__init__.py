@@ -8,18 +8,18 @@ __version__ = "0.1.0"
 
 
 def _hiding(name: str) -> str | None:
-    """The file or folder that `import name` finds before the package beside this one; None if it finds that."""
+    """The file or folder that `import name` finds instead of the package next to this one; None if nothing hides it."""
     spec = importlib.util.find_spec(name)
     if spec is None:
         return None
-    folders = [*(spec.submodule_search_locations or [])]  # all that a folder without __init__.py has; none of a file
+    folders = [*(spec.submodule_search_locations or [])]  # a folder without __init__.py has only these, a file has none
     if Path(__file__).resolve().parents[1] / name in [Path(folder).resolve() for folder in folders]:
         return None
     return spec.origin or folders[0]
 
 
-def _tell_hidden() -> None:
-    """One line for a file that hides a package of ours. Only the tables need `analysis`: without it a run goes on."""
+def _report_hidden_packages() -> None:
+    """Print a line for each file that hides a package of ours; exit if it hides `methods`, which every run needs."""
     for name in ("methods", "analysis"):
         if file := _hiding(name):
             advice = "rename it, run in another folder, or use python -P (from 3.11 on)"
@@ -28,5 +28,5 @@ def _tell_hidden() -> None:
                 sys.exit(2)
 
 
-if sys.argv[:1] == ["-m"]:  # `python -m pcbench…` is being looked up, in the working directory before all else
-    _tell_hidden()
+if sys.argv[:1] == ["-m"]:  # Python is looking up `python -m pcbench…`, in the working directory first
+    _report_hidden_packages()

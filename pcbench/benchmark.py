@@ -1,10 +1,11 @@
-"""What one denoising step of each kind costs here: `python -m pcbench.benchmark model=wan model.weights=random`.
+"""Time each kind of denoising step on this machine: `python -m pcbench.benchmark model=wan model.weights=random`.
 
 Times a full step, PreciseCache's trial, a reused step, BlockCache's refreshing and cached steps, the text encoders and
-the VAE, in turn and several times, on whatever device there is; prints a table, and writes a record under
-results/benchmarks/. No checkpoint is needed: random weights cost what trained ones do.
+the VAE, in turn and several times, on the available device; prints a table, and writes a record under
+results/benchmarks/. No checkpoint is needed: random weights cost as much as trained ones.
 
-Options: the command line's for a model, and rounds=N (default 3). Ratios are of this machine and this process only.
+Options: the main command line's options for a model, and rounds=N (default 3). Ratios hold for this machine and this
+process only.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from .config import ConfigError, Run
 from .sampling.generate import cached, decode, denoise
 from .store import write_json
 
-NEVER, ALWAYS = 0.0, 1e9  # α of a cache that never reuses, and of one that always does
-WARM = 3  # full steps before PreciseCache decides
+NEVER, ALWAYS = 0.0, 1e9  # α with which a cache never reuses, and with which it always does
+WARM = 3  # full steps before PreciseCache starts to decide
 L = 3  # cached steps after a refreshing one
 FULL, TRIAL, REUSED = "full step", "trial", "reused step"
 REFRESH, CACHED = "BlockCache, refreshing step", "BlockCache, cached step"
@@ -40,13 +41,13 @@ Times = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Scenario:
-    """A short generation, and whose seconds its steps give.
+    """A short generation, and which parts of the table its steps time.
 
-    part: which part of the table a row of the trace gives seconds of; None: none.
-    less: the part that such a row holds besides, whose latest seconds are taken off.
+    part: the part of the table that a row of the trace times; None if it times none.
+    less: a part that such a row contains as well; its latest seconds are subtracted.
     """
 
-    name: str  # as peak memory is headed
+    name: str  # the label of its peak memory
     method: Method
     steps: int
     part: Callable[[Step], str | None]
@@ -54,11 +55,11 @@ class Scenario:
 
 
 def scenarios(anatomy: Anatomy, latent_size: Size) -> list[Scenario]:
-    """In this order: each takes off what the one before has measured."""
+    """The scenarios in the order to run them: each subtracts what the one before it has measured."""
     frames, height, width = (min(by, n // p) for by, n, p in zip((2, 4, 4), latent_size, anatomy.patch, strict=True))
     lfcache = PreciseCacheConfig(protect_last=0, downsample_factor=(frames, height, width), alpha=ALWAYS)
     blocks = replace(lfcache, alpha=NEVER, block_cache_rate=0.4, block_cache_steps=L)
-    phases = {"refresh": REFRESH, "cached": CACHED}  # not "full": the last step of the warm-up refreshes already
+    phases = {"refresh": REFRESH, "cached": CACHED}  # not "full": the last warm-up step already refreshes
     return [
         Scenario("no cache", ReplayConfig(actions="FFr"), 3, lambda row: FULL if row.action == "full" else REUSED),
         Scenario("LFCache", lfcache, 2 * WARM, lambda row: TRIAL if row.index >= WARM else None, less=REUSED),
@@ -73,7 +74,7 @@ def scenarios(anatomy: Anatomy, latent_size: Size) -> list[Scenario]:
 
 
 def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, dict[str, int | None]]:
-    """Seconds of each kind of step (every guidance branch) and part, and peak bytes of each kind of generation."""
+    """Seconds of each kind of step (all guidance branches together) and part; peak bytes of each kind of generation."""
     device = devices.resolve(run.device)
     pipe = backbones.load(run.recipe, device, run.offload)
     family = backbones.family(run.recipe.backbone)
@@ -90,16 +91,16 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
             latents = denoise(pipe, recipe, seed, **embeds)
         return handle.trace.steps, latents
 
-    generate(NoCacheConfig(), 1)  # kernels are chosen and compiled here
+    generate(NoCacheConfig(), 1)  # warm up: kernels are chosen and compiled
     for number in range(rounds):
         for scenario in scenarios(family.ANATOMY, family.latent_size(run.recipe.sampling)):
             devices.reset_peak(device)
             rows, latents = generate(scenario.method, scenario.steps)
             peaks[scenario.name] = devices.peak(device)
-            besides = times[scenario.less][-1] if scenario.less else 0.0
+            subtracted = times[scenario.less][-1] if scenario.less else 0.0
             for row in rows:
                 if part := scenario.part(row):
-                    times[part].append(row.milliseconds / 1000 - besides)
+                    times[part].append(row.milliseconds / 1000 - subtracted)
         devices.reset_peak(device)
         times["VAE decoding"].append(_timed(partial(decode, pipe, run, latents), device))
         peaks["VAE decoding"] = devices.peak(device)
@@ -111,14 +112,14 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
 
 
 def time_text_encoders(run: Run, rounds: int) -> list[float]:
-    """Seconds to encode one prompt by the family's text encoders with random weights, at full size."""
+    """Seconds, per round, to encode one prompt with the family's full-size text encoders; their weights are random."""
     device, family = devices.resolve(run.device), backbones.family(run.recipe.backbone)
     seconds = [0.0] * (rounds + 1)
     for kind, config, tokens in family.TEXT_ENCODERS:
         with weights.at(device, getattr(torch, run.recipe.numerics.dtype)):
             encoder = kind(config()).eval()
         ids = torch.randint(3, 1000, (1, tokens), device=device)
-        for number in range(rounds + 1):  # the first one warms up
+        for number in range(rounds + 1):  # the first round warms up
             seconds[number] += _timed(partial(encoder, ids), device)
         del encoder
     return seconds[1:]
@@ -130,19 +131,19 @@ def _timed(work: Callable[[], Any], device: str) -> float:
 
 
 def table(times: Times) -> list[str]:
-    """Median, spread and share of a full step, one line each."""
+    """A Markdown table, one line per part: median and spread in seconds, share of a full step, number of timings."""
     full = statistics.median(times[FULL])
     lines = ["| part | median s | min to max s | of a full step | n |", "| --- | ---: | ---: | ---: | ---: |"]
     for name, values in times.items():
-        middle = statistics.median(values)
+        median = statistics.median(values)
         lines.append(
-            f"| {name} | {middle:.4g} | {min(values):.4g} to {max(values):.4g} | {middle / full:.4f} | {len(values)} |"
+            f"| {name} | {median:.4g} | {min(values):.4g} to {max(values):.4g} | {median / full:.4f} | {len(values)} |"
         )
     return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code, as the main command line does."""
+    """Entry point; returns the exit code: 0, or 2 for a wrong command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
@@ -178,14 +179,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _memory_lines(data: dict[str, Any]) -> list[str]:
-    peaks = {name: each for name, each in data["peak_gpu_bytes"].items() if each is not None}
+    peaks = {name: size for name, size in data["peak_gpu_bytes"].items() if size is not None}
     if not peaks:
         return [f"peak memory of the process: {data['peak_process_bytes'] / 2**30:.2f} GiB"]
-    return [f"peak GPU memory, {name}: {each / 2**30:.2f} GiB" for name, each in peaks.items()]
+    return [f"peak GPU memory, {name}: {size / 2**30:.2f} GiB" for name, size in peaks.items()]
 
 
 def parse(arguments: list[str]) -> tuple[int, Run]:
-    """How many rounds, and the uncached run whose parts to time."""
+    """The number of rounds, and the uncached run whose parts to time. Raises ConfigError for an unsuitable option."""
     if options := [word for word in arguments if word.startswith(("-", "method"))]:
         raise ConfigError(f"{options[0]!r} is no option here: the benchmark chooses the methods itself")
     rounds = [word.partition("=")[2] for word in arguments if word.startswith("rounds=")]

@@ -1,6 +1,6 @@
-"""The command line: runs are composed and checked, all of them before the first one starts, and then carried out.
+"""The command line: all runs are composed and checked before the first one starts, and then carried out.
 
-What the user got wrong is one line and exit code 2; a run that failed is exit code 1 and the others go on.
+A mistake of the user's is reported in one line, with exit code 2. If a run fails, the others go on; exit code 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ USAGE = """python -m pcbench [model=NAME] [method=NAME] [prompts=NAME] [option=v
 
 @dataclass(frozen=True)
 class Work:
-    """What a command line comes to, checked: the jobs, and why others are left out. wandb: as in the settings."""
+    """The checked work of a command line: the jobs, and why others are left out. wandb: the setting of that name."""
 
     jobs: list[Job]
     left_out: list[str]
@@ -42,7 +42,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Flags:
-    """What the words of a command line that begin with a dash ask for."""
+    """What the command-line words that begin with a dash ask for."""
 
     multirun: bool = False
     help: bool = False
@@ -50,7 +50,7 @@ class Flags:
 
 
 def flags_of(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
-    """The flags, and the other words. Raises ConfigError for a flag that is not known."""
+    """The flags, and the other words. Raises ConfigError for an unknown flag."""
     given, words = set(), []
     rest = iter(arguments)
     for argument in rest:
@@ -68,11 +68,11 @@ def flags_of(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Entry point; returns the exit code: 0, 1 if a run failed, 2 for a wrong command line, 130 if interrupted."""
     arguments = parallel.own_arguments(sys.argv[1:] if argv is None else argv)
     try:
         work = _before_work(arguments)
-    except Exception as error:  # whatever the words lead to
+    except Exception as error:  # anything that composing and checking may raise
         print(f"pcbench: {compose.one_line(error)}", file=sys.stderr)
         return 2
     if work is None:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _before_work(arguments: Sequence[str]) -> Work | None:
-    """The jobs to carry out, all checked; None where the words ask for an answer and that has been printed."""
+    """The jobs to carry out, all checked; None if the words only ask for an answer, which has been printed by then."""
     flags, words = flags_of(arguments)
     if flags.help:
         print("\n".join([USAGE, "", *(f"{group}: {', '.join(compose.names(group))}" for group in compose.GROUPS)]))
@@ -120,16 +120,16 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
 
 
 def _fitting(jobs: list[Job], leave_out: bool) -> tuple[list[Job], list[str]]:
-    """The jobs that fit their device, and why the others do not. One that does not is an error, unless it may be left
-    out (of an experiment of sweeps) and others remain."""
+    """The jobs that fit their device, and why the others do not. Raises ConfigError if a job does not fit, unless it
+    may be left out (`leave_out`, for an experiment of sweeps) and others remain."""
     reasons = [memory.why_too_large(job) for job in jobs]
-    found = [reason for reason in reasons if reason is not None]
+    too_large = [reason for reason in reasons if reason is not None]
     fitting = [job for job, reason in zip(jobs, reasons, strict=True) if reason is None]
-    if found and not (leave_out and fitting):
-        raise ConfigError(found[0])
-    for reason in found:
+    if too_large and not (leave_out and fitting):
+        raise ConfigError(too_large[0])
+    for reason in too_large:
         print(f"pcbench: left out: {reason}", file=sys.stderr)
-    return fitting, found
+    return fitting, too_large
 
 
 def _carry_out_all(work: Work) -> int:
@@ -145,7 +145,7 @@ def _carry_out_all(work: Work) -> int:
 
 
 def carry_out(jobs: Sequence[Job], say: Callable[[str], None] = lambda line: print(line, flush=True)) -> int:
-    """Carry out the jobs, whatever happens to one of them; 1 if one failed."""
+    """Carry out all jobs, even if one fails. Returns the exit code: 0, or 1 if any failed."""
     warnings.filterwarnings("always", message=".*the cache never hit.*|.*indicator was NaN.*")
     integrity.tidy(jobs)
     sweep, shares = stages.Sweep(), list(stages.shares(jobs))
@@ -154,18 +154,18 @@ def carry_out(jobs: Sequence[Job], say: Callable[[str], None] = lambda line: pri
         minutes = (time.monotonic() - began) / max(done, 1) * (len(shares) - done) / 60
         left = f", {minutes:.0f} min left at this pace" if minutes >= 1 and done else ""
         progress = f"[{share.number}/{len(jobs)}{left}] " if len(jobs) > 1 else ""
-        went_on = "; the other runs of the sweep go on" if done + 1 < len(shares) and len(jobs) > 1 else ""
+        outlook = "; the other runs of the sweep go on" if done + 1 < len(shares) and len(jobs) > 1 else ""
         for line in _failures(sweep, share, lambda line, progress=progress: say(progress + line)):  # type: ignore[misc]
-            print(f"pcbench: failed: {share.job.run.label}: {line}{went_on}", file=sys.stderr)
+            print(f"pcbench: failed: {share.job.run.label}: {line}{outlook}", file=sys.stderr)
             code = 1
     return code
 
 
 def _failures(sweep: stages.Sweep, share: stages.Share, say: Callable[[str], None]) -> list[str]:
-    """A line for each thing that failed in carrying out a share."""
+    """Carry out a share; returns a line for each failure."""
     try:
         return [failure.line for failure in sweep.carry_out(share, say)]
-    except Exception as error:  # nothing of it may stay: neither frames nor the tensors in them
+    except Exception as error:  # keep only its text: the exception would hold stack frames and the tensors in them
         return [compose.one_line(error)]
 
 

@@ -14,7 +14,7 @@ from methods.engine.numbers import LARGEST, check_plain
 
 from .messages import nearest, shortened
 
-STAGES = ("generate", "latency", "score")  # unless asked otherwise
+STAGES = ("generate", "latency", "score")  # the default
 ALL_STAGES = (*STAGES, "observe")
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("pretrained", "random")
@@ -27,26 +27,26 @@ OFFLOADS = ("none", "model", "group")
 
 
 class ConfigError(ValueError):
-    """The user asked for something that cannot be: reported in one line, exit code 2."""
+    """The user asked for something impossible: reported in one line, with exit code 2."""
 
 
 def number(low: float, high: float = LARGEST, default: Any = MISSING) -> Any:
-    """A field whose number, or whose numbers, are from `low` to `high`."""
-    given = {} if default is MISSING else {"default": default}
-    return field(**given, metadata={"range": (low, high)})
+    """A dataclass field for a number, or a list of numbers, from `low` to `high`; `check_fields` checks the range."""
+    options = {} if default is MISSING else {"default": default}
+    return field(**options, metadata={"range": (low, high)})
 
 
 def check_fields(config: Any, name: str) -> None:
-    """Raise ConfigError for a field of a dataclass that is out of its range, or not finite, or not text in UTF-8.
+    """Raise ConfigError for a field of a dataclass that is out of its range, not finite, or not valid UTF-8 text.
 
-    Composition has checked types, but for lists, dictionaries and dataclasses that an interpolation stands in for.
+    Composition has checked all types except those of lists, dictionaries and dataclasses given by an interpolation.
     """
     kinds = _containers(config.__class__)
-    for each in fields(config):
-        if each.name in kinds and not isinstance(value := getattr(config, each.name), kinds[each.name]):
-            raise ConfigError(f"{name}.{each.name}".lstrip(".") + f" cannot be {shortened(value)!r}")
+    for item in fields(config):
+        if item.name in kinds and not isinstance(value := getattr(config, item.name), kinds[item.name]):
+            raise ConfigError(f"{name}.{item.name}".lstrip(".") + f" cannot be {shortened(value)!r}")
         try:
-            check_plain(f"{name}.{each.name}".lstrip("."), getattr(config, each.name), *each.metadata.get("range", ()))
+            check_plain(f"{name}.{item.name}".lstrip("."), getattr(config, item.name), *item.metadata.get("range", ()))
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
@@ -59,15 +59,15 @@ def _containers(config: type) -> dict[str, type]:
 
 
 def names_of(option: str, value: Any) -> list[str]:
-    """An option that takes names: a list of them, one alone, or none. Raises ConfigError for anything else."""
+    """The names given to an option: a list of them, a single one, or None. Raises ConfigError for anything else."""
     listed = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(each, str) for each in listed):
+    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{option} takes a name or a list of names, not {shortened(value)!r}")
     return list(listed)
 
 
 def check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    """Raise ConfigError unless the value is one of the known."""
+    """Raise ConfigError unless the value is one of the known ones."""
     if value not in known:
         raise ConfigError(f"{name} cannot be {shortened(value)!r}: {nearest(value, known)}")
 
@@ -77,8 +77,8 @@ class Backbone:
     """A diffusers pipeline and where its weights are.
 
     source: a folder of weights bundled with pcbench ("bundled:tiny_wan"), a local folder, a hub repository, or
-        "random" (set by `model.weights=random`; of a folder "random:" and the folder, whose configs are kept).
-    revision: commit of a hub repository; for bundled weights their fingerprint, so that new weights are a new recipe.
+        "random" (set by `model.weights=random`; "random:FOLDER" for a folder, whose configs are kept).
+    revision: commit of a hub repository; for bundled weights, their fingerprint, so that new weights give a new recipe.
     call: further arguments of the pipeline call.
     transformer: the transformer's config where it differs from the class defaults; lets a plan be priced without
         weights (bundled backbones read it from their own folder).
@@ -93,7 +93,7 @@ class Backbone:
 
     def __post_init__(self) -> None:
         check_fields(self, "model.backbone")
-        if not NAME.fullmatch(self.name):  # it names folders
+        if not NAME.fullmatch(self.name):  # folders are named after it
             form = "up to 64 letters, digits, dots and dashes, no dot first"
             raise ConfigError(f"model.backbone.name must be {form}, not {shortened(self.name)!r}")
         if not self.source.strip():
@@ -102,12 +102,12 @@ class Backbone:
 
 @dataclass(kw_only=True, slots=True)
 class Sampling:
-    """What is asked of the pipeline. Sizes in pixels and frames; `flow_shift` None keeps the scheduler's own."""
+    """How a video is sampled. Sizes in pixels and frames; with `flow_shift` None the scheduler keeps its own."""
 
     height: int = number(1, 2**20)
     width: int = number(1, 2**20)
     frames: int = number(1, 2**20)
-    steps: int = number(1, 1000, 50)  # schedulers are trained on a thousand
+    steps: int = number(1, 1000, 50)  # schedulers have 1000 training steps
     guidance_scale: float = number(0, 100, 5.0)
     negative_prompt: str = ""
     flow_shift: float | None = number(1e-3, 1000, None)
@@ -118,9 +118,9 @@ class Sampling:
 
 @dataclass(kw_only=True, slots=True)
 class Numerics:
-    """How the numbers are held and computed.
+    """How numbers are stored and computed.
 
-    attention: one of diffusers' attention backends ("native", "flash", "_native_cudnn", …); None leaves the default.
+    attention: one of diffusers' attention backends ("native", "flash", "_native_cudnn", …); None keeps the default.
     vae_tiling: decode in overlapping tiles, for less memory at slightly different pixels.
     parallel: GPUs that share the transformer's tokens (sampling/parallel.py).
     """
@@ -153,9 +153,9 @@ class Model:
     """A backbone with the sampling and numerics it is usually run with; what `model=` selects.
 
     weights: "pretrained", or "random": the full architecture without a checkpoint, for latency and memory.
-    offload: where weights wait: "none" on the device, "model" on the CPU a component at a time, "group" on the CPU a
-        block at a time.
-    fps: frames per second of the mp4 files; no pixel depends on it.
+    offload: where weights wait: on the device ("none"), or on the CPU, moved a component at a time ("model") or a
+        block at a time ("group").
+    fps: frames per second of the mp4 files; no generated pixel depends on it.
     """
 
     backbone: Backbone
@@ -175,17 +175,17 @@ class Model:
 
     @property
     def chosen_backbone(self) -> Backbone:
-        """The backbone with the weights asked for."""
+        """The backbone with its source set as `weights` asks."""
         if self.weights != RANDOM:
             return self.backbone
-        source, known = self.backbone.source, self.backbone.source.startswith("bundled:")
-        source = f"{RANDOM}:{source}" if known or Path(source).is_dir() else RANDOM
+        source, bundled = self.backbone.source, self.backbone.source.startswith("bundled:")
+        source = f"{RANDOM}:{source}" if bundled or Path(source).is_dir() else RANDOM
         return replace(self.backbone, source=source, revision=None)
 
 
 @dataclass(kw_only=True, slots=True)
 class Prompts:
-    """A text file with one prompt a line ('#' starts a comment), and the seeds each is sampled with."""
+    """A text file with one prompt per line ('#' starts a comment), and the seeds each prompt is sampled with."""
 
     file: str
     limit: int | None = number(1, default=None)
@@ -199,7 +199,7 @@ class Prompts:
             raise ConfigError("prompts.seeds holds a seed twice")
 
     def read(self, folder: Path) -> list[str]:
-        """The prompts, from `file` relative to the working directory or else to `folder`."""
+        """The prompts from `file`, a path relative to the working directory or else to `folder`. Raises ConfigError."""
         name = shortened(self.file)
         try:
             path = next((p for p in (Path(self.file), folder / self.file) if p.is_file()), None)
@@ -225,10 +225,10 @@ class Prompts:
 class Latency:
     """How latency is measured.
 
-    warmup: calls of each recipe in this process before any is timed; at least one is made, whatever is said here, and
-        those that made samples count.
-    repeats: timed calls of the method and of the reference, each, a prompt.
-    prompts: how many of the run's prompts are timed, each with the first seed; all there are, if fewer.
+    warmup: calls of each recipe in this process before any is timed; calls that generated samples count. At least one
+        call is made, even with 0.
+    repeats: timed calls per prompt of the method, and as many of the reference.
+    prompts: how many of the run's prompts are timed, each with the first seed; all of them if there are fewer.
     """
 
     warmup: int = number(0, 1000, 1)
@@ -241,14 +241,14 @@ class Latency:
 
 @dataclass(kw_only=True, slots=True)
 class Score:
-    """What to score beside fidelity.
+    """What to score besides fidelity.
 
     vbench: dimensions of VBench, or "quality", "semantic", "all" (docs/vbench.md).
-    vbench_partial: score the videos that are there when others were not generated.
+    vbench_partial: score the videos that exist even if others were not generated.
     vbench_timeout: seconds after which a dimension is given up.
     """
 
-    vbench: Any = field(default_factory=list)  # of names; one alone may do without the brackets
+    vbench: Any = field(default_factory=list)  # a list of names; a single name needs no brackets
     vbench_partial: bool = False
     vbench_timeout: float = number(1e-3, 1e8, 6 * 3600.0)
 
@@ -259,7 +259,7 @@ class Score:
 
 @dataclass(kw_only=True, slots=True)
 class Recipe:
-    """Everything that decides pixels, and nothing else. Its hash is its identity (identity.py)."""
+    """Everything that determines the pixels, and nothing else. Its hash is its identity (identity.py)."""
 
     backbone: Backbone
     sampling: Sampling
@@ -276,8 +276,8 @@ class Recipe:
 class Run:
     """One recipe over some prompts, and what to do with it.
 
-    label: what tables call it. preset: the choice in conf/method/ whose settings the recipe's method has, all of them,
-    however they were asked for; None if there is none.
+    label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has,
+    however they were given; None if there is none.
     """
 
     label: str
@@ -290,8 +290,8 @@ class Run:
     latency: Latency = field(default_factory=Latency)
     fidelity: tuple[str, ...] = ("raw",)
     score: Score = field(default_factory=Score)
-    observe: tuple[str, ...] = ()  # kinds, for the stage of that name
-    observe_stride: int = 1  # of the steps that `impact` tries
+    observe: tuple[str, ...] = ()  # kinds of observation, for the stage of that name
+    observe_stride: int = 1  # `impact` tries every n-th step
     device: str = "auto"
     offload: str = "none"
     download: Download = field(default_factory=Download)

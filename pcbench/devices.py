@@ -1,4 +1,4 @@
-"""The device of a run: which one it is; and time, peak memory and free memory of that one alone."""
+"""The device of a run: which one it is; and the time, peak memory and free memory of that device alone."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from .config import ConfigError
 
 
 def resolve(device: str) -> str:
-    """ "cpu" or "cuda:N" for "auto", "cpu", "cuda" or "cuda:N". Raises ConfigError for any other, or one not here.
+    """ "cpu" or "cuda:N" for "auto", "cpu", "cuda" or "cuda:N". Raises ConfigError for another or a missing device.
 
-    Always with its number: another run of this process may have made another GPU the current one. Without a number it
-    is the first, or this process's own where several share a model (sampling/parallel.py).
+    A GPU always gets its number, as another run of this process may have made another GPU the current one. The default
+    is the first GPU, or this process's own if several processes share a model (sampling/parallel.py).
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not count):
         return "cpu"
-    found = re.fullmatch(r"auto|cuda(?::(\d+))?", device, re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"auto|cuda(?::(\d+))?", device, re.ASCII)
+    if match is None:
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
     if not count:
         raise ConfigError(f"device={device} but no CUDA device is available; use device=cpu or device=auto")
-    number = int(found[1] if found[1] is not None else os.environ.get("LOCAL_RANK", "0"))
+    number = int(match[1] if match[1] is not None else os.environ.get("LOCAL_RANK", "0"))
     if number >= count:
         raise ConfigError(f"device={device}: there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}")
     return f"cuda:{number}"
 
 
 def use(device: str) -> None:
-    """Make a resolved device the one that this process's CUDA calls mean."""
+    """Make a resolved device the current CUDA device of this process."""
     if device != "cpu":
         torch.cuda.set_device(device)
 
 
 def synchronize(device: str) -> None:
-    """Wait until a resolved device has done all it was given."""
+    """Wait until a resolved device has finished all its work."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 
@@ -56,19 +56,19 @@ def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
 
 
 def reset_peak(device: str) -> None:
-    """Let `peak` count from now."""
+    """Make `peak` count from now on."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak(device: str) -> int | None:
-    """Most bytes of tensors on a resolved device since `reset_peak`; None on a CPU, which does not tell."""
+    """Most bytes of tensors on a resolved device since `reset_peak`; None on a CPU, where torch does not count them."""
     return None if device == "cpu" else torch.cuda.max_memory_allocated(device)
 
 
 def free_bytes(device: str) -> int | None:
-    """Bytes that this process could still get on a resolved device, what it holds in reserve included; None on a CPU,
-    where other programs and the disk decide."""
+    """Bytes that this process could still allocate on a resolved device, including what torch holds in reserve; None on
+    a CPU, where it depends on other programs and on swap space."""
     if device == "cpu":
         return None
     reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -76,8 +76,8 @@ def free_bytes(device: str) -> int | None:
 
 
 def release() -> None:
-    """Give back the memory of what is no longer used. Hook registries and their modules refer to each other in circles,
-    and Python's own collector comes when it has counted enough objects, whatever the GPU bytes they hold."""
+    """Free memory that is no longer used. Hook registries and their modules refer to each other in cycles, and Python's
+    collector runs after a number of objects, however many GPU bytes they hold, so it is called here."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

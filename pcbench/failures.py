@@ -1,4 +1,4 @@
-"""What failed, in words, and nothing of it kept alive: the next sample has the memory that this one had."""
+"""Failures as text, without keeping any object of the failed work alive: the next sample has as much memory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Failure:
 
     @property
     def line(self) -> str:
-        """Both in one line."""
+        """What failed and why, in one line."""
         return f"{self.what}: {' '.join(self.why.split())}"
 
 
 class FailedError(Exception):
-    """A run of which something failed, after all else of it was done. `failures` has a `Failure` for each."""
+    """Something in a run failed; raised after everything else in it was done. `failures` lists each `Failure`."""
 
     def __init__(self, failures: list[Failure]) -> None:
         super().__init__("\n".join(failure.line for failure in failures))
@@ -36,8 +36,8 @@ class FailedError(Exception):
 
 
 class _Contained:
-    """Swallows an error raised inside, and remembers it as text: an exception holds the frames it went through, and
-    they hold the tensors of the call."""
+    """Swallows an error raised inside the block and keeps it as text: an exception refers to the stack frames it passed
+    through, and they refer to the tensors of the call."""
 
     why: str | None = None
     details: str = ""
@@ -50,14 +50,14 @@ class _Contained:
             return False
         self.why = f"{type(error).__name__}: {error}"
         self.details = "".join(traceback.format_exception(error))
-        for each in _chain(error, set()):
-            traceback.clear_frames(each.__traceback__)
-            each.__traceback__ = None  # a cleared frame still holds its function, and that the variables of its closure
+        for linked in _chain(error, set()):
+            traceback.clear_frames(linked.__traceback__)
+            linked.__traceback__ = None  # a cleared frame still holds its function, and so the closure's variables
         return True
 
 
 def _chain(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
-    """An error with all that it was raised from or while handling."""
+    """An error, and all errors that it was raised from, raised while handling, or groups."""
     if error is None or id(error) in seen:
         return
     seen.add(id(error))
@@ -69,7 +69,7 @@ def _chain(error: BaseException | None, seen: set[int]) -> Iterator[BaseExceptio
 def attempt_each(
     label: str, stage: str, samples: Iterable[tuple[str, int]], work: Callable[[str, int], object], say: Say
 ) -> list[Failure]:
-    """Do `work` for each (prompt, seed), whatever happens to another; the failures, each said at once."""
+    """Do `work` for each (prompt, seed), even if another one fails. Returns the failures; each is reported at once."""
     failures = []
     for prompt, seed in samples:
         failed = attempt(f"{stage} of {prompt!r} seed {seed}", partial(work, prompt, seed))
@@ -80,7 +80,7 @@ def attempt_each(
 
 
 def attempt(what: str, work: Callable[[], object]) -> Failure | None:
-    """Do `work`; its failure if it raises. Memory is then as before. Interruptions pass."""
+    """Do `work`; returns its failure if it raises, with memory as before. Interruptions are not caught."""
     with _Contained() as contained:
         work()
     if contained.why is None:

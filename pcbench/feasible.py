@@ -1,5 +1,5 @@
-"""What can be known wrong of a backbone or a machine before weights load: a config that does not fit its weights, an
-attention backend that does not run here, a video that no memory here holds."""
+"""Checks of a backbone and a machine before weights are loaded: a config that does not fit its weights, an attention
+backend that does not run here, a video too large for the memory here."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .config import Backbone, ConfigError, Recipe, Run
 from .cost.memory import weights_bytes
 from .messages import nearest, shortened
 
-# Arguments of a pipeline call that pcbench itself gives, or whose change would break what it does.
+# Arguments of a pipeline call that pcbench sets itself, or that would break it if changed.
 OURS = {
     "self", "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale",
     "timesteps", "sigmas", "num_videos_per_prompt", "generator", "latents", "prompt_embeds", "negative_prompt_embeds",
     "output_type", "return_dict", "attention_kwargs", "callback_on_step_end", "callback_on_step_end_tensor_inputs",
 }  # fmt: skip
-MOST_TOKENS = 4096  # of a text
+MOST_TOKENS = 4096  # the most tokens of a text
 DEEPEST = 1000  # blocks of a transformer
 GIB = 2**30
 
@@ -44,31 +44,31 @@ def _check_backbone(fields: str) -> None:
     name, kind, source, call, transformer = json.loads(fields)
     backbone = Backbone(name=name, family=kind, source=source, call=call, transformer=transformer)
     family, folder = backbones.family(backbone), Path(backbones.source(backbone))
-    held = _json(folder / "transformer" / "config.json")
-    if held and held.get("_class_name") not in (None, family.TRANSFORMER.__name__):
+    stored = _json(folder / "transformer" / "config.json")
+    if stored and stored.get("_class_name") not in (None, family.TRANSFORMER.__name__):
         raise ConfigError(
             f"model.backbone.family={kind} takes a {family.TRANSFORMER.__name__}, and the weights are of a"
-            f" {held['_class_name']}: choose another model=…"
+            f" {stored['_class_name']}: choose another model=…"
         )
-    known = [each for each in inspect.signature(family.TRANSFORMER.__init__).parameters if each != "self"]
+    known = [name for name in inspect.signature(family.TRANSFORMER.__init__).parameters if name != "self"]
     for key, value in transformer.items():
         if key not in known:
             raise ConfigError(f"unknown option {key!r} of model.backbone.transformer: {nearest(key, known)}")
-        if held and held.get(key) != value:
-            raise ConfigError(f"model.backbone.transformer.{key}: {name}'s weights have {shortened(held.get(key))}")
+        if stored and stored.get(key) != value:
+            raise ConfigError(f"model.backbone.transformer.{key}: {name}'s weights have {shortened(stored.get(key))}")
         if "layers" in key and not (isinstance(value, int) and 0 < value <= DEEPEST):
             raise ConfigError(f"model.backbone.transformer.{key} must be from 1 to {DEEPEST}, not {shortened(value)}")
     _check_call(family, call, _json(folder / "model_index.json"))
 
 
 def _check_call(family: Any, call: dict[str, Any], index: dict[str, Any]) -> None:
-    """The further arguments of the pipeline call: known to the pipeline, and such as it can take."""
-    taken = inspect.signature(family.PIPELINE.__call__).parameters
-    known = [each for each in taken if each not in OURS]
+    """Raise ConfigError if a further argument of the pipeline call is unknown to the pipeline or of the wrong kind."""
+    parameters = inspect.signature(family.PIPELINE.__call__).parameters
+    known = [name for name in parameters if name not in OURS]
     for key, value in call.items():
         if key not in known:
             raise ConfigError(f"unknown option {shortened(key)!r} of model.backbone.call: {nearest(key, known)}")
-        usual = taken[key].default
+        usual = parameters[key].default
         if key == "max_sequence_length" and not (type(value) is int and 0 < value <= MOST_TOKENS):
             raise ConfigError(f"model.backbone.call.{key} must be from 1 to {MOST_TOKENS}, not {shortened(value)!r}")
         if isinstance(usual, bool) != isinstance(value, bool) or not _like(value, usual):
@@ -80,7 +80,7 @@ def _check_call(family: Any, call: dict[str, Any], index: dict[str, Any]) -> Non
 
 
 def _like(value: Any, usual: Any) -> bool:
-    """Whether a value is of the kind of a parameter's default."""
+    """Whether a value is of the same kind as a parameter's default."""
     if usual is None or value is None or usual is inspect.Parameter.empty:
         return True
     return isinstance(value, int | float) if isinstance(usual, int | float) else isinstance(value, type(usual))
@@ -91,7 +91,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def check_here(run: Run) -> None:
-    """Raise ConfigError for a run that this machine cannot carry out: its attention backend, or its size."""
+    """Raise ConfigError if this machine cannot carry out a run because of its attention backend or its size."""
     device = devices.resolve(run.device)
     if run.recipe.numerics.attention is not None:
         _check_attention(run.recipe.numerics.attention, device, run.recipe.numerics.dtype)
@@ -106,19 +106,19 @@ def check_here(run: Run) -> None:
 
 @functools.cache
 def _check_attention(name: str, device: str, dtype: str) -> None:
-    """Raise ConfigError for a backend of diffusers' that is not installed, or fails on a handful of tokens."""
+    """Raise ConfigError for a diffusers attention backend that is not installed or fails on a few tokens."""
     try:
         backend = AttentionBackendName(name)
         _check_attention_backend_requirements(backend)
         query = torch.zeros(1, 128, 2, 64, dtype=getattr(torch, dtype), device=device)
         _AttentionBackendRegistry._backends[backend](query=query, key=query, value=query)
-    except Exception as error:  # kernels raise what they like
+    except Exception as error:  # kernels raise errors of all kinds
         raise ConfigError(f"model.numerics.attention={name} does not run on {device} here: {error}") from error
 
 
 def least_bytes(recipe: Recipe) -> int:
-    """Bytes that a video cannot do without: the transformer's weights and the input, residual and (four times as wide)
-    hidden tokens of one of its layers; or the frames as the VAE gives them and as 8-bit."""
+    """Bytes that a video needs at the very least: the transformer's weights and the input, residual and (four times as
+    wide) hidden tokens of one of its layers; or, if more, the frames from the VAE and their 8-bit copy."""
     sampling, family = recipe.sampling, backbones.family(recipe.backbone)
     itemsize = getattr(torch, recipe.numerics.dtype).itemsize
     frames = 3 * sampling.frames * sampling.height * sampling.width * (itemsize + 1)
@@ -131,7 +131,7 @@ def least_bytes(recipe: Recipe) -> int:
 
 @functools.cache
 def total_bytes(device: str) -> int:
-    """Memory of a resolved device: a GPU's, or what this machine or container has."""
+    """Bytes of memory of a resolved device: the GPU's, or this machine's or container's."""
     if device != "cpu":
         return int(torch.cuda.get_device_properties(device).total_memory)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

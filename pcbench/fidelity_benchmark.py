@@ -1,10 +1,10 @@
-"""How fast PSNR and SSIM are, beside the official code: `python -m pcbench.fidelity_benchmark official=FOLDER`.
+"""Time PSNR and SSIM against the official code: `python -m pcbench.fidelity_benchmark official=FOLDER`.
 
 FOLDER holds calculate_psnr.py and calculate_ssim.py of VideoSys (eval/pab/common_metrics) or of TeaCache, which are the
-same files; they need opencv. Both codes get the same frames in turn, video by video; of the official one only the two
+same files; they need opencv. Both codes get the same frames in turn, video by video; of the official code only the two
 functions are timed, not its conversion of the frames. Prints a table.
 
-Options: videos=16, size=65x480x640 (frames x height x width), seed=0; without `official` only ours is timed.
+Options: videos=16, size=65x480x640 (frames x height x width), seed=0; without `official` only our code is timed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ Scores = tuple[float, float]  # PSNR in dB, SSIM: means over a video's frames
 
 
 def synthetic_pair(size: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A video of drifting textures and flat parts, and one whose error to it grows along the clip; uint8."""
+    """A video whose error grows with time, and its reference of drifting textures and flat parts.
+
+    Both are uint8 (frames, height, width, 3); `size` is (frames, height, width).
+    """
     frames, height, width = size
     generator = np.random.default_rng(seed)
     coarse = torch.from_numpy(generator.uniform(0, 255, (1, 3, height // 8, width // 8)))
@@ -46,13 +49,13 @@ def synthetic_pair(size: tuple[int, int, int], seed: int) -> tuple[np.ndarray, n
 
 
 def ours(video: np.ndarray, reference: np.ndarray) -> Scores:
-    """By the `videosys` convention."""
+    """PSNR in dB and SSIM by our code, with the `videosys` convention, of uint8 videos (frames, height, width, 3)."""
     psnr, ssim = (fidelity.measure(name, video, reference)["value"] for name in METRICS)
     return psnr, ssim
 
 
 def official_code(folder: Path) -> Callable[[torch.Tensor, torch.Tensor], Scores]:
-    """The official functions as one, of frames (1, frames, 3, height, width) in [0, 1]. ConfigError if absent."""
+    """The official functions as one, for frames (1, frames, 3, height, width) in [0, 1]. ConfigError if absent."""
     functions = []
     for name in ("calculate_psnr", "calculate_ssim"):
         spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
@@ -73,19 +76,19 @@ def official_code(folder: Path) -> Callable[[torch.Tensor, torch.Tensor], Scores
 
 
 def timed(function: Callable[..., Scores], *arguments: Any) -> tuple[float, Scores]:
-    """Seconds, and what the function returned."""
+    """Seconds that the function takes, and what it returns."""
     began = time.perf_counter()
     scores = function(*arguments)
     return time.perf_counter() - began, scores
 
 
 def peak_gib() -> float:
-    """Of this process so far, all that it imported included."""
+    """Peak memory of this process so far in GiB, including everything it has imported."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def options(arguments: Sequence[str]) -> dict[str, str]:
-    """Command-line words as options. Raises ConfigError for one that is not known."""
+    """Command-line words as options. Raises ConfigError for an unknown option."""
     chosen = {"official": "", "videos": "16", "size": "65x480x640", "seed": "0"}
     for word in arguments:
         key, equals, value = word.partition("=")
@@ -106,32 +109,37 @@ def run(arguments: Sequence[str]) -> None:
     if min(videos, frames) < 1 or min(height, width) < 16:
         raise ConfigError("there must be a video, with a frame, of at least 16x16")
     official = official_code(Path(chosen["official"])) if chosen["official"] else None
-    ours(*synthetic_pair((2, height, width), seed))  # warm
-    our_seconds, their_seconds, memory = 0.0, 0.0, 0.0
-    off = [0.0, 0.0]
+    ours(*synthetic_pair((2, height, width), seed))  # warm up
+    our_seconds, official_seconds, memory = 0.0, 0.0, 0.0
+    largest = [0.0, 0.0]  # differences of PSNR in dB and of SSIM
     for number in range(videos):
         video, reference = synthetic_pair((frames, height, width), seed + number)
         seconds, scores = timed(ours, video, reference)
         our_seconds += seconds
-        memory = memory or peak_gib()  # before the official code takes its own; no video needs more than another
+        memory = memory or peak_gib()  # before the official code allocates any; all videos need the same
         if official is not None:
             tensors = [torch.from_numpy(f).permute(0, 3, 1, 2).contiguous()[None] / 255.0 for f in (reference, video)]
-            seconds, theirs = timed(official, *tensors)
-            their_seconds += seconds
-            off = [max(most, abs(a - b)) for most, a, b in zip(off, scores, theirs, strict=True)]
+            seconds, official_scores = timed(official, *tensors)
+            official_seconds += seconds
+            largest = [max(most, abs(a - b)) for most, a, b in zip(largest, scores, official_scores, strict=True)]
             del tensors
-    _print(videos, chosen["size"], our_seconds, their_seconds, off, memory, official is not None)
+    compared = None if official is None else official_seconds
+    _print(videos, chosen["size"], our_seconds, compared, largest, memory)
 
 
-def _print(videos: int, size: str, ours: float, theirs: float, off: list[float], memory: float, beside: bool) -> None:
+def _print(
+    videos: int, size: str, our_seconds: float, official: float | None, largest: list[float], memory: float
+) -> None:
+    """Print the table. official: seconds of the official code; None if it was not timed."""
     machine = provenance.machine("cpu")
     table = Table(title=f"PSNR + SSIM of {videos} videos of {size}, {machine['name']}", title_justify="left")
     for name in ("code", "seconds", "a video", "speedup", "largest difference: PSNR dB", "SSIM", "peak memory GiB"):
         table.add_column(name, justify="left" if name == "code" else "right")
-    if beside:
-        table.add_row("official", f"{theirs:.1f}", f"{theirs / videos:.2f}", "1.0x", "", "", "")
-    comparison = [f"{theirs / ours:.1f}x", *(f"{value:.1e}" for value in off)] if beside else ["-"] * 3
-    table.add_row("pcbench", f"{ours:.1f}", f"{ours / videos:.2f}", *comparison, f"{memory:.2f}")
+    comparison = ["-"] * 3
+    if official is not None:
+        table.add_row("official", f"{official:.1f}", f"{official / videos:.2f}", "1.0x", "", "", "")
+        comparison = [f"{official / our_seconds:.1f}x", *(f"{value:.1e}" for value in largest)]
+    table.add_row("pcbench", f"{our_seconds:.1f}", f"{our_seconds / videos:.2f}", *comparison, f"{memory:.2f}")
     Console(highlight=False, width=140).print(table)
 
 

@@ -1,5 +1,5 @@
-"""Who a recipe and a machine are. A recipe's id hashes only fields that differ from their defaults (it is sparse), so
-that a field added later, with a default, renames nothing."""
+"""The ids of recipes and samples. A recipe's id hashes only the fields that differ from their defaults (it is sparse),
+so a field added later, with a default, changes no id."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from methods import Method
 
 from .config import Recipe
 
-IRRELEVANT = {"transformer"}  # describes the weights named elsewhere; does not choose them
+IRRELEVANT = {"transformer"}  # only describes the weights that `source` chooses
 
 
 def sparse(value: Any) -> Any:
-    """Plain data without the dataclass fields that hold their default."""
+    """A dataclass as plain data, without the fields that have their default value."""
     if not is_dataclass(value):
         return list(value) if isinstance(value, tuple) else value
     data: dict[str, Any] = {}
@@ -33,12 +33,12 @@ def sparse(value: Any) -> Any:
 
 
 def recipe_id(recipe: Recipe) -> str:
-    """Twelve hex digits."""
+    """The recipe's id: twelve hex digits of a SHA-256 hash."""
     text = json.dumps(sparse(recipe), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def sample_key(prompt: str, seed: int) -> str:
-    """A file name for one sample: a readable beginning, a hash that keeps prompts apart, the seed."""
+    """A file name for one sample: the beginning of the prompt, a hash that keeps prompts apart, the seed."""
     readable = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:40].rstrip("-")
     return f"{readable}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}-s{seed}"

@@ -1,4 +1,4 @@
-"""A run with what follows from it looked up once: its id, where its files are, its family, its reference."""
+"""A run together with what follows from it, looked up once: its id, its files' place, its family, its reference."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .store import Place, SampleFiles
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run that is to be carried out, or asked about.
+    """A run to carry out or to ask about.
 
-    id: the recipe's. family: what its backbone's family has of its own. config: the transformer's, in full.
-    uncached: the job of the same recipe without a cache; None if this is it.
+    id: the recipe's. family: the module of its backbone's family. config: the transformer's full config.
+    uncached: the job of the same recipe without a cache; None if this job is uncached itself.
     """
 
     run: Run
@@ -30,25 +30,25 @@ class Job:
 
     @property
     def recipe(self) -> Recipe:
-        """What decides the run's pixels."""
+        """Everything that determines the run's pixels."""
         return self.run.recipe
 
     @property
     def reference(self) -> Job:
-        """What this job is compared with: itself, if it is uncached."""
+        """The job that this one is compared with: itself if it is uncached."""
         return self.uncached or self
 
     def files(self, prompt: str, seed: int) -> SampleFiles:
-        """Where a sample's files are, made or not."""
+        """The paths of a sample's files, whether they exist or not."""
         return self.place.sample(sample_key(prompt, seed))
 
     def missing(self) -> list[tuple[str, int]]:
-        """The run's samples that are not on disk."""
+        """The run's samples (prompt and seed) that are not on disk."""
         return [(prompt, seed) for prompt, seed in self.run.samples if not self.files(prompt, seed).complete]
 
 
 def jobs_of(runs: Iterable[Run]) -> list[Job]:
-    """A job for each run; runs of one backbone and machine share what they have in common."""
+    """A job for each run; what runs of one backbone and machine have in common is looked up once."""
     machines: dict[tuple[str, int], str] = {}
     known: dict[str, tuple[Family, dict[str, Any]]] = {}
 
@@ -63,15 +63,15 @@ def jobs_of(runs: Iterable[Run]) -> list[Job]:
         place = Place(run.results, machines[machine], backbone.name, recipe.method.NAME, identity)
         return Job(run, identity, place, *known[repr(backbone)], uncached)
 
-    found: list[Job] = []
+    jobs: list[Job] = []
     uncached: Job | None = None
     for run in runs:
         cached = run.recipe.method.NAME != "none"
         reference = run.reference if cached else run
         if uncached is None or uncached.run != reference:
             uncached = job(reference, None)
-        found.append(job(run, uncached) if cached else uncached)
-    return found
+        jobs.append(job(run, uncached) if cached else uncached)
+    return jobs
 
 
 def job_of(run: Run) -> Job:

@@ -1,4 +1,4 @@
-"""Messages for people: one line, short, with what to do. Standard library only."""
+"""Messages for users: one short line that says what to do. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-LONGEST = 220  # characters of a message
-FEW = 6  # options that are listed in full
+LONGEST = 220  # the most characters of a message
+FEW = 6  # up to this many options are listed in full
 
 
 def shortened(text: object, limit: int = 60) -> str:
-    """The text on one line of printable characters, its middle left out where it is longer than `limit`."""
+    """The text on one line of printable characters; its middle is left out if it is longer than `limit`."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).split()))
-    kept = limit // 2 - 1
-    return line if len(line) <= limit else f"{line[:kept]} … {line[-kept:]}"
+    half = limit // 2 - 1
+    return line if len(line) <= limit else f"{line[:half]} … {line[-half:]}"
 
 
 def message(text: object) -> str:
-    """A message on one line of at most LONGEST characters; what goes first are the middles of very long words."""
+    """A message on one line of at most LONGEST characters; the middles of very long words are left out first."""
     return shortened(re.sub(r"\S{70,}", lambda word: shortened(word[0]), str(text)), LONGEST)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Which of the known names may have been meant: those like it, or all if they are few, or the first few."""
+    """A hint which known names may have been meant: similar ones, or all if they are few, or the first few."""
     known = list(known)
-    like = difflib.get_close_matches(str(name), known, 3, 0.6)
-    if like:
-        return f"did you mean {' or '.join(map(repr, like))}?"
+    similar = difflib.get_close_matches(str(name), known, 3, 0.6)
+    if similar:
+        return f"did you mean {' or '.join(map(repr, similar))}?"
     if len(known) <= FEW:
         return f"there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"
     return f"there are {', '.join(known[:FEW])} and {len(known) - FEW} more"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line for what is wrong instead of the usage before it."""
+    """argparse, but an error is one line, without the usage before it."""
 
     def error(self, message_: str) -> NoReturn:
         print(message(f"{self.prog}: {message_}; --help says more"), file=sys.stderr)

@@ -1,6 +1,6 @@
 """What runs would cost, before anything is loaded: MACs, device hours, memory, disk, videos still to make.
 
-Nothing here needs weights or a GPU. How a number is known is said with it, and so is what is assumed.
+Nothing here needs weights or a GPU. Every estimate comes with its basis and its assumptions.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ GPUS: dict[str, tuple[float, int]] = {
 }
 # The paper's Table 1 latencies on four A800 imply 21 (Open-Sora), 32 (HunyuanVideo), 46 (CogVideoX), 58 % (Wan).
 UTILISATION = 0.45
-BYTES_PER_PIXEL = 0.05  # of an mp4, roughly
+BYTES_PER_PIXEL = 0.05  # rough size of an mp4
 STYLES = ("true", "json", "table1")
-WIDTH = 400  # of the canvas: rich would shorten numbers to fit
+WIDTH = 400  # characters a line: in a narrower table, rich would shorten numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Device:
             raise ConfigError(f"plan_utilisation is a share above 0 and at most 1, not {self.utilisation}")
 
     def seconds(self, macs: float) -> float:
+        """Seconds for this many MACs, of two floating-point operations each."""
         return 2 * macs / (GPUS[self.name][0] * 1e12 * self.utilisation)
 
     @property
@@ -67,7 +68,7 @@ class Device:
 
 
 def style_of(plan: Any) -> str | None:
-    """How `plan=…` wants to be answered; None for not at all. Raises ConfigError for what is no style."""
+    """The style of plan that `plan=…` asks for; None for no plan. Raises ConfigError for an unknown style."""
     style = str(plan).lower()
     if style in ("false", "none"):
         return None
@@ -84,12 +85,12 @@ def show(
     all_priced = priced(jobs)
     rows = [row(job, price, device) for job, price in all_priced]
     total = totals(rows)
-    observed = [found for job, _ in all_priced if (found := observation(job, device)) is not None]
+    observations = [todo for job, _ in all_priced if (todo := observation(job, device)) is not None]
     if style == "json":
-        document = {"runs": rows, "totals": total, "observations": observed, "assumptions": device.words}
+        document = {"runs": rows, "totals": total, "observations": observations, "assumptions": device.words}
         say(json.dumps(document, indent=1, allow_nan=False))
     else:
-        for line in [*table(rows, total, device), *map(_in_words, observed)]:
+        for line in [*table(rows, total, device), *map(_in_words, observations)]:
             say(line)
 
 
@@ -97,16 +98,16 @@ def priced(jobs: Sequence[Job]) -> list[tuple[Job, Price]]:
     """Every distinct recipe among the jobs and their references, with the price of one video."""
     distinct: dict[tuple[str, str], Job] = {}
     for job in jobs:
-        for each in (job.reference, job):
-            distinct.setdefault((each.recipe.backbone.name, each.id), each)
+        for needed_job in (job.reference, job):
+            distinct.setdefault((needed_job.recipe.backbone.name, needed_job.id), needed_job)
     known = {folder: known_records(folder) for folder in {job.run.results for job in jobs}}
     return [(job, price_of(job.run, known[job.run.results])) for job in distinct.values()]
 
 
 def known_records(results: Path) -> list[dict[str, Any]]:
-    """The records of a results folder; where it has none, those published under it (results/README.md)."""
+    """The records of a results folder; if it has none, those published under it (results/README.md)."""
     own = list(records(results))
-    return own or [each for folder in sorted(results.glob("published/*")) for each in records(folder)]
+    return own or [record for folder in sorted(results.glob("published/*")) for record in records(folder)]
 
 
 def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
 
 
 def observation(job: Job, device: Device) -> dict[str, Any] | None:
-    """What looking at a recipe's samples still takes (observe/stage.py); no part of the totals. None for nothing."""
+    """What observing a recipe's samples still costs (observe/stage.py), apart from the totals. None for no work."""
     todo = observe.plan(job)
     return None if todo is None else {**todo, "gpu_hours": device.seconds(todo["pmacs"] * PETA) / 3600}
 
@@ -166,7 +167,7 @@ def _in_words(todo: dict[str, Any]) -> str:
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Over the videos still to make; PMACs at most and at least beside what is expected."""
+    """Totals over the videos still to make: PMACs (10^15 MACs; expected, least, most), GPU hours, disk and memory."""
 
     def total(name: str) -> float:
         return math.fsum(row["videos_missing"] * row[name] for row in rows)
@@ -195,14 +196,14 @@ COLUMNS = (
 
 
 def table(rows: Sequence[dict[str, Any]], total: dict[str, Any], device: Device) -> list[str]:
-    """The plan as lines of text; notes say what was assumed."""
+    """The plan as lines of text, with notes on what was assumed."""
     grid = Table()
     for name in COLUMNS:
         grid.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
     notes: dict[str, int] = {}
-    for each in rows:
-        number = notes.setdefault(each["assumed"], len(notes) + 1)
-        grid.add_row(*_cells(each, number))
+    for planned in rows:
+        number = notes.setdefault(planned["assumed"], len(notes) + 1)
+        grid.add_row(*_cells(planned, number))
     console = Console(highlight=False, width=WIDTH)
     with console.capture() as captured:
         console.print(grid)
@@ -214,9 +215,9 @@ def table(rows: Sequence[dict[str, Any]], total: dict[str, Any], device: Device)
     )
     lines.append("peak: transformer, activations, caches; without text encoder and VAE. * more than the GPU has.")
     lines.append(f"GPU s, GPU h: {device.words}; the paper's latencies imply 21 to 58 % of an A800's.")
-    for each in rows:
-        if (seconds := each["measured_seconds"]) is not None:
-            lines.append(f"timed on this machine: {each['model']} {each['method']}, {seconds:.3g} s a video")
+    for planned in rows:
+        if (seconds := planned["measured_seconds"]) is not None:
+            lines.append(f"timed on this machine: {planned['model']} {planned['method']}, {seconds:.3g} s a video")
     pmacs, least, most, hours = (_number(total[n]) for n in ("pmacs", "pmacs_lower", "pmacs_upper", "gpu_hours"))
     lines.append(
         f"{total['recipes']} recipes, {total['videos_missing']} videos to make: {pmacs} PMACs ({least} to {most}),"
@@ -225,26 +226,26 @@ def table(rows: Sequence[dict[str, Any]], total: dict[str, Any], device: Device)
     return lines
 
 
-def _cells(each: dict[str, Any], note: int) -> list[str]:
-    open_ended = each["pmacs_lower"] < each["pmacs_upper"]
+def _cells(planned: dict[str, Any], note: int) -> list[str]:
+    open_ended = planned["pmacs_lower"] < planned["pmacs_upper"]
     return [
-        f"{each['model']} {each['method']} ",
-        f"{_steps(each)}/{each['steps']} \\[{note}]",
-        *(_number(each[name]) for name in ("pmacs", "pmacs_linear", "pmacs_attention", "pflops")),
-        f"{_number(each['pmacs_lower'])}-{_number(each['pmacs_upper'])}" if open_ended else "",
-        f"{each['trial_overhead']:.1%}" if each["trial_pmacs"] else "",
-        f"{each['block_cache_gib']:.1f}" if each["block_cache_gib"] else "",
-        f"{each['peak_gib']:.1f}{' ' if each['fits_gpu'] else '*'}",
-        _number(each["gpu_seconds"]),
-        _number(each["gpu_hours_missing"]),
-        f"{each['disk_mb_missing']:.1f}",
-        f"{each['videos_missing']}/{each['videos']}",
+        f"{planned['model']} {planned['method']} ",
+        f"{_steps(planned)}/{planned['steps']} \\[{note}]",
+        *(_number(planned[name]) for name in ("pmacs", "pmacs_linear", "pmacs_attention", "pflops")),
+        f"{_number(planned['pmacs_lower'])}-{_number(planned['pmacs_upper'])}" if open_ended else "",
+        f"{planned['trial_overhead']:.1%}" if planned["trial_pmacs"] else "",
+        f"{planned['block_cache_gib']:.1f}" if planned["block_cache_gib"] else "",
+        f"{planned['peak_gib']:.1f}{' ' if planned['fits_gpu'] else '*'}",
+        _number(planned["gpu_seconds"]),
+        _number(planned["gpu_hours_missing"]),
+        f"{planned['disk_mb_missing']:.1f}",
+        f"{planned['videos_missing']}/{planned['videos']}",
     ]
 
 
-def _steps(each: dict[str, Any]) -> str:
-    partial = each["partial_steps"]
-    return f"{each['computed_steps'] - partial:.3g}+{partial}p" if partial else f"{each['computed_steps']:.3g}"
+def _steps(planned: dict[str, Any]) -> str:
+    computed, partial = planned["computed_steps"], planned["partial_steps"]
+    return f"{computed - partial:.3g}+{partial}p" if partial else f"{computed:.3g}"
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Where numbers come from: the machine (which latency belongs to), the commit, the packages."""
+"""Where numbers come from: the machine (on which latency depends), the commit, the package versions."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def _cpu_name() -> str:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:
         info = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-    return found.group(1) if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
+    return match.group(1) if match else platform.processor() or platform.machine()
 
 
 def _slug(text: str) -> str:
@@ -53,11 +53,11 @@ def _slug(text: str) -> str:
 
 @functools.cache
 def host() -> str:
-    """Six hex digits for this host: a hash, of which nothing personal can be read.
+    """Six hex digits that identify this host: a hash that reveals nothing personal.
 
-    Of the environment variable PCBENCH_HOST if it is set: for hosts that are alike and to count as one, or a container
-    whose name changes. Otherwise of the system's machine-id and the host's name, since images are copied with their
-    machine-id and hosts are called alike; without a machine-id the network card's number takes its place.
+    If the environment variable PCBENCH_HOST is set, its hash: for identical hosts that should count as one, or for a
+    container whose name changes. Otherwise the hash of the system's machine-id and the host's name together, since
+    copied images share a machine-id and hosts can share a name. Without a machine-id, the network card's number serves.
     """
     parts = [os.environ.get("PCBENCH_HOST") or f"{_machine_id()} {platform.node()}"]
     return hashlib.sha256(" ".join(["pcbench", *parts]).encode()).hexdigest()[:6]
@@ -72,12 +72,12 @@ def _machine_id() -> str:
         if text not in ("", "uninitialized"):
             return text
     number = uuid.getnode()
-    return "" if number >> 40 & 1 else f"{number:012x}"  # that bit: made up for this process
+    return "" if number >> 40 & 1 else f"{number:012x}"  # that bit is set if the number is random
 
 
 def machine(device: str, gpus: int = 1) -> dict[str, Any]:
-    """Hardware and runtime of what runs on `device`, on so many GPUs; `name` is a folder name made of what latency and
-    the last bits of a video depend on. Raises ConfigError for a device that is not here."""
+    """The hardware and runtime of a run on `device` and this many GPUs. `name` is a folder name made of everything that
+    latency and the last bits of a video depend on. Raises ConfigError for a device that does not exist here."""
     return dict(_machine(devices.resolve(device), gpus, torch.get_num_threads()))
 
 
@@ -95,7 +95,7 @@ def _machine(device: str, gpus: int, threads: int) -> dict[str, Any]:
     processor = f"{described['cpu']} {threads} threads"
     if device != "cpu":
         used = [device] if gpus == 1 else [f"cuda:{number}" for number in range(gpus)]
-        names = Counter(torch.cuda.get_device_name(each) for each in used)
+        names = Counter(torch.cuda.get_device_name(gpu) for gpu in used)
         described["gpu"] = processor = " ".join(f"{count}x {name}" for name, count in names.items())
         described["cuda"] = torch.version.cuda
     name = _slug(f"{processor} torch {torch.__version__.split('+')[0]} {described['host']}")
@@ -109,14 +109,15 @@ def machine_of(run: Run) -> dict[str, Any]:
 
 @functools.cache
 def revision() -> dict[str, Any]:
-    """The project's commit, whether the code in the tree differs from it, and package versions.
+    """The project's commit, whether the code in the working tree differs from it, and package versions.
 
-    An installed pcbench has neither: whatever repository the installation lies in, git does not know its files.
+    Commit and difference are None for an installed pcbench: git does not track its files, whatever repository they are
+    in.
     """
-    ours = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
-    dirty = _git("status", "--porcelain", "--", *CODE) if ours else None
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    dirty = _git("status", "--porcelain", "--", *CODE) if tracked else None
     return {
-        "commit": _git("rev-parse", "HEAD") if ours else None,
+        "commit": _git("rev-parse", "HEAD") if tracked else None,
         "dirty": None if dirty is None else bool(dirty),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }

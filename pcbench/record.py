@@ -1,6 +1,6 @@
 """The record of one (recipe, machine): a pure function of the sample, score and latency files on disk.
 
-Made again from the same files it is the same text; nothing in it depends on when or in what order they came to be.
+The same files always give the same text; nothing in it depends on when or in what order they were written.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ LETTERS = {"full": "F", "partial": "p", "reuse": "r"}
 def write(job: Job, error: str | None = None) -> dict[str, Any]:
     """Write the job's record and return it; `error` marks it as failed.
 
-    Raises FileNotFoundError, when it is written, if samples that the run has made, or its reference, are gone.
+    Raises FileNotFoundError, after writing it, if samples of the run or of its reference have disappeared.
     """
-    here, gone = job.place, _gone(job) if error is None and "generate" in job.run.stages else None
-    with alone(here.folder):  # of two processes the later one has seen what the earlier one made
-        data = build(job, error or gone)
-        write_record(here.record, data)
-    if gone:
-        raise FileNotFoundError(gone)
+    place, loss = job.place, _loss(job) if error is None and "generate" in job.run.stages else None
+    with alone(place.folder):  # of two processes, the later one includes what the earlier one made
+        data = build(job, error or loss)
+        write_record(place.record, data)
+    if loss:
+        raise FileNotFoundError(loss)
     return data
 
 
-def _gone(job: Job) -> str | None:
-    """What of the samples and their references is not there at the end."""
+def _loss(job: Job) -> str | None:
+    """The error message if samples or their references are missing at the end of the run, else None."""
     lacking = {"samples": job.missing(), "references": job.reference.missing()}
     return next(
         (
@@ -54,18 +54,18 @@ def _gone(job: Job) -> str | None:
 
 
 def read(job: Job) -> dict[str, Any]:
-    """The job's record as on disk; made from the samples where it is not there or damaged, and not written."""
+    """The job's record from disk; if missing or damaged, it is built from the samples but not written."""
     try:
-        return read_record(job.place.record, sums=False)  # integrity.check has seen to them
+        return read_record(job.place.record, sums=False)  # integrity.check has already checked the checksums
     except (FileNotFoundError, DamagedError):
         return build(job)
 
 
 def build(job: Job, error: str | None = None) -> dict[str, Any]:
     """The record as plain data. It covers every sample of the recipe on this machine, whichever run made it."""
-    run, here, recipe = job.run, job.place, job.recipe
-    pairs = list(here.traces())
-    vbench = results.per_sample(here.folder)
+    run, place, recipe = job.run, job.place, job.recipe
+    pairs = list(place.traces())
+    vbench = results.per_sample(place.folder)
     entries = [fidelity.at_any_rate(job, files)[1] for files, _ in pairs]
     samples = [
         _sample(job, trace, scores) | {"vbench": vbench.get(files.stem.name, {})}
@@ -73,9 +73,9 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
     ]
     timed = latency.stored(job)
     revisions = [trace["revision"] for _, trace in pairs]
-    failures = _failures(here)
-    lines = [f"{each['prompt']!r} seed {each['seed']}: {each['error']}" for each in failures]
-    observations = [_who(trace) | found for files, trace in pairs if (found := observe.stored(files))]
+    failures = _failures(place)
+    lines = [f"{failure['prompt']!r} seed {failure['seed']}: {failure['error']}" for failure in failures]
+    observations = [_prompt_and_seed(trace) | found for files, trace in pairs if (found := observe.stored(files))]
     return {
         "schema": SCHEMA,
         "id": job.id,
@@ -93,7 +93,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
         "revisions": [r for i, r in enumerate(revisions) if r not in revisions[:i]],
         "macs": _macs(job, samples),
         "fidelity": _fidelity(entries),
-        "vbench": results.summary(here.folder),
+        "vbench": results.summary(place.folder),
         "latency": None if timed is None else _latency(job, timed),
         "samples": samples,
         **({"failures": failures} if failures else {}),
@@ -101,21 +101,21 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
     }
 
 
-def _failures(here: Place) -> list[dict[str, Any]]:
-    """The samples that were tried and are not there: prompt, seed and error of each."""
-    paths = sorted(here.folder.glob("*.failed.json"))
-    tried = [(here.sample(path.name.removesuffix(".failed.json")), read_json(path)) for path in paths]
+def _failures(place: Place) -> list[dict[str, Any]]:
+    """The samples that were tried but do not exist: prompt, seed and error of each."""
+    paths = sorted(place.folder.glob("*.failed.json"))
+    tried = [(place.sample(path.name.removesuffix(".failed.json")), read_json(path)) for path in paths]
     return [failure for files, failure in tried if failure and not files.complete]
 
 
-def _who(trace: dict[str, Any]) -> dict[str, Any]:
+def _prompt_and_seed(trace: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": trace["prompt"], "seed": trace["seed"]}
 
 
 def _sample(job: Job, trace: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
     steps = trace["steps"]
     return {
-        **_who(trace),
+        **_prompt_and_seed(trace),
         "steps": len(steps),
         "computed": sum(step["action"] != "reuse" for step in steps),
         "partial": sum(step["action"] == "partial" for step in steps),
@@ -145,25 +145,25 @@ def _macs(job: Job, samples: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _latency(job: Job, timed: dict[str, Any]) -> dict[str, Any]:
-    """The timings with the MACs' ratio of each timed sample; the overall ratio is of their MACs together."""
+    """The timings with each timed sample's speedup by MACs; the overall one is the ratio of their total MACs."""
     full, prompts, efficiencies = reference_macs(job), [], []
-    for each in timed["prompts"]:
-        ratio = full / _price(job, each["trace"])
-        efficiencies += [value / ratio for value in each["speedup"]["values"]]
-        prompts.append({name: value for name, value in each.items() if name != "trace"} | {"macs_speedup": ratio})
-    together = statistics.harmonic_mean([each["macs_speedup"] for each in prompts])
+    for sample in timed["prompts"]:
+        ratio = full / _price(job, sample["trace"])
+        efficiencies += [value / ratio for value in sample["speedup"]["values"]]
+        prompts.append({name: value for name, value in sample.items() if name != "trace"} | {"macs_speedup": ratio})
+    overall = statistics.harmonic_mean([sample["macs_speedup"] for sample in prompts])
     return {
         **timed,
-        "macs_speedup_of_timed": together,
+        "macs_speedup_of_timed": overall,
         "speedup_over_macs_speedup": latency.spread(efficiencies),
         "prompts": prompts,
     }
 
 
 def _fidelity(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each metric, over all samples: the mean as its convention takes it, with a 95 % half-width (normal, of videos
-    taken equally) and the worst; how many videos have a value (n), have none for being identical, were not scored;
-    and what the metric is called."""
+    """A summary of each metric over all samples: the mean as its convention computes it, a 95 % half-width (normal
+    approximation, all videos weighted equally) and the worst value; how many videos have a value (n), have none because
+    they are identical to the reference, or were not scored; and the metric's description."""
     summaries = {}
     for name in sorted({name for entries in samples for name in entries}):
         entries = [entries[name] for entries in samples if name in entries]

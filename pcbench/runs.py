@@ -1,4 +1,4 @@
-"""From typed parts to a run that is checked: everything that can be known wrong before a model is loaded."""
+"""From typed parts to a checked run: finds every error that can be found before a model is loaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .vbench.dimensions import expand
 
 
 class RefusedError(ConfigError):
-    """A method does not work on a backbone, or not yet; the message names both and says why."""
+    """A method does not support a backbone, or not yet; the message names both and says why."""
 
 
 @dataclass(kw_only=True)
@@ -47,16 +47,16 @@ class Settings:
     results: str = "results"
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     latency: Latency = field(default_factory=Latency)
-    fidelity: Any = "raw"  # or a list of conventions
+    fidelity: Any = "raw"  # a convention or a list of them
     score: Score = field(default_factory=Score)
-    observe: Any = field(default_factory=list)  # of kinds; one alone may do without the brackets
+    observe: Any = field(default_factory=list)  # a list of kinds; a single kind needs no brackets
     observe_stride: int = number(1, 1000, 1)
     device: str = "auto"
     plan: Any = False  # or true, json, table1
     plan_gpu: str = "H200"
     plan_utilisation: float = 0.45
     wandb: Any = "off"  # or offline, online
-    sweeps: list[str] = field(default_factory=list)  # of an experiment: lines of overrides, each a sweep of its own
+    sweeps: list[str] = field(default_factory=list)  # an experiment's lines of overrides, each a sweep of its own
 
     def __post_init__(self) -> None:
         check_fields(self, "")
@@ -71,7 +71,7 @@ class Settings:
 
 
 def run_of(label: str, model: Model, method: Method, prompts: list[str], seeds: list[int], settings: Settings) -> Run:
-    """The run of these parts. Raises RefusedError if the method refuses the backbone, ConfigError for all else."""
+    """The run of these parts. Raises RefusedError if the method refuses the backbone, ConfigError for other errors."""
     run = Run(
         label=label,
         recipe=Recipe(
@@ -99,7 +99,7 @@ def run_of(label: str, model: Model, method: Method, prompts: list[str], seeds: 
 
 
 def _fitted(method: Method, backbone: Backbone, label: str) -> Method:
-    """The method with what depends on the backbone filled in."""
+    """The method with the fields filled in that depend on the backbone."""
     feasible.check_backbone(backbone)
     anatomy = anatomy_of(backbone)
     with _refusals(f"{backbone.name} {label}"):
@@ -107,7 +107,7 @@ def _fitted(method: Method, backbone: Backbone, label: str) -> Method:
 
 
 def anatomy_of(backbone: Backbone) -> Anatomy:
-    """What methods look up of a backbone."""
+    """The anatomy of a backbone's transformer: what methods know about its structure."""
     return _anatomy_of(json.dumps(dataclasses.asdict(backbone)))
 
 
@@ -119,7 +119,7 @@ def _anatomy_of(fields: str) -> Anatomy:
 
 
 def check(run: Run) -> None:
-    """Everything about a run that can be known wrong before a model is loaded."""
+    """Raise ConfigError for every error in a run that can be found before a model is loaded."""
     if wrong := [name for name in run.stages if name not in ALL_STAGES]:
         raise ConfigError(f"unknown stage {shortened(wrong[0])!r}; stages are {', '.join(ALL_STAGES)}")
     expand(run.score.vbench)
@@ -136,7 +136,7 @@ def check(run: Run) -> None:
 
 @contextmanager
 def _refusals(pair: str) -> Iterator[None]:
-    """What a method says against a backbone, as a RefusedError that names both."""
+    """Turns a method's ValueError about a backbone into a RefusedError that names both."""
     try:
         yield
     except ValueError as error:
@@ -144,10 +144,10 @@ def _refusals(pair: str) -> Iterator[None]:
 
 
 def label(preset: str, method: Method, changed: dict[str, Any]) -> str:
-    """What tables call a run: its preset, and the fields in which it differs, its own before those of all methods."""
+    """A run's name in tables: its preset and the fields that differ, the method's own before those of all methods."""
     bases = (base for base in type(method).__mro__[1:] if dataclasses.is_dataclass(base))
-    common = {each.name for base in bases for each in dataclasses.fields(base)}
-    order = [each.name for each in sorted(dataclasses.fields(method), key=lambda each: each.name in common)]
+    common = {item.name for base in bases for item in dataclasses.fields(base)}
+    order = [item.name for item in sorted(dataclasses.fields(method), key=lambda item: item.name in common)]
     return " ".join([preset, *(f"{name}={_plain(changed[name])}" for name in order if name in changed)])
 
 
@@ -156,26 +156,26 @@ def _plain(value: Any) -> str:
 
 
 def preset_of(method: Method, presets: Mapping[str, Method]) -> str | None:
-    """The preset that a method is in every field, however it was asked for; None if none.
+    """The preset that a method equals in every field, however it was asked for; None if there is none.
 
-    Of several the one with the longest name, which says most (precisecache_turbo, whose settings are the defaults).
+    If there are several, the longest name, which says most (precisecache_turbo, whose settings are the defaults).
     """
-    found = [name for name, preset in presets.items() if preset == method]
-    return max(found, key=lambda name: (len(name), name), default=None)
+    equal = [name for name, preset in presets.items() if preset == method]
+    return max(equal, key=lambda name: (len(name), name), default=None)
 
 
 def narrowed(sweeps: list[list[str]], words: list[str]) -> list[list[str]]:
-    """The lines of an experiment's sweeps, each followed by the user's words, which win.
+    """The lines of an experiment's sweeps, each followed by the user's words, which take precedence.
 
-    Where the lines have all names of the user's `model=` or `method=`, though, a line keeps those of them that it has,
-    and goes if it has none.
+    If the sweeps contain all names in the user's `model=` or `method=`, however, each line is narrowed to those of them
+    that it has, and dropped if it has none.
     """
     for group in ("model", "method"):
-        asked = [_names(word) for word in words if word.startswith(f"{group}=")][-1:]  # the last counts
+        chosen = [_names(word) for word in words if word.startswith(f"{group}=")][-1:]  # the last one counts
         known = {name for line in sweeps for word in line if word.startswith(f"{group}=") for name in _names(word)}
-        if asked and known.issuperset(asked[0]):
+        if chosen and known.issuperset(chosen[0]):
             words = [word for word in words if not word.startswith(f"{group}=")]
-            sweeps = [kept for line in sweeps if (kept := _kept(line, group, asked[0]))]
+            sweeps = [narrow for line in sweeps if (narrow := _narrowed_line(line, group, chosen[0]))]
     return [[*line, *words] for line in sweeps]
 
 
@@ -183,9 +183,9 @@ def _names(word: str) -> list[str]:
     return word.partition("=")[2].split(",")
 
 
-def _kept(line: list[str], group: str, asked: list[str]) -> list[str]:
-    """The line with those of its group's names that were asked for (all of those asked, if it has no such word)."""
-    own = next((_names(word) for word in line if word.startswith(f"{group}=")), asked)
-    both = [name for name in own if name in asked]
+def _narrowed_line(line: list[str], group: str, chosen: list[str]) -> list[str]:
+    """The line with only the chosen names of a group (all of them if the line has no word for it); empty if none."""
+    own = next((_names(word) for word in line if word.startswith(f"{group}=")), chosen)
+    common = [name for name in own if name in chosen]
     rest = [word for word in line if not word.startswith(f"{group}=")]
-    return [f"{group}={','.join(both)}", *rest] if both else []
+    return [f"{group}={','.join(common)}", *rest] if common else []

@@ -1,9 +1,9 @@
-"""Carry out jobs: the reference first, then the methods, each stage only as far as it is missing; a record at the end.
+"""Carry out jobs: the reference first, then the methods; each stage does only what is missing; a record at the end.
 
-What fails is recorded and the rest goes on: the other samples, the other stages, and the other jobs of a sweep.
+A failure is recorded and the rest goes on: the other samples, the other stages, and the other jobs of a sweep.
 
-A reference's frames are decoded once, not once for each method: where the videos of all prompts would not stay in
-memory, all methods of a model make and score as many as do, and then the next.
+A reference's frames are decoded once, not once per method: if the videos of all prompts do not fit in memory together,
+all methods of a model make and score as many prompts as fit, and then the next ones.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Share:
-    """A job as far as some of its prompts go: what is carried out in one go.
+    """A part of a job that is carried out in one go: some of its prompts.
 
-    job: the whole. part: the job of these prompts alone. number: which of the sweep's jobs it is done for, from 1.
+    job: the whole job. part: the job with these prompts alone. number: which of the sweep's jobs needs it, from 1.
     first, last: whether it is the job's first or last share.
     """
 
@@ -42,15 +42,15 @@ class Share:
 
 
 def shares(jobs: Sequence[Job]) -> Iterator[Share]:
-    """The jobs, each after its reference, in the order they are carried out in."""
+    """The shares of the jobs, each job after its reference, in the order in which they are carried out."""
     numbered = list(enumerate(jobs, 1))
     done: set[Job] = set()
     for _, group in groupby(numbered, lambda pair: pair[1].reference):
-        ordered: dict[Job, int] = {}  # what is still to do, and for which of the jobs
+        ordered: dict[Job, int] = {}  # the jobs still to do, and the number of the job that needs each
         for number, job in group:
-            for each in (job.reference, job):
-                if each not in done:
-                    ordered.setdefault(each, number)
+            for needed in (job.reference, job):
+                if needed not in done:
+                    ordered.setdefault(needed, number)
         if not ordered:
             continue
         done |= set(ordered)
@@ -67,8 +67,8 @@ def _part(job: Job, prompts: list[str]) -> Job:
 
 
 def _chunks(jobs: Sequence[Job]) -> list[list[str]]:
-    """The prompts of jobs with one reference, in as many parts as it takes for the frames of a part to stay in memory
-    until they are scored: those of the references, and those of the method at hand."""
+    """The prompts of jobs with one reference, split so that the frames of a part stay in memory until they are scored:
+    the reference's, and those of the current method."""
     run, sampling = jobs[0].run, jobs[0].recipe.sampling
     size = len(run.prompts)
     if len(jobs) > 1 and {"generate", "score"} <= set(run.stages):
@@ -78,15 +78,15 @@ def _chunks(jobs: Sequence[Job]) -> list[list[str]]:
 
 
 class Sweep:
-    """What became of the shares so far."""
+    """Carries out shares, and remembers what became of them."""
 
     def __init__(self) -> None:
         self._settled: set[Job] = set()
         self._failures: dict[Job, list[Failure]] = {}
-        self._held: dict[int, str | None] = {}  # the backbone loaded when the share, by number, of a job was begun
+        self._held: dict[int, str | None] = {}  # the pipeline held when the first share of each number began
 
     def carry_out(self, share: Share, say: Say = print) -> list[Failure]:
-        """One share; returns what failed in it. The record has it by then, and the memory is what it was."""
+        """Carry out one share; returns its failures. By then they are in the record, and their memory is released."""
         job, before = share.job, self._held.setdefault(share.number, backbones.held())
         if share.first:
             if integrity.settled(job):
@@ -100,8 +100,9 @@ class Sweep:
         known += failures
         if failures:
             _keep_details(job, known, say)
-        whole = job if share.last else share.part  # of which nothing may be missing
-        failed = attempt("record", partial(record.write, whole, "; ".join(each.line for each in known) or None))
+        complete = job if share.last else share.part  # the job of which no sample may be missing by now
+        error = "; ".join(failure.line for failure in known) or None
+        failed = attempt("record", partial(record.write, complete, error))
         if failed is not None:
             failures.append(failed)
             known.append(failed)
@@ -113,7 +114,7 @@ class Sweep:
 
 
 def execute(job: Job, say: Say = print) -> None:
-    """All stages of one job, of its uncached reference first. Raises FailedError at the end if something failed."""
+    """All stages of one job, its uncached reference's first. Raises FailedError at the end if something failed."""
     sweep = Sweep()
     failures = [failure for share in shares([job]) for failure in sweep.carry_out(share, say)]
     if failures:
@@ -121,7 +122,7 @@ def execute(job: Job, say: Say = print) -> None:
 
 
 def _try_stages(share: Share, say: Say) -> list[Failure]:
-    """Without a pipeline the other stages are not tried."""
+    """Try every stage; returns the failures. If the pipeline cannot be loaded, the other stages are not tried."""
     failures: list[Failure] = []
     for name, stage in _stages(share, say):
         failed = attempt(name, lambda stage=stage: failures.extend(stage() or []))  # type: ignore[misc]
@@ -133,22 +134,22 @@ def _try_stages(share: Share, say: Say) -> list[Failure]:
 
 
 def _stages(share: Share, say: Say) -> Iterator[tuple[str, Callable[[], list[Failure] | None]]]:
-    job, part, asked = share.job, share.part, share.job.run.stages
-    if "generate" in asked:
+    job, part, names = share.job, share.part, share.job.run.stages
+    if "generate" in names:
         yield "generate", partial(generate, part, say)
-    if "latency" in asked and share.last:
+    if "latency" in names and share.last:
         yield "latency", partial(latency.profile, job, say)
-    if "score" in asked:
+    if "score" in names:
         yield "score", partial(fidelity.score, part, say)
-    if "score" in asked and share.last:
+    if "score" in names and share.last:
         yield "VBench", partial(vbench.score, job, say)
-    if "observe" in asked and share.last:
+    if "observe" in names and share.last:
         yield "observe", partial(observe.observe, job, say)
 
 
 def _keep_details(job: Job, failures: list[Failure], say: Say) -> None:
-    """Write the tracebacks beside the run's samples."""
+    """Write the tracebacks to a file next to the run's samples."""
     path = job.place.folder / "error.txt"
-    text = "\n".join(f"{each.what}\n{each.details}" for each in failures)
+    text = "\n".join(f"{failure.what}\n{failure.details}" for failure in failures)
     failed = attempt("error.txt", lambda: write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8")))
     say(f"{job.run.label}  failed, details in {path}" if failed is None else f"{job.run.label}  failed; {failed.line}")

@@ -1,4 +1,4 @@
-"""The table a run ends in: one row a method, every number from its record."""
+"""The table printed at the end of a run: one row per method, every number from its record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CAPTION = (
     "steps: computed/all. latency: denoising loop of one prompt, median. efficiency: its speedup against the\n"
     "reference in the same process, over the MACs' ratio of that call. speedup: of all n, MACs ÷ times efficiency."
 )
-WIDTH = 400  # of the canvas, not of the table: rich shortens numbers to fit, and a number is never to be shortened
+WIDTH = 400  # characters available, more than any table needs: rich would shorten numbers to fit a narrower console
 
 
 def show(jobs: Sequence[Job]) -> None:
@@ -47,11 +47,11 @@ def show(jobs: Sequence[Job]) -> None:
 
 
 def _more_metrics(jobs: Iterable[Job], records: Iterable[dict[str, Any]]) -> list[str]:
-    """Metrics with a column beyond PSNR and SSIM: LPIPS where it was scored, and all of other conventions asked for."""
-    found = list(records)
-    asked = [name for job in jobs for convention in job.run.fidelity for name in CONVENTIONS[convention]]
-    beyond = [name for name in dict.fromkeys(asked) if name not in HEADLINE and METRICS[name].shown]
-    return [name for name in beyond if any(each["fidelity"].get(name, {}).get("n") for each in found)]
+    """Metrics with a column besides PSNR and SSIM: LPIPS if it was scored, and those of the runs' other conventions."""
+    summaries = [record["fidelity"] for record in records]
+    requested = [name for job in jobs for convention in job.run.fidelity for name in CONVENTIONS[convention]]
+    further = [name for name in dict.fromkeys(requested) if name not in HEADLINE and METRICS[name].shown]
+    return [name for name in further if any(summary.get(name, {}).get("n") for summary in summaries)]
 
 
 def _heading(metric: str) -> str:
@@ -60,7 +60,7 @@ def _heading(metric: str) -> str:
 
 
 def row(job: Job, more_metrics: Sequence[str] = (), data: dict[str, Any] | None = None) -> list[str]:
-    """The cells of one run, over its own samples, from its record (read if not given). What is missing is a dash."""
+    """The cells of one run, over its own samples, from its record (read if not given). A missing value is a dash."""
     run, data = job.run, data or record.read(job)
     wanted = set(run.samples)
     samples = [s for s in data["samples"] if (s["prompt"], s["seed"]) in wanted]
@@ -76,7 +76,8 @@ def row(job: Job, more_metrics: Sequence[str] = (), data: dict[str, Any] | None 
 
 
 def latency_cells(latency: dict[str, Any] | None, macs_ratio: float | None) -> list[str]:
-    """Seconds, speedup of the videos whose MACs' ratio is given (None: of the timed call alone), efficiency."""
+    """Cells: seconds, speedup, efficiency. The speedup is that of videos with this ratio of MACs, or with None that of
+    the timed call alone."""
     if latency is None:
         return ["-"] * 3
     efficiency = latency["speedup_over_macs_speedup"]
@@ -92,7 +93,7 @@ def latency_cells(latency: dict[str, Any] | None, macs_ratio: float | None) -> l
 
 
 def _fidelity_cell(job: Job, samples: list[dict[str, Any]], metric: str) -> str:
-    """The mean over samples that have a value, and how many of them have none because nothing differs."""
+    """The mean over the samples that have a value, and how many have none because they are identical."""
     if job.uncached is None:
         return "reference"
     values = [value for s in samples if (value := s["fidelity"].get(metric)) is not None]

@@ -1,4 +1,4 @@
-"""Backbones: `load(recipe)` gives a ready diffusers pipeline. The last one loaded is kept, so a sweep loads it once."""
+"""Backbones: `load` returns a ready diffusers pipeline. The last one loaded is kept, so a sweep loads it once."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from .weights import are_random, config_of, source
 FAMILIES: dict[str, Family] = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": open_sora}
 
 _loaded: tuple[str, Any] | None = None
-calls: Counter[str] = Counter()  # of the pipeline still held, by recipe id: what it has been called with is warm
+calls: Counter[str] = Counter()  # calls of the pipeline held in memory, by recipe id; a recipe counted here is warm
 
 
 def family(backbone: Backbone) -> Family:
-    """The module that knows this backbone's family. Raises ConfigError if there is none."""
+    """The module for this backbone's family. Raises ConfigError if the family is unknown."""
     if backbone.family not in FAMILIES:
         raise ConfigError(f"unknown backbone family {backbone.family!r}; known: {', '.join(FAMILIES)}")
     return FAMILIES[backbone.family]
 
 
 def check(run: Run) -> None:
-    """Raise ConfigError for what can be known wrong of a run's device, offload and attention before loading."""
+    """Raise ConfigError for errors in a run's device, offload and attention that can be found before loading."""
     device = devices.resolve(run.device)
     if run.offload == "model" and device == "cpu":
         raise ConfigError("model.offload=model moves weights to a GPU and back: there is no CUDA device here")
-    if (asked := run.recipe.numerics.attention) is not None:
-        check_choice("model.numerics.attention", asked, [name.value for name in AttentionBackendName])
+    if (attention := run.recipe.numerics.attention) is not None:
+        check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
 
 
 def load(recipe: Recipe, device: str, offload: str = "none") -> Any:
-    """The recipe's pipeline, loaded or the one still held: on `device` (as of a run), or waiting for `placed` if
-    offloaded. The memory of the one before is free by then."""
+    """The recipe's pipeline, newly loaded or the one held: on `device` (a run's setting, "auto" included), or waiting
+    for `placed` if offloaded. A different pipeline held before is released first."""
     global _loaded
     device = devices.resolve(device)
     devices.use(device)
@@ -54,14 +54,14 @@ def load(recipe: Recipe, device: str, offload: str = "none") -> Any:
     if _loaded is None or _loaded[0] != key:
         forget()
         for library in (diffusers, transformers):
-            library.utils.logging.disable_progress_bar()  # of loading; a second of noise
+            library.utils.logging.disable_progress_bar()  # the loading bars only add noise
         kind = family(recipe.backbone)
         if are_random(recipe.backbone):
             pipe = kind.build(recipe, device if offload == "none" else "cpu")
         else:
             pipe = kind.load(source(recipe.backbone), recipe)
         _settle(pipe, recipe, device, offload)
-        pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # of denoising steps
+        pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # bar of denoising steps
         _loaded = (key, pipe)
     return _loaded[1]
 
@@ -70,7 +70,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
     if offload == "none":
         pipe.to(device)
     elif offload == "group":
-        # Before any cache is attached: then a reused step moves no weights. The VAE decodes once and stays.
+        # Set up before any cache is attached, so that a reused step moves no weights. The VAE stays on the device.
         stream = device.startswith("cuda")
         pipe.vae.to(device)
         pipe.enable_group_offload(
@@ -78,7 +78,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
         )
     if recipe.numerics.vae_tiling:
         pipe.vae.enable_tiling()
-    # diffusers remembers a backend for all models of the process, so it is set for each.
+    # diffusers remembers one backend for all models of the process, so it is compared and set for every model.
     backend = attention_of(recipe)
     for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
         if transformer is not None and backend != attention_backend():
@@ -88,13 +88,13 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
 
 
 def spread(transformer: Any, count: int) -> None:
-    """Share the transformer's tokens among so many processes (sampling/parallel.py); the shares may be uneven."""
+    """Split the transformer's tokens among `count` processes (sampling/parallel.py); the shares may be uneven."""
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, ulysses_anything=True))
 
 
 @contextmanager
 def placed(pipe: Any, offload: str, device: str) -> Iterator[None]:
-    """The pipeline able to run. With offload "model" its components come to the device one at a time inside."""
+    """Make the pipeline able to run inside the block. With offload "model", components move to the device in turn."""
     if offload != "model":
         yield
         return
@@ -106,12 +106,12 @@ def placed(pipe: Any, offload: str, device: str) -> Iterator[None]:
 
 
 def held() -> str | None:
-    """What names the pipeline still held; None if there is none."""
+    """A key that identifies the pipeline held in memory; None if there is none."""
     return None if _loaded is None else _loaded[0]
 
 
 def forget() -> None:
-    """Let go of the pipeline still held."""
+    """Release the pipeline held in memory, and its memory on the device."""
     global _loaded
     _loaded = None
     calls.clear()
@@ -119,8 +119,8 @@ def forget() -> None:
 
 
 def after_call(pipe: Any) -> None:
-    """Let go of what a call leaves in its pipeline: the scheduler's outputs, the last timestep, and of a VAE that
-    failed in the middle of decoding what it kept of earlier frames."""
+    """Release what a call leaves in its pipeline: the scheduler's outputs, the last timestep, and the earlier frames
+    that a VAE still caches if it failed in the middle of decoding."""
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     for name, value in vars(pipe).items():
         if isinstance(value, torch.Tensor):
@@ -135,10 +135,10 @@ def attention_of(recipe: Recipe) -> str:
 
 
 def attention_backend() -> str:
-    """The attention backend that diffusers uses now."""
+    """The attention backend that diffusers is set to at the moment."""
     return _AttentionBackendRegistry.get_active_backend()[0].value
 
 
 def transformer_config(backbone: Backbone) -> dict[str, Any]:
-    """The transformer's config, from its folder if the weights are here, else as the backbone declares it."""
+    """The transformer's config: from its folder if that is on this machine, else as the backbone declares it."""
     return config_of(backbone, "transformer")

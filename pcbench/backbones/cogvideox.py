@@ -1,4 +1,4 @@
-"""CogVideoX (1.0, 2B and 5B): loading, sizes, decoding. One transformer call a step holds both guidance branches."""
+"""CogVideoX (1.0, 2B and 5B): loading, sizes, decoding. One transformer call per step holds both guidance branches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXT_ENCODERS = ((T5EncoderModel, shared.t5_xxl, TEXT_TOKENS),)  # class, config
 
 
 def load(source: str, recipe: Recipe) -> CogVideoXPipeline:
-    """The pipeline at the recipe's dtype, with the scheduler of the repository."""
+    """The pipeline at the recipe's dtype, with the repository's scheduler. Raises ConfigError if flow_shift is set."""
     if recipe.sampling.flow_shift is not None:
         raise ConfigError("CogVideoX does not sample a flow: leave model.sampling.flow_shift out")
     dtype, revision = getattr(torch, recipe.numerics.dtype), weights.revision(recipe.backbone)
@@ -43,7 +43,7 @@ def build(recipe: Recipe, device: str) -> CogVideoXPipeline:
 
 
 def scheduler() -> CogVideoXDDIMScheduler:
-    """As published with the released weights."""
+    """The scheduler published with the released weights."""
     return CogVideoXDDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
@@ -60,22 +60,22 @@ def check(sampling: Sampling) -> None:
 
 
 def latent_size(sampling: Sampling) -> tuple[int, int, int]:
-    """(T, H, W) of the latent."""
+    """(T, H, W) of the latent, in cells."""
     return shared.latent_size(sampling, SPATIAL, TEMPORAL)
 
 
 def branches(recipe: Recipe) -> int:
-    """Transformer calls a step makes; its one call holds both guidance branches."""
+    """Transformer calls per step: one, which holds both guidance branches."""
     return 1
 
 
 def guidance_scale(recipe: Recipe) -> float | None:
-    """The scale of classifier-free guidance where the pipeline does not tell it; CogVideoX's does."""
+    """The scale of classifier-free guidance if the pipeline has no such attribute; CogVideoX's has, so None."""
     return None
 
 
 def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, Any]:
-    """Shapes of the tensor arguments of one transformer call; those of the rotary table are two."""
+    """Shapes of the tensor arguments of one transformer call; the rotary table has two tensors, so two shapes."""
     batch = 2 if recipe.sampling.guidance_scale > 1 else 1
     frames, height, width = latent_size(recipe.sampling)
     shapes: dict[str, Any] = {
@@ -94,7 +94,7 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, Any]:
 
 
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
-    """The pipeline call's arguments, prompt and noise apart."""
+    """The pipeline call's arguments except prompt and noise."""
     return {"negative_prompt": recipe.sampling.negative_prompt, **shared.call_arguments(recipe)}
 
 

@@ -1,5 +1,5 @@
 """HunyuanVideo: loading, sizes, decoding. Guidance is an input of the transformer, so a step is one call; with
-`backbone.call.true_cfg_scale` above 1 there is a second one for the negative prompt."""
+`backbone.call.true_cfg_scale` above 1 there is a second call for the negative prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NARROW = {**HEAD, "text_embed_dim": 8, "pooled_projection_dim": 8, "rope_axes_di
 BOUNDARY: float | None = None
 SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent frame; cells per token side
 TEXT_TOKENS = 256  # HunyuanVideoPipeline's default max_sequence_length
-SHIFT = 7.0  # of the released pipeline's scheduler
+SHIFT = 7.0  # the timestep shift of the released pipeline's scheduler
 TEXT_ENCODERS = (
     (
         LlamaModel,
@@ -40,7 +40,7 @@ TEXT_ENCODERS = (
             num_attention_heads=32,
             num_key_value_heads=8,
         ),
-        TEXT_TOKENS + 95,  # and the tokens of the pipeline's prompt template
+        TEXT_TOKENS + 95,  # 95 tokens of the pipeline's prompt template
     ),
     (
         CLIPTextModel,
@@ -53,7 +53,7 @@ TEXT_ENCODERS = (
 
 
 def load(source: str, recipe: Recipe) -> HunyuanVideoPipeline:
-    """The pipeline as its model card loads it: the rest in float16 where the transformer is in bfloat16."""
+    """The pipeline as its model card loads it: if the transformer is in bfloat16, everything else is in float16."""
     dtype, revision = getattr(torch, recipe.numerics.dtype), weights.revision(recipe.backbone)
     transformer = TRANSFORMER.from_pretrained(source, subfolder="transformer", revision=revision, dtype=dtype)
     rest = torch.float16 if dtype == torch.bfloat16 else dtype
@@ -81,12 +81,12 @@ def build(recipe: Recipe, device: str) -> HunyuanVideoPipeline:
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """As published with the released weights."""
+    """The scheduler published with the released weights."""
     return FlowMatchEulerDiscreteScheduler(shift=SHIFT)
 
 
 def set_timesteps(scheduler: FlowMatchEulerDiscreteScheduler, sampling: Sampling) -> None:
-    """Set the scheduler's steps as the pipeline's call does: by noise levels, down to the last but one."""
+    """Set the scheduler's steps as the pipeline's call does: noise levels evenly spaced from 1 towards 0, without 0."""
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, sampling.steps + 1)[:-1].tolist())
 
 
@@ -96,17 +96,17 @@ def check(sampling: Sampling) -> None:
 
 
 def latent_size(sampling: Sampling) -> tuple[int, int, int]:
-    """(T, H, W) of the latent."""
+    """(T, H, W) of the latent, in cells."""
     return shared.latent_size(sampling, SPATIAL, TEMPORAL)
 
 
 def guidance_scale(recipe: Recipe) -> float | None:
-    """The scale of true classifier-free guidance, which the pipeline does not tell; 1 is none."""
+    """The scale of true classifier-free guidance, which the pipeline has no attribute for; 1 means no guidance."""
     return recipe.backbone.call.get("true_cfg_scale", 1.0)
 
 
 def branches(recipe: Recipe) -> int:
-    """Transformer calls a step makes."""
+    """Number of transformer calls per step: 2 with true classifier-free guidance, else 1."""
     return 2 if recipe.backbone.call.get("true_cfg_scale", 1.0) > 1 else 1
 
 
@@ -124,18 +124,18 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int
 
 
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
-    """The pipeline call's arguments, prompt and noise apart."""
+    """The pipeline call's arguments except prompt and noise."""
     return {"negative_prompt": recipe.sampling.negative_prompt, **shared.call_arguments(recipe)}
 
 
 @torch.no_grad()
 def embed(pipe: HunyuanVideoPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:
     """Prompt embeddings as pipeline arguments, for timing the denoising loop alone."""
-    found = _embeddings(pipe, prompt, recipe)
+    embeddings = _embeddings(pipe, prompt, recipe)
     if branches(recipe) == 2:
         negative = _embeddings(pipe, recipe.sampling.negative_prompt, recipe)
-        found |= {f"negative_{name}": value for name, value in negative.items()}
-    return found
+        embeddings |= {f"negative_{name}": value for name, value in negative.items()}
+    return embeddings
 
 
 def _embeddings(pipe: HunyuanVideoPipeline, prompt: str, recipe: Recipe) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from . import weights
 
 
 def check_size(sampling: Sampling, side: int, temporal: int) -> None:
-    """Raise ConfigError for a size that a pipeline would refuse, or silently change.
+    """Raise ConfigError for a size that a pipeline would refuse or silently change.
 
     side: pixels per token along height and width. temporal: frames must be a multiple of it plus one.
     """
@@ -24,7 +24,7 @@ def check_size(sampling: Sampling, side: int, temporal: int) -> None:
 
 
 def latent_size(sampling: Sampling, spatial: int, temporal: int) -> tuple[int, int, int]:
-    """(T, H, W) of the latent of a causal VAE, which keeps the first frame apart."""
+    """(T, H, W), in cells, of the latent of a causal VAE, which codes the first frame on its own."""
     return (sampling.frames - 1) // temporal + 1, sampling.height // spatial, sampling.width // spatial
 
 
@@ -34,7 +34,7 @@ def text_tokens(recipe: Recipe, default: int) -> int:
 
 
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
-    """The pipeline call's arguments that every family has; prompts and noise apart."""
+    """The pipeline call's arguments that every family has, except prompts and noise."""
     sampling = recipe.sampling
     return {
         "height": sampling.height,
@@ -49,7 +49,7 @@ def call_arguments(recipe: Recipe) -> dict[str, Any]:
 def guided_embeddings(
     pipe: Any, prompt: str, sampling: Sampling, tokens: int, width: int, guided: bool
 ) -> dict[str, torch.Tensor]:
-    """Embeddings (1, tokens, width) of a prompt and its negative as pipeline arguments; without an encoder random."""
+    """Embeddings (1, tokens, width) of the prompt and the negative prompt; random if there is no text encoder."""
     if pipe.text_encoder is None:
         like = next(pipe.transformer.parameters())
         positive, negative = (weights.random_embeddings(text, (1, tokens, width), like) for text in (prompt, ""))

@@ -1,4 +1,4 @@
-"""The Wan2.1 and Wan2.2 families: loading, sizes, decoding. Bundled, local and hub weights take the same path."""
+"""The Wan2.1 and Wan2.2 families: loading, sizes, decoding. Bundled, local and hub weights load the same way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPATIAL, TEMPORAL, PATCH = 8, 4, 2  # pixels per latent cell; frames per latent 
 POSITIONS = 1024  # along each axis: rope_max_seq_len of WanTransformer3DModel
 TEXT_TOKENS = 512  # WanPipeline's default max_sequence_length
 NARROW = {**HEAD, "text_dim": 8, "freq_dim": 8, "ffn_dim": 16}
-BOUNDARY: float | None = 0.875  # share of the noise above which Wan2.2's first transformer works (its wan_t2v_A14B.py)
+BOUNDARY: float | None = 0.875  # share of the noise above which Wan2.2 uses its first transformer (wan_t2v_A14B.py)
 TEXT_ENCODERS = (
     (
         UMT5EncoderModel,
@@ -35,7 +35,7 @@ TEXT_ENCODERS = (
 
 
 def load(source: str, recipe: Recipe) -> WanPipeline:
-    """The pipeline at the recipe's dtype; the VAE stays in float32, where Wan's decodes cleanly."""
+    """The pipeline at the recipe's dtype; the VAE stays in float32, in which Wan's VAE decodes cleanly."""
     dtype, revision = getattr(torch, recipe.numerics.dtype), weights.revision(recipe.backbone)
     vae = AutoencoderKLWan.from_pretrained(source, subfolder="vae", revision=revision, dtype=torch.float32)
     pipe = WanPipeline.from_pretrained(source, vae=vae, revision=revision, dtype=dtype)
@@ -47,7 +47,9 @@ def build(recipe: Recipe, device: str) -> WanPipeline:
     """The same architecture with random weights and no text encoder."""
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
         transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
-        two = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer")) if _is_two(recipe) else None
+        second = None
+        if _has_two_transformers(recipe):
+            second = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
     with weights.at(device, torch.float32):
         vae = weights.built(AutoencoderKLWan, weights.config_of(recipe.backbone, "vae"))
     pipe = WanPipeline(
@@ -56,15 +58,15 @@ def build(recipe: Recipe, device: str) -> WanPipeline:
         vae=vae,
         scheduler=scheduler(),
         transformer=transformer,
-        transformer_2=two,
-        boundary_ratio=BOUNDARY if two else None,
+        transformer_2=second,
+        boundary_ratio=BOUNDARY if second else None,
     )
     shared.shift_flow(pipe, recipe.sampling.flow_shift)
     return pipe
 
 
 def scheduler() -> UniPCMultistepScheduler:
-    """As published with the released weights."""
+    """The scheduler published with the released weights."""
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
 
 
@@ -73,12 +75,12 @@ def set_timesteps(scheduler: UniPCMultistepScheduler, sampling: Sampling) -> Non
     scheduler.set_timesteps(sampling.steps)
 
 
-def _is_two(recipe: Recipe) -> bool:
+def _has_two_transformers(recipe: Recipe) -> bool:
     return "guidance_scale_2" in recipe.backbone.call
 
 
 def check(sampling: Sampling) -> None:
-    """Raise ConfigError for a size the pipeline would silently change, or the transformer has no positions for."""
+    """Raise ConfigError for a size that the pipeline would silently change or the transformer has no positions for."""
     shared.check_size(sampling, SPATIAL * PATCH, TEMPORAL)
     if max(sampling.height, sampling.width) > POSITIONS * SPATIAL * PATCH or latent_size(sampling)[0] > POSITIONS:
         most = f"{(POSITIONS - 1) * TEMPORAL + 1} frames of {POSITIONS * SPATIAL * PATCH} pixels a side"
@@ -86,17 +88,17 @@ def check(sampling: Sampling) -> None:
 
 
 def latent_size(sampling: Sampling) -> tuple[int, int, int]:
-    """(T, H, W) of the latent."""
+    """(T, H, W) of the latent, in cells."""
     return shared.latent_size(sampling, SPATIAL, TEMPORAL)
 
 
 def branches(recipe: Recipe) -> int:
-    """Transformer calls a step makes."""
+    """Number of transformer calls per step: 2 with classifier-free guidance, else 1."""
     return 2 if recipe.sampling.guidance_scale > 1 else 1
 
 
 def guidance_scale(recipe: Recipe) -> float | None:
-    """The scale of classifier-free guidance where the pipeline does not tell it; Wan's does."""
+    """The scale of classifier-free guidance if the pipeline has no such attribute; Wan's has, so None."""
     return None
 
 
@@ -111,7 +113,7 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int
 
 
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
-    """The pipeline call's arguments, prompt and noise apart."""
+    """The pipeline call's arguments except prompt and noise."""
     return {"negative_prompt": recipe.sampling.negative_prompt, **shared.call_arguments(recipe)}
 
 

@@ -15,27 +15,27 @@ from ..config import RANDOM, Backbone, ConfigError, Download
 
 BUNDLED = Path(__file__).parents[1] / "tiny" / "weights"
 INDEX = "model_index.json"  # every diffusers pipeline folder has one
-HUB_TIMEOUT = 5  # seconds to find out whether the hub answers
+HUB_TIMEOUT = 5  # seconds to wait for an answer from the hub
 
 
 def source(backbone: Backbone) -> str:
-    """The folder or hub repository of the weights. Raises ConfigError for bundled weights that are not there."""
-    kept = backbone.source.removeprefix(f"{RANDOM}:")  # random numbers in the architecture of a folder
-    kind, _, name = kept.partition(":")
+    """The folder or hub repository of the weights. Raises ConfigError for bundled weights that do not exist."""
+    place = backbone.source.removeprefix(f"{RANDOM}:")  # "random:FOLDER" means random numbers in FOLDER's architecture
+    kind, _, name = place.partition(":")
     if kind != "bundled":
-        return kept
+        return place
     if not (BUNDLED / name / INDEX).exists():
         raise ConfigError(f"no bundled weights named {name!r} in {BUNDLED}")
     return str(BUNDLED / name)
 
 
 def are_random(backbone: Backbone) -> bool:
-    """Whether there is no checkpoint to load."""
+    """Whether the weights are random numbers, so that there is no checkpoint to load."""
     return backbone.source.partition(":")[0] == RANDOM
 
 
 def config_of(backbone: Backbone, part: str) -> dict[str, Any]:
-    """The config of a part of the pipeline: its folder's if that is here, else as declared, {} being class defaults."""
+    """The config of a part of the pipeline: its folder's if that exists, else as declared; {} means class defaults."""
     path = Path(source(backbone)) / part / "config.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -48,7 +48,7 @@ def revision(backbone: Backbone) -> str | None:
 
 
 def require(backbone: Backbone, download: Download) -> None:
-    """Raise ConfigError, in one line that says what to do, if the weights are neither here nor to be had."""
+    """Raise ConfigError, in one line that says what to do, if the weights are neither here nor can be downloaded."""
     place = Path(source(backbone))
     if backbone.source.startswith("bundled:") and not any((place / "transformer").glob("*.safetensors")):
         raise ConfigError(
@@ -67,7 +67,7 @@ def require(backbone: Backbone, download: Download) -> None:
         return
     try:
         HfApi().model_info(backbone.source, revision=backbone.revision, timeout=HUB_TIMEOUT)
-    except Exception as error:  # the hub's client raises its transport's errors, whichever that is
+    except Exception as error:  # the hub's client raises the errors of whichever transport it uses
         why = f"not here, and the hub not in reach ({type(error).__name__})"
         raise ConfigError(_what_to_do(backbone, download, why)) from error
 
@@ -75,33 +75,33 @@ def require(backbone: Backbone, download: Download) -> None:
 def _what_to_do(backbone: Backbone, download: Download, why: str) -> str:
     size = f" ({download.gigabytes:g} GB)" if download.gigabytes else ""
     twin = f" or model={download.twin}" if download.twin else ""
-    how = download.obtain or "give a copy:"
+    advice = download.obtain or "give a copy:"
     return (
         f"no weights for {backbone.name}: {backbone.source}{size} is {why};"
-        f" {how} model.backbone.source=FOLDER, or model.weights=random{twin}"
+        f" {advice} model.backbone.source=FOLDER, or model.weights=random{twin}"
     )
 
 
 @contextmanager
 def at(device: str, dtype: torch.dtype, seed: int = 0) -> Iterator[None]:
-    """Modules made inside have seeded random weights of this dtype on this device, at once and nowhere else."""
-    before = torch.get_default_dtype()
+    """Modules made inside the block get seeded random weights of this dtype, created directly on this device."""
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        gpus = [torch.device(device).index or 0] if device.startswith("cuda") else []  # and no other one is touched
+        gpus = [torch.device(device).index or 0] if device.startswith("cuda") else []  # touch no other GPU's generator
         with torch.random.fork_rng(gpus), torch.device(device), torch.no_grad():
             torch.manual_seed(seed)
             yield
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default_dtype)
 
 
 def random_embeddings(prompt: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Noise in place of a prompt's embeddings where there is no text encoder; the same for a prompt every time."""
+    """Noise in place of a prompt's embeddings where there is no text encoder; a prompt always gets the same noise."""
     generator = torch.Generator().manual_seed(sum(ord(letter) << (index % 24) for index, letter in enumerate(prompt)))
     return torch.randn(shape, generator=generator).to(like)
 
 
 def built(kind: Any, config: dict[str, Any]) -> Any:
-    """A random model of a diffusers class, for inference."""
+    """A model of a diffusers class with random weights, set up for inference."""
     return kind.from_config(config).eval().requires_grad_(False)

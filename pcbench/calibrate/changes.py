@@ -24,10 +24,10 @@ MEASURES = (*FIRST_STEP, "magcache")
 
 @dataclass
 class Change:
-    """From one step to the next, in one guidance branch.
+    """The change from the step before to this one, in one guidance branch.
 
-    feature, output: relative L1 distance of TeaCache's feature, and of the block stack's output, what the head reads.
-    ratio, ratio_std: of the norms of the tokens' residuals, mean and standard deviation over tokens (MagCache's gamma).
+    feature, output: relative L1 distance of TeaCache's feature, and of the block stack's output, which the head reads.
+    ratio, ratio_std: mean and standard deviation over tokens of the ratio of residual norms (MagCache's gamma).
     """
 
     step: int
@@ -42,7 +42,7 @@ Video = dict[str, list[Change]]  # by guidance branch
 
 @dataclass(kw_only=True)
 class Watching(Method):
-    """Computes every step; `videos` gets one entry a pipeline call. `feature` is TeaCache's, None for none."""
+    """Computes every step; `videos` gets one entry per pipeline call. `feature`: TeaCache's name for it, or None."""
 
     feature: str | None = None
     videos: list[Video] = field(default_factory=list)
@@ -62,7 +62,8 @@ class Watching(Method):
 class _Watch(Rule):
     def __init__(self, feature: str | None, video: Video) -> None:
         self.feature, self.video = feature, video
-        self.before: dict[str, tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]] = {}  # by branch
+        # feature, output and residual norms of the step before, by branch
+        self.previous: dict[str, tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]] = {}
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         name = denoiser.branch.name
@@ -70,13 +71,13 @@ class _Watch(Rule):
         prediction = denoiser.run()
         residual = torch.linalg.vector_norm((self.output - self.input).float(), dim=-1)
         changes = self.video.setdefault(name, [])
-        if name in self.before:
-            last_feature, last_output, last_residual = self.before[name]
+        if name in self.previous:
+            last_feature, last_output, last_residual = self.previous[name]
             ratio = residual / last_residual
-            moved = None if feature is None or last_feature is None else relative_l1(feature, last_feature)
+            distance = None if feature is None or last_feature is None else relative_l1(feature, last_feature)
             output = relative_l1(self.output, last_output)
-            changes.append(Change(denoiser.index, moved, output, float(ratio.mean()), float(ratio.std())))
-        self.before[name] = feature, self.output, residual
+            changes.append(Change(denoiser.index, distance, output, float(ratio.mean()), float(ratio.std())))
+        self.previous[name] = feature, self.output, residual
         return prediction
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
@@ -90,7 +91,7 @@ class _Watch(Rule):
 
 
 def measure(pipe: Any, method: str, calls: Iterable[Callable[[], Any]]) -> dict[str, Any]:
-    """The calibration of `method` from some pipeline calls, as plain data. Raises ValueError if it cannot be had."""
+    """The calibration of `method` from some pipeline calls, as plain data. Raises ValueError if none is possible."""
     if getattr(pipe, "transformer_2", None) is not None:
         raise ValueError(f"{method}: a pipeline of two transformers cannot be calibrated")
     anatomy, feature = anatomy_of(pipe.transformer), None
@@ -106,12 +107,13 @@ def measure(pipe: Any, method: str, calls: Iterable[Callable[[], Any]]) -> dict[
 
 
 def polynomial(videos: list[Video], first_step: int = 1) -> dict[str, Any]:
-    """Least squares over all videos, branches and steps from `first_step` (ali-vilab/TeaCache issue 2).
+    """Least-squares fit over all videos, branches and steps from `first_step` on (ali-vilab/TeaCache issue 2).
 
-    The output is the block stack's, before the head: that is what a reused step stands in for.
+    The output is the block stack's, before the head, because that is what a reused step replaces. Raises ValueError
+    for values that are not finite, or too few distinct ones.
     """
-    changes = [each for video in videos for branch in video.values() for each in branch if each.step >= first_step]
-    x, y = np.array([each.feature for each in changes], float), np.array([each.output for each in changes])
+    changes = [c for video in videos for branch in video.values() for c in branch if c.step >= first_step]
+    x, y = np.array([change.feature for change in changes], float), np.array([change.output for change in changes])
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("the features or outputs of these videos are not finite")
     if len(set(x.tolist())) <= DEGREE:
@@ -130,37 +132,41 @@ def polynomial(videos: list[Video], first_step: int = 1) -> dict[str, Any]:
 
 
 def ratios(videos: list[Video]) -> dict[str, Any]:
-    """Mean ratios over the videos, 1.0 for the first step; one list, "all", where a step is one call."""
-    if not all(np.isfinite(each.ratio) for video in videos for branch in video.values() for each in branch):
+    """Mean ratios over the videos, per step and branch, 1.0 for the first step; one list, "all", if a step is one call.
+
+    Raises ValueError for ratios that are not finite.
+    """
+    if not all(np.isfinite(change.ratio) for video in videos for branch in video.values() for change in branch):
         raise ValueError("the residuals of these videos are not finite, or zero")
     names = list(videos[0])
     keys = dict(zip(names, names if len(names) > 1 else ["all"], strict=True))
 
-    def each_step(name: str, of: Callable[[list[Change]], float], first: float) -> list[float]:
-        return [first, *(round(of(list(step)), 6) for step in zip(*(video[name] for video in videos), strict=True))]
+    def per_step(name: str, summary: Callable[[list[Change]], float], first: float) -> list[float]:
+        steps = zip(*(video[name] for video in videos), strict=True)
+        return [first, *(round(summary(list(changes)), 6) for changes in steps)]
 
-    def over(of: Callable[[list[Change]], float], first: float) -> dict[str, list[float]]:
-        return {key: each_step(name, of, first) for name, key in keys.items()}
+    def per_branch(summary: Callable[[list[Change]], float], first: float) -> dict[str, list[float]]:
+        return {key: per_step(name, summary, first) for name, key in keys.items()}
 
     return {
-        "ratios": over(lambda step: float(np.mean([each.ratio for each in step])), 1.0),
-        "token_std": over(lambda step: float(np.mean([each.ratio_std for each in step])), 0.0),
-        "video_std": over(lambda step: float(np.std([each.ratio for each in step])), 0.0),
+        "ratios": per_branch(lambda changes: float(np.mean([change.ratio for change in changes])), 1.0),
+        "token_std": per_branch(lambda changes: float(np.mean([change.ratio_std for change in changes])), 0.0),
+        "video_std": per_branch(lambda changes: float(np.std([change.ratio for change in changes])), 0.0),
         "samples": len(videos),
     }
 
 
 def describe(data: dict[str, Any]) -> list[str]:
-    """What was measured, for people."""
+    """The calibration as lines of text for the terminal."""
     if "coefficients" in data:
         low, high = data["range"]
         fit = "not defined" if data["r2"] is None else f"{data['r2']:.4f}"
         lowest = float(np.polyval(data["coefficients"], np.linspace(low, high, 1000)).min())
-        below = [f"the polynomial falls below 0 inside that range, to {lowest:.4g}"] if lowest < 0 else []
-        return [f"coefficients {data['coefficients']}", f"R² {fit}, valid from {low:.4g} to {high:.4g}", *below]
+        warning = [f"the polynomial falls below 0 inside that range, to {lowest:.4g}"] if lowest < 0 else []
+        return [f"coefficients {data['coefficients']}", f"R² {fit}, valid from {low:.4g} to {high:.4g}", *warning]
     lines = []
     for name, row in data["ratios"].items():
-        lines.append(f"{name}: {' '.join(f'{each:.4f}' for each in row)}")
+        lines.append(f"{name}: {' '.join(f'{ratio:.4f}' for ratio in row)}")
         spreads = max(data["token_std"][name]), max(data["video_std"][name])
         lines.append(f"{name}: standard deviation at most {spreads[0]:.4f} over tokens, {spreads[1]:.4f} over videos")
     return lines

@@ -1,8 +1,8 @@
-"""From the words of a command line to typed runs. The only room that knows Hydra.
+"""From the words of a command line to typed runs. No other package of pcbench uses Hydra.
 
 Hydra composes the files of conf/ once for each choice of groups (`model=`, `method=`, `prompts=`, `+experiment=`),
-which takes it a tenth of a second. Single values (`method.alpha=0.5`) are then set on copies, by Hydra's own function
-and as Hydra parsed them, so a value means in a sweep of a thousand runs what it means alone.
+which takes it a tenth of a second. Single values (`method.alpha=0.5`) are then set on copies, with Hydra's own parser
+and function, so a value means the same in a sweep of a thousand runs as in a single run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["GROUPS", "Composed", "compose", "composed_yaml", "names", "one_line"
 
 @dataclass(frozen=True)
 class Composed:
-    """All runs of a command line; the first run's settings; and why an experiment's other pairs are left out."""
+    """All runs of a command line; the first run's settings; why pairs of model and method were left out, if any."""
 
     runs: list[Run]
     settings: Settings
@@ -33,9 +33,9 @@ class Composed:
 
 
 def compose(words: Sequence[str], multirun: bool = False) -> Composed:
-    """Every run that the words ask for, typed and checked. Raises what `one_line` can word.
+    """Every run that the words ask for, typed and checked. `one_line` turns the errors it raises into text.
 
-    A pair that a method refuses is an error, except in an experiment of sweeps, which tries all methods on all models.
+    A method that refuses its model is an error, except in an experiment of sweeps, which tries all pairs of the two.
     """
     composer = Composer()
     runs, left_out, settings = [], [], None
@@ -54,21 +54,21 @@ def compose(words: Sequence[str], multirun: bool = False) -> Composed:
 
 
 def run_from(words: Sequence[str]) -> Run:
-    """The one run that these command-line words describe, for scripts and notebooks."""
+    """The one run that these command-line words describe, for scripts and notebooks. Raises ConfigError for a sweep."""
     composer = Composer()
     (request,) = composer.requests(words, multirun=False)
     return composer.run(request)
 
 
 def composed_yaml(words: Sequence[str]) -> str:
-    """What Hydra composes from the words, as YAML."""
+    """The config that Hydra composes from the words, as YAML."""
     composer = Composer()
     (request,) = composer.requests(words, multirun=False)
     return OmegaConf.to_yaml(composer.config(request))
 
 
 def _lines(composer: Composer, words: list[str], multirun: bool) -> list[tuple[list[str], bool]]:
-    """The command lines that one stands for, each with whether it is a sweep: itself, or its experiment's `sweeps`."""
+    """The command lines that `words` stand for: themselves, or their experiment's `sweeps`; and whether each sweeps."""
     experiments = [o for o in parsed(words) if o.key_or_group == EXPERIMENT]
     if not experiments:
         return [(words, multirun)]

@@ -1,4 +1,4 @@
-"""One run after the other from its choices and values. What runs have in common is composed and checked once."""
+"""Composes runs one after another from their choices and values. What runs share is composed and checked once."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Choices = tuple[tuple[str, str], ...]  # group and name
 
 @dataclass(frozen=True)
 class Request:
-    """One run as asked for: a name for each config group, and the values set on what these compose to."""
+    """One run as requested: the name chosen from each config group, and the values set on the composed config."""
 
     choices: Choices
     values: tuple[Override, ...]
 
 
 class Composer:
-    """Composes requests, and keeps what they have in common: the config of each choice of groups, and typed parts."""
+    """Composes requests and caches what they share: the config of each choice of groups, and typed parts."""
 
     def __init__(self) -> None:
         register_schemas()
@@ -44,7 +44,7 @@ class Composer:
         self._parts: dict[Any, Any] = {}
 
     def requests(self, words: Sequence[str], multirun: bool) -> Iterator[Request]:
-        """The requests of a command line: one, or in a sweep one for each combination of values."""
+        """The requests of a command line: one, or in a sweep one for each combination. Raises ConfigError."""
         overrides = parsed(words)
         axes = [[override] for override in overrides]
         for place, override in enumerate(overrides):
@@ -53,7 +53,7 @@ class Composer:
                     text = shortened(override.input_line)
                     raise ConfigError(f"{text!r} is a sweep: add -m, or quote a value that has commas in it")
                 later = override.key_or_group in {other.key_or_group for other in overrides[place + 1 :]}
-                axes[place] = [] if later else swept(override)  # of one key the last counts
+                axes[place] = [] if later else swept(override)  # if a key is given twice, the last one counts
         axes = [axis for axis in axes if axis]
         if (count := math.prod(map(len, axes))) > MOST_RUNS:
             raise ConfigError(f"a sweep of {count} runs is more than {MOST_RUNS}: split it")
@@ -62,7 +62,7 @@ class Composer:
             yield Request(tuple(choices.items()), tuple(o for o in combination if not is_choice(o)))
 
     def base(self, request: Request) -> tuple[DictConfig, str]:
-        """What the request's choices of groups compose to, before single values are set, and its method's name."""
+        """The config that the request's choices compose to, before single values are set, and its method's name."""
         if request.choices not in self._bases:
             words = [f"{'+' if group == EXPERIMENT else ''}{group}={name}" for group, name in request.choices]
             with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -74,14 +74,14 @@ class Composer:
         return self._bases[request.choices]
 
     def config(self, request: Request) -> DictConfig:
-        """The request's config, equal to what `hydra.compose` makes of its words."""
+        """The request's config, equal to what `hydra.compose` returns for its words."""
         config = copy.deepcopy(self.base(request)[0])
         _apply(request.values, config)
         refuse_unknown(config)
         return config
 
     def settings(self, request: Request) -> Settings:
-        """The options that belong to no group."""
+        """The request's options that belong to no group."""
         own = tuple(value for value in request.values if room(value) not in GROUPS)
         if not all(map(is_plain, request.values)):
             return self._settings(self.config(request))
@@ -92,13 +92,13 @@ class Composer:
 
     @staticmethod
     def _settings(config: DictConfig) -> Settings:
-        given = {each.name: config[each.name] for each in dataclasses.fields(Settings)}
-        return Settings(**{k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in given.items()})
+        values = {item.name: config[item.name] for item in dataclasses.fields(Settings)}
+        return Settings(**{k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in values.items()})
 
     def part(self, request: Request, group: str) -> tuple[Any, dict[str, Any]]:
-        """What a group's choice and the values set on it come to, as a dataclass; and its fields with other values."""
+        """A group's choice with the values set on it, as a dataclass; and the fields whose values changed."""
         base = self.base(request)[0][group]
-        if not all(map(is_plain, request.values)):  # may reach across groups: compose it whole
+        if not all(map(is_plain, request.values)):  # a value may reach across groups: compose the whole config
             node = self.config(request)[group]
             return _typed(node, group), {key: _plain(node, key) for key in node if node[key] != base[key]}
         own = [value for value in request.values if room(value) == group]
@@ -117,7 +117,7 @@ class Composer:
         return dataclasses.replace(run, preset=preset_of(run.recipe.method, self._presets(run.recipe.backbone)))
 
     def _presets(self, backbone: Backbone) -> dict[str, methods.Method]:
-        """Every preset as it is on a backbone, without those that are not for it, or ask for a value first (replay)."""
+        """Every preset as it is on a backbone, except those that do not support it or need a value first (replay)."""
         key = ("presets", repr(backbone))
         if key not in self._parts:
             anatomy, self._parts[key] = anatomy_of(backbone), {}
@@ -144,16 +144,16 @@ def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
 
 @contextlib.contextmanager
 def _set(node: DictConfig, overrides: Sequence[Override]) -> Iterator[dict[str, Any]]:
-    """The node with values set while the body runs, and the fields that changed. To copy it would take too long."""
-    held = node.__dict__["_content"]
-    kept = {key: held[key] for o in overrides if (key := room(o)) in held}
+    """Set values on the node while the body runs; yields the fields that changed. Copying the node takes too long."""
+    content = node.__dict__["_content"]
+    originals = {key: content[key] for o in overrides if (key := room(o)) in content}
     try:
-        for key, child in kept.items():
-            held[key] = copy.deepcopy(child)
+        for key, child in originals.items():
+            content[key] = copy.deepcopy(child)
         _apply(overrides, node)
-        yield {key: _plain(node, key) for key, child in kept.items() if held[key] != child}
+        yield {key: _plain(node, key) for key, child in originals.items() if content[key] != child}
     finally:
-        held.update(kept)
+        content.update(originals)
 
 
 def _plain(node: DictConfig, key: str) -> Any:

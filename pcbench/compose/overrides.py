@@ -1,4 +1,4 @@
-"""Reading the words of a command line, `option=value` each, with Hydra's own parser; and the values of a sweep."""
+"""Reads command-line words of the form `option=value` with Hydra's own parser, and lists the values of a sweep."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..config import ConfigError
 from ..messages import nearest, shortened
 from .schemas import EXPERIMENT, GROUPS, names
 
-MOST_RUNS = 100_000  # of one command line
+MOST_RUNS = 100_000  # the most runs of one command line
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
-    """The words as Hydra reads them. Raises ConfigError for what is none of ours: deletions, packages, Hydra's own."""
+    """The words as Hydra parses them. Raises ConfigError for what is not supported: deletions, packages, hydra.*."""
     for word in words:
         if word.startswith("~"):
             raise ConfigError(f"{shortened(word)!r}: an option cannot be taken away; give it another value")
@@ -29,7 +29,7 @@ def parsed(words: Sequence[str]) -> list[Override]:
     for word in words:
         try:
             overrides.append(OverridesParser.create().parse_override(word))
-        except Exception as error:  # of Hydra's parser, or of the parser generator it is made with
+        except Exception as error:  # raised by Hydra's parser, or by the parser generator under it
             key = shortened(word.partition("=")[0])
             raise ConfigError(
                 f"cannot read {shortened(word)!r}: letters beyond ASCII and signs need {key}='…'"
@@ -50,7 +50,7 @@ def is_choice(override: Override) -> bool:
 
 
 def chosen(override: Override) -> str:
-    """The name that an override chooses from its group."""
+    """The name that an override chooses from its group. Raises ConfigError for an unknown name."""
     group, name = override.key_or_group, override.value()
     if group != EXPERIMENT and override.type is not OverrideType.CHANGE:
         raise ConfigError(f"{shortened(override.input_line)!r}: choose by {group}=…, without +")
@@ -60,7 +60,7 @@ def chosen(override: Override) -> str:
 
 
 def swept(override: Override) -> list[Override]:
-    """One override for each value of a sweep, the value as Hydra parsed it."""
+    """One override for each value of a sweep, the value as Hydra parsed it. Raises ConfigError if there is none."""
     values: list[Any]
     if isinstance(override._value, Glob):
         values = override._value.filter(list(names(override.key_or_group)))
@@ -70,21 +70,21 @@ def swept(override: Override) -> list[Override]:
         raise ConfigError(f"{shortened(override.input_line)!r} has no list of values: use a,b,c or range(…)")
     if not values:
         raise ConfigError(f"{shortened(override.input_line)!r} is a sweep over no value")
-    each = [dataclasses.replace(override, value_type=ValueType.ELEMENT, _value=value) for value in values]
-    return [dataclasses.replace(o, input_line=f"{o.get_key_element()}={o.get_value_element_as_str()}") for o in each]
+    single = [dataclasses.replace(override, value_type=ValueType.ELEMENT, _value=value) for value in values]
+    return [dataclasses.replace(o, input_line=f"{o.get_key_element()}={o.get_value_element_as_str()}") for o in single]
 
 
 def room(override: Override) -> str:
-    """The first name of an override's key."""
+    """The first name of an override's key: its top-level section of the config."""
     return re.split(r"[.\[]", override.key_or_group)[0]
 
 
 def is_plain(override: Override) -> bool:
-    """Whether an override changes one value of one room and depends on no other."""
+    """Whether an override changes a single value in one top-level section and refers to no other value."""
     key, text = override.key_or_group, repr(override.value())
     return override.type is OverrideType.CHANGE and key not in GROUPS and "[" not in key and "${" not in text
 
 
 def identity(overrides: Sequence[Override]) -> tuple[tuple[str, str], ...]:
-    """What tells one set of values from another."""
+    """A key that tells one set of values from another."""
     return tuple((override.key_or_group, repr(override.value())) for override in overrides)

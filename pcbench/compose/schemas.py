@@ -1,4 +1,4 @@
-"""The schema of conf/, a dataclass for its top level and each group, and the names of its files."""
+"""The schema of conf/ (a dataclass for its top level and one for each group), and the names of its files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..messages import nearest, shortened
 from ..runs import Settings
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# Inside the package where it was built and installed, beside it in a clone.
+# conf/ is inside the package if that was built and installed, and next to it in a clone.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
-GROUPS = {"model": Model, "method": methods.Method, "prompts": Prompts}  # what each composes to
-EXPERIMENT = "experiment"  # a group too, of whole runs and sweeps
+GROUPS = {"model": Model, "method": methods.Method, "prompts": Prompts}  # the dataclass that each group composes to
+EXPERIMENT = "experiment"  # a further group, whose files hold whole runs and sweeps
 
 
 @dataclass(kw_only=True)
 class Top(Settings):
-    """A whole config: the settings, and one choice of each group."""
+    """A whole config: the settings, and one choice from each group."""
 
     model: Any = MISSING
     method: Any = MISSING
@@ -36,7 +36,7 @@ class Top(Settings):
 
 @functools.cache
 def names(group: str) -> tuple[str, ...]:
-    """What can be chosen from a config group."""
+    """The names that can be chosen from a config group, sorted."""
     return tuple(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
 
 
@@ -49,14 +49,14 @@ def preset(name: str) -> methods.Method:
 def _preset_node(name: str) -> DictConfig:
     data = OmegaConf.load(CONF / "method" / f"{name}.yaml")
     assert isinstance(data, DictConfig)
-    base = data.pop("defaults")[0]  # the schema or another preset, before the file itself
+    base = data.pop("defaults")[0]  # the schema or another preset, on which this file is merged
     node = OmegaConf.structured(schemas()[base]) if base in schemas() else _preset_node(base)
     node.merge_with(data)
     return node
 
 
 def register_schemas() -> None:
-    """Make every dataclass a config node: `_none`, `_precisecache`, … in group method, `_model`, `_prompts`, `_run`."""
+    """Register every dataclass as a Hydra config node: `_none`, … in group method, `_model`, `_prompts`, `_run`."""
     store = ConfigStore.instance()
     store.store(name="_run", node=Top)
     store.store(group="model", name="_model", node=Model)
@@ -73,12 +73,15 @@ def schemas() -> dict[str, type[methods.Method]]:
 
 
 def refuse_unknown(node: Any, name: str = "") -> None:
-    """Raise ConfigError for keys that `+` added to a dataclass: OmegaConf would leave them on it, unread."""
+    """Raise ConfigError for keys that `+` added to a dataclass: OmegaConf would keep them, although nothing reads them.
+
+    `name` is the node's own key, for the message.
+    """
     if not isinstance(node, DictConfig):
         return
     schema = OmegaConf.get_type(node) if name else Top
     if dataclasses.is_dataclass(schema):
-        known = [each.name for each in dataclasses.fields(schema)]
+        known = [item.name for item in dataclasses.fields(schema)]
         if unknown := [str(key) for key in node if key not in known]:
             raise ConfigError(unknown_option(unknown[0], name, known))
         for key in node:
@@ -87,5 +90,5 @@ def refuse_unknown(node: Any, name: str = "") -> None:
 
 
 def unknown_option(key: object, where: str, known: Sequence[str]) -> str:
-    """What to say of an option that there is not."""
+    """The error message for an option that does not exist."""
     return f"unknown option {shortened(key)!r}{f' of {where}' if where else ''}: {nearest(key, known)}"

@@ -1,1 +1,1 @@
-"""What a run costs, counted or foreseen: MACs, device memory, the plan of a sweep."""
+"""What a run costs, counted or estimated: MACs (multiply-accumulates) and device memory."""

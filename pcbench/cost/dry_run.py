@@ -1,4 +1,4 @@
-"""A recipe rehearsed before there are weights: the method on a stand-in for the transformer, its trace at full size.
+"""Rehearses a recipe without weights: the method runs on a stand-in for the transformer and gives a full-size trace.
 
 The stand-in is the real class with all its blocks, at toy width, and *every number in it is NaN*. A method that follows
 a schedule does not notice, so its trace is that of the real run. A method that looks at the data sees NaN, and computes
@@ -31,12 +31,12 @@ from ..config import Recipe
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """trace: as of `Trace.to_dict()`, with the sizes and arguments of the real run.
+    """trace: in the form of `Trace.to_dict()`, with the sizes and arguments of the real run.
 
     follows_schedule: the method never looked at the data, so the trace is what the run will do.
-    least: steps that are computed whatever the data.
-    held: most bytes that the method kept from one step for later ones, at full size.
-    blocks: how many blocks there are of each path pattern, as in `Call.skipped`.
+    least: number of steps that are computed whatever the data.
+    held: most bytes that the method keeps from one step for later ones, at full size.
+    blocks: number of blocks for each path pattern, as in `Call.skipped`.
     """
 
     trace: dict[str, Any]
@@ -62,7 +62,7 @@ class Rehearsal:
 
 @dataclass
 class Stage:
-    """What a caching method needs of a pipeline. guidance_scale: 1 where the pipeline combines no branches."""
+    """The part of a pipeline that a caching method needs. guidance_scale: 1 if the pipeline combines no branches."""
 
     scheduler: Any
     guidance_scale: float
@@ -72,7 +72,7 @@ class Stage:
 
 
 def rehearse(recipe: Recipe) -> Rehearsal:
-    """Run the recipe's method through all steps."""
+    """Run the recipe's method through all steps on the stand-in."""
     backbone, method = recipe.backbone, recipe.method
     family, config = backbones.family(backbone), backbones.transformer_config(backbone)
     real = anatomy_for(family.TRANSFORMER, config)
@@ -81,7 +81,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     boundary = family.BOUNDARY if "guidance_scale_2" in backbone.call else None  # between Wan2.2's two transformers
     transformers = [_stand_in(recipe, narrow) for _ in range(1 if boundary is None else 2)]
     anatomy = anatomy_for(family.TRANSFORMER, transformers[0].config)
-    inputs, full = _not_numbers(shapes, transformers[0].dtype), family.latent_size(recipe.sampling)
+    inputs, full = _nan_inputs(shapes, transformers[0].dtype), family.latent_size(recipe.sampling)
     small = _small_size(anatomy, full, method)
     inputs = anatomy.trial_inputs(inputs, small, "nearest-exact")
     names = ["cond_uncond"] if anatomy.BATCHED else ["cond", "uncond"][: family.branches(recipe)]
@@ -96,8 +96,8 @@ def rehearse(recipe: Recipe) -> Rehearsal:
             transformer = transformers[0 if first else 1]
             inputs["timestep"] = timestep.expand(inputs["timestep"].shape).float()
             for name in names:
-                announced = {"step_index": index, "num_inference_steps": len(timesteps)}
-                with transformer.cache_context(name, **announced):
+                context = {"step_index": index, "num_inference_steps": len(timesteps)}
+                with transformer.cache_context(name, **context):
                     transformer(**inputs, return_dict=False)
             denoiser, rule = handle.in_progress
             least += denoiser.must_compute or denoiser.index < method.always_computed
@@ -108,12 +108,12 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         for call in step["calls"]:
             call["size"] = list(_real_size(call, method, anatomy, full, small))
     looked = any(row.indicator is not None and math.isnan(row.indicator) for row in handle.trace.steps)
-    blocks = Counter(ModuleCall(each.path, apply, (), {}).pattern for each in anatomy.blocks(transformers[0]))
+    blocks = Counter(ModuleCall(block.path, apply, (), {}).pattern for block in anatomy.blocks(transformers[0]))
     return Rehearsal(trace, not looked, least, held, dict(blocks))
 
 
 def scheduler_of(recipe: Recipe) -> Any:
-    """The scheduler that the recipe's pipeline will have: the checkpoint's own if it is here, else as published."""
+    """The scheduler that the recipe's pipeline will have: the checkpoint's own if that is here, else the family's."""
     path = Path(backbones.source(recipe.backbone)) / "scheduler" / "scheduler_config.json"
     if path.exists() and not backbones.are_random(recipe.backbone):
         config = json.loads(path.read_text())
@@ -127,32 +127,32 @@ def scheduler_of(recipe: Recipe) -> Any:
 
 
 def _timesteps(stage: Stage, recipe: Recipe) -> torch.Tensor:
-    """As the family's pipeline asks its scheduler for them."""
+    """The timesteps, set as the family's pipeline sets them on its scheduler."""
     backbones.family(recipe.backbone).set_timesteps(stage.scheduler, recipe.sampling)
     stage._num_timesteps = len(stage.scheduler.timesteps)
     return stage.scheduler.timesteps
 
 
 def _stand_in(recipe: Recipe, config: dict[str, Any]) -> Any:
-    """A narrow transformer of NaNs. Blocks that the method visits as a whole, or not at all, hand on what they get."""
+    """A narrow transformer of NaNs. If the method visits no parts of blocks, blocks just pass their input on."""
     kind, method = backbones.family(recipe.backbone).TRANSFORMER, recipe.method
     transformer = kind.from_config(config).eval().requires_grad_(False)
-    # Some schedules look at timesteps as rounded to the weights' precision; and what is kept has its own.
-    # Not diffusers' own `to`, which warns of modules to be kept in float32: no number is computed here.
+    # The real dtype matters: some schedules see timesteps rounded to it, and kept tensors are counted in it.
+    # torch's `to` rather than diffusers', which warns about modules that should stay in float32: nothing is computed.
     torch.nn.Module.to(transformer, getattr(torch, recipe.numerics.dtype))
     for parameter in transformer.parameters():
         parameter.fill_(math.nan)
     anatomy = anatomy_for(kind, transformer.config)
     blocks = anatomy.blocks(transformer)
     visited = set(method.modules(anatomy, transformer))
-    alone = type(method).patch is Method.patch or not visited  # no other package looks at the blocks
-    if visited <= {block.path for block in blocks} and alone:
+    unpatched = type(method).patch is Method.patch or not visited  # no other package looks at the blocks
+    if visited <= {block.path for block in blocks} and unpatched:
         for block in blocks:
-            block.module.forward = _hand_on(block)  # type: ignore[method-assign]
+            block.module.forward = _pass_on(block)  # type: ignore[method-assign]
     return transformer
 
 
-def _hand_on(block: Block) -> Any:
+def _pass_on(block: Block) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
         call = ModuleCall(block.path, forward, args, kwargs)
         return replaced(block, call, hidden_of(block, call))
@@ -160,10 +160,12 @@ def _hand_on(block: Block) -> Any:
     return forward
 
 
-def _not_numbers(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def _nan_inputs(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Tensors full of NaN in these shapes; masks are all true."""
+
     def tensor(name: str, shape: Any) -> Any:
         if shape and isinstance(shape[0], (list, tuple)):
-            return tuple(tensor(name, each) for each in shape)
+            return tuple(tensor(name, inner) for inner in shape)
         mask = name.endswith("mask")
         return torch.ones(shape, dtype=torch.bool) if mask else torch.full(shape, math.nan, dtype=dtype)
 
@@ -171,14 +173,14 @@ def _not_numbers(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _small_size(anatomy: Anatomy, full: Size, method: Method) -> Size:
-    """All frames, but only as many cells as a trial needs to be legal."""
+    """The stand-in's latent size: all frames, but only as many cells as a trial needs to be valid."""
     _, down, right = method.trial_factor or (1, 1, 1)
     _, height, width = anatomy.patch
     return full[0], min(full[1], height * max(2, down)), min(full[2], width * max(2, right))
 
 
 def _real_size(call: dict[str, Any], method: Method, anatomy: Anatomy, full: Size, small: Size) -> Size:
-    """The size of a call in the real run; of a trial by the method's factor, or by its share of the stand-in's."""
+    """The size of a call in the real run; a trial's by the method's factor, or by its share of the stand-in's size."""
     if not call["trial"]:
         return full
     if method.trial_factor is not None:
@@ -188,7 +190,7 @@ def _real_size(call: dict[str, Any], method: Method, anatomy: Anatomy, full: Siz
 
 
 def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor], int]) -> Iterator[int]:
-    """Bytes of each storage once, by the first tensor on it: a view keeps all of what it looks at."""
+    """Full-size bytes of every storage, counted once by its first tensor: a view keeps its whole storage alive."""
     storages: set[int] = set()
     for tensor in tensors:
         storage = tensor.untyped_storage()
@@ -198,7 +200,7 @@ def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor],
 
 
 class _Scale:
-    """How many numbers a tensor of the stand-in has in the real transformer."""
+    """The number of elements that a tensor of the stand-in would have in the real transformer."""
 
     def __init__(self, real: Anatomy, full: Size, small: Size, shapes: Any) -> None:
         self.cells = math.prod(full) / math.prod(small)
@@ -224,5 +226,5 @@ class _Scale:
 
 
 def width_of(anatomy: Anatomy) -> int:
-    """Of the transformer's token stream."""
+    """The width of the transformer's token stream: heads times channels per head."""
     return anatomy.config["num_attention_heads"] * anatomy.config["attention_head_dim"]

@@ -1,8 +1,8 @@
 """What one video of a run will cost in MACs, before it is made, and how that is known.
 
-Exactly, if the method follows a schedule (dry_run.py). If it looks at the data, trials are known exactly but not how
-many steps will be computed: that number is taken from records, or from what the paper's MACs imply, or it is open, and
-then the price is the most it can be.
+The cost is exact if the method follows a schedule (dry_run.py). If the method looks at the data, the trials are known
+exactly but the number of computed steps is not: it is taken from records, or from what the paper's MACs imply, or it
+stays open, and then the price is the most it can be.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .macs import Macs, call_price, trace_price
 class Price:
     """MACs of one video.
 
-    expected: the upper bound where nothing is known. trial: the part of it that only looks.
-    computed: steps computed, of `steps`, that go with `expected`.
-    basis: "schedule" (exact), "records", "paper", "other records" or "bound"; assumed: the same in words.
+    expected: the best estimate; the upper bound if nothing is known. trial: the part of it spent on trials.
+    computed: the number of computed steps, out of `steps`, that `expected` assumes.
+    basis: "schedule" (exact), "records", "paper", "other records" or "bound"; assumed: the same in a sentence.
     """
 
     expected: Macs
@@ -42,21 +42,21 @@ class Price:
 
     @property
     def partial(self) -> int:
-        """Steps of those that are computed in part, where that is known."""
+        """Steps of the rehearsal that are computed in part."""
         return self.rehearsal.partial
 
 
 @dataclass
 class Known:
-    """All that a rehearsal tells about a run whose computed steps depend on the data."""
+    """Everything a rehearsal shows about a run whose computed steps depend on the data."""
 
     run: Run
     rehearsal: Rehearsal
     upper: Macs = field(init=False)
     trial: Macs = field(init=False)
-    step: Macs = field(init=False)  # one computed step, all guidance branches, trial apart
-    blocks: Macs = field(init=False)  # the part of it that is in blocks
-    saved: Macs = field(init=False)  # what a reused step leaves out
+    step: Macs = field(init=False)  # one computed step, all guidance branches, without the trial
+    blocks: Macs = field(init=False)  # the part of a computed step that is in blocks
+    saved: Macs = field(init=False)  # what a reused step saves
 
     def __post_init__(self) -> None:
         trace = self.rehearsal.trace
@@ -64,25 +64,25 @@ class Known:
         price = functools.partial(call_price, transformer, config, trace["arguments"])
         self.upper = trace_price(transformer, config, trace)
         self.trial = trace_price(transformer, config, trace, trials=True)
-        calls = [call for call in trace["steps"][0]["calls"] if call["only"] is None]  # the first computes all
+        calls = [call for call in trace["steps"][0]["calls"] if call["only"] is None]  # the first step computes all
         self.step = sum((price(call) for call in calls), Macs())
         self.blocks = sum((price({**call, "only": self.rehearsal.blocks}) for call in calls), Macs())
         running = self.run.recipe.method.blocks_run(self.rehearsal.blocks)
-        still = sum((price({**call, "only": running or {}}) for call in calls), Macs())
-        self.saved = self.step if running is None else self.blocks - still
+        spent = sum((price({**call, "only": running or {}}) for call in calls), Macs())
+        self.saved = self.step if running is None else self.blocks - spent
 
     def at(self, computed: float) -> Macs:
-        """MACs if so many steps are computed."""
+        """MACs if this many steps are computed."""
         inside = self.run.recipe.method.steps_saved_inside(computed, sum(self.rehearsal.blocks.values()))
         return self.upper - (self.rehearsal.steps - computed) * self.saved - inside * self.blocks
 
     def equivalent(self, macs: float) -> float:
-        """Full steps that, with the trials, cost so many MACs."""
+        """Number of full steps that, together with the trials, cost this many MACs."""
         return self.rehearsal.steps - (self.upper.total - macs) / self.step.total
 
 
 def price_of(run: Run, records: Sequence[dict[str, Any]] = ()) -> Price:
-    """The price of one video of the run; `records` are those it may learn from."""
+    """The price of one video of the run; `records` are earlier measurements it may learn from."""
     known = Known(run, rehearse(run.recipe))
     rehearsal, upper, trial, steps = known.rehearsal, known.upper, known.trial, known.rehearsal.steps
     if rehearsal.follows_schedule:
@@ -101,7 +101,7 @@ Found = tuple[Macs, float, str, str]
 
 
 def _own_records(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
-    """This very recipe, on whatever machine: what its videos did cost."""
+    """From records of the same recipe, on any machine: what its videos actually cost."""
     own = recipe_id(known.run.recipe)
     samples = [sample for record in records if record["id"] == own for sample in record["samples"]]
     if not samples:
@@ -113,13 +113,13 @@ def _own_records(known: Known, records: Sequence[dict[str, Any]]) -> Found | Non
 
 
 def _paper(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
-    """The paper's own MACs on this backbone, as steps of this run."""
+    """From the paper's own MACs on this backbone, converted to steps of this run."""
     recipe = known.run.recipe
     preset = known.run.preset if recipe.method.NAME == "precisecache" else None
-    found = paper.implied_share(recipe.backbone.name, preset) if preset else None
-    if found is None:
+    implied = paper.implied_share(recipe.backbone.name, preset) if preset else None
+    if implied is None:
         return None
-    row, share = found
+    row, share = implied
     steps = known.rehearsal.steps
     computed = share * steps - known.trial.total / known.step.total
     text = f"the paper's Table 1 ({row}) implies {computed:.1f} of {steps} full steps beside the trials"
@@ -127,7 +127,7 @@ def _paper(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
 
 
 def _other_records(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
-    """The same method on other backbones: its share of computed steps."""
+    """From records of the same method on other backbones: its share of computed steps."""
     method = known.run.recipe.method
     same = json.loads(json.dumps({"name": method.NAME, "version": method.VERSION, **asdict(method)}))
     samples = [
@@ -149,6 +149,6 @@ SOURCES: tuple[Callable[[Known, Sequence[dict[str, Any]]], Found | None], ...] =
 
 
 def transformer_of(run: Run) -> tuple[type, dict[str, Any]]:
-    """Its class and config."""
+    """The transformer's class and config."""
     backbone = run.recipe.backbone
     return backbones.family(backbone).TRANSFORMER, backbones.transformer_config(backbone)

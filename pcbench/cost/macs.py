@@ -1,4 +1,4 @@
-"""Multiply-accumulates of the transformer, priced from a trace: each kind of call is counted once on the meta device.
+"""Multiply-accumulates (MACs) of the transformer from a trace: each kind of call is counted once on the meta device.
 
 MACs are half of PyTorch's FLOPs, attention included. On the meta device attention runs as plain matrix products, so
 its FLOPs are counted whatever kernel the real run used.
@@ -28,7 +28,7 @@ ATTENTION = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 
 @dataclass(frozen=True)
 class Macs:
-    """MACs, those of attention's two products (queries by keys, weights by values) apart from everything else."""
+    """MACs: those of attention's two products (queries by keys, weights by values), and all others (`linear`)."""
 
     linear: int = 0
     attention: int = 0
@@ -49,7 +49,7 @@ class Macs:
 
 @functools.cache
 def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch: int) -> dict[str, Macs]:
-    """MACs of one call, by module path; "" is the whole. Modules without any are left out."""
+    """MACs of one call by module path; "" is the whole model. Modules without MACs are left out."""
     with torch.device("meta"):
         model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
         inputs = empty_inputs(json.loads(shapes))
@@ -83,13 +83,13 @@ def _split(flops: Mapping[Any, int]) -> Macs:
 
 
 def empty_inputs(shapes: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Uninitialised tensors of these shapes on the current device: a transformer call's arguments."""
+    """Uninitialised tensors of these shapes on the current device, as a transformer call's arguments."""
     return {name: _empty(name, shape) for name, shape in shapes.items()}
 
 
 def _empty(name: str, shape: list[Any]) -> Any:
     if shape and isinstance(shape[0], list):
-        return tuple(torch.empty(each) for each in shape)
+        return tuple(torch.empty(inner) for inner in shape)
     return torch.empty(shape, dtype=torch.bool if name.endswith("mask") else None)
 
 
@@ -136,7 +136,7 @@ def trace_macs(transformer: type, config: Mapping[str, Any], trace: Trace | Mapp
     decisive = ("size", "batch", "only", "skipped")
     calls = Counter(
         json.dumps({name: call[name] for name in decisive}) for step in data["steps"] for call in step["calls"]
-    )  # few are different
+    )  # few calls differ
     return sum(
         count * call_macs(transformer, config, data["arguments"], json.loads(call)) for call, count in calls.items()
     )
@@ -150,5 +150,5 @@ def trace_price(transformer: type, config: Mapping[str, Any], trace: Mapping[str
 
 def reference_macs(job: Job) -> int:
     """MACs of one uncached generation, from the recipe alone."""
-    one = forward_macs(job.family.TRANSFORMER, job.config, job.family.arguments(job.recipe, job.config))
-    return one * job.family.branches(job.recipe) * job.recipe.sampling.steps
+    per_call = forward_macs(job.family.TRANSFORMER, job.config, job.family.arguments(job.recipe, job.config))
+    return per_call * job.family.branches(job.recipe) * job.recipe.sampling.steps

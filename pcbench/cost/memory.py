@@ -1,6 +1,6 @@
 """How much device memory denoising will take, from meta-device models: weights, activations, what a cache keeps.
 
-Text encoders and the VAE are not in it; they run before and after, and can wait elsewhere (`model.offload=model`).
+Text encoders and the VAE are not included; they run before and after, and can wait elsewhere (`model.offload=model`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GIB = 2**30
 
 
 def block_cache_bytes(recipe: Recipe) -> int:
-    """Residuals that BlockCache keeps: rate · blocks · branches · tokens · width, a text stream's tokens included."""
+    """Bytes of the residuals that BlockCache keeps: rate · blocks · branches · tokens (a text stream's too) · width."""
     rate = getattr(recipe.method, "block_cache_rate", 0.0)
     if not rate:
         return 0
@@ -48,19 +48,19 @@ def block_cache_bytes(recipe: Recipe) -> int:
 
 
 def weights_bytes(recipe: Recipe) -> int:
-    """Of the transformer, or of both where there are two."""
-    two = 2 if "guidance_scale_2" in recipe.backbone.call else 1
-    return two * _measured(*_key(recipe))[0]
+    """Bytes of the transformer's weights, or of both transformers' if there are two."""
+    transformers = 2 if "guidance_scale_2" in recipe.backbone.call else 1
+    return transformers * _measured(*_key(recipe))[0]
 
 
 def activations_bytes(recipe: Recipe) -> int:
-    """Most bytes alive at once during one transformer call, attention by a kernel that keeps no scores."""
+    """Most bytes alive at once during one transformer call, assuming an attention kernel that stores no scores."""
     return _measured(*_key(recipe))[1]
 
 
 def arithmetic_bytes(recipe: Recipe) -> int:
-    """Most bytes alive at once in what the method computes on features beside the transformer (Fourier transforms,
-    differences in float32)."""
+    """Most bytes alive at once in the method's own arithmetic on features, outside the transformer (Fourier
+    transforms, differences in float32)."""
     family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
     anatomy, size = anatomy_for(family.TRANSFORMER, config), family.latent_size(recipe.sampling)
     batch = family.arguments(recipe, config)["hidden_states"][0]
@@ -72,9 +72,9 @@ def arithmetic_bytes(recipe: Recipe) -> int:
 
 
 def needed(run: Run, held: int) -> tuple[int, int, int]:
-    """Bytes on the device while denoising: weights, what is computed with at once, and `held` by the method.
+    """Bytes on the device while denoising: weights, working memory, and what the method keeps (`held`).
 
-    Weights that wait on the CPU a block at a time do not count. Where GPUs share the tokens each has its share.
+    With group offload, weights wait on the CPU and do not count. If GPUs share the tokens, each GPU's share is given.
     """
     weights = 0 if run.offload == "group" else weights_bytes(run.recipe)
     working, share = max(activations_bytes(run.recipe), arithmetic_bytes(run.recipe)), run.recipe.numerics.parallel
@@ -82,9 +82,9 @@ def needed(run: Run, held: int) -> tuple[int, int, int]:
 
 
 def why_too_large(job: Job) -> str | None:
-    """Why the job cannot fit its device; None if it may, if there is nothing to compute, or on a CPU.
+    """Why the job cannot fit its device; None if it may fit, if there is nothing to compute, or on a CPU.
 
-    Nothing is loaded for it. Text encoder and VAE are not counted, so that what is refused could never have run.
+    Nothing is loaded to find out. Text encoder and VAE are not counted, so a refused job could never have run.
     """
     run = job.run
     free = devices.free_bytes(devices.resolve(run.device))
@@ -93,10 +93,10 @@ def why_too_large(job: Job) -> str | None:
     parts = needed(run, rehearse(run.recipe).held)
     if sum(parts) <= free:
         return None
-    weights, working, kept = (f"{part / GIB:.1f}" for part in parts)
+    weights, working, held = (f"{part / GIB:.1f}" for part in parts)
     return (
         f"{run.recipe.backbone.name} {run.label}: needs at least {sum(parts) / GIB:.1f} GiB while denoising (weights"
-        f" {weights}, computing {working}, kept by the method {kept}), and"
+        f" {weights}, computing {working}, kept by the method {held}), and"
         f" {devices.resolve(run.device)} has {free / GIB:.1f}: a smaller model.sampling, another method, or another GPU"
     )
 
@@ -113,8 +113,9 @@ def _key(recipe: Recipe) -> tuple[type, str, str, str]:
 
 @functools.cache
 def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[int, int]:
-    kind, before = getattr(torch, dtype), torch.get_default_dtype()
-    torch.set_default_dtype(kind)
+    """Bytes of the weights, and most bytes alive at once during a call."""
+    default_dtype = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         with torch.device("meta"), torch.no_grad():
             model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
@@ -124,12 +125,12 @@ def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[
             with _FusedAttention(), _Alive() as alive:
                 model(**inputs, return_dict=False)
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default_dtype)
     return weights, alive.most
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention that allocates its output alone, as fused kernels do; the meta device's own would hold all scores."""
+    """Attention that only allocates its output, as fused kernels do; the meta device's own would store all scores."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -141,7 +142,7 @@ class _FusedAttention(TorchFunctionMode):
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of tensors made inside, from their making until nothing refers to them."""
+    """Counts the bytes of tensors created inside the block, from creation until nothing refers to them any more."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The plan turned round: how many computed steps explain the MACs that the paper printed; what none explains."""
+"""The plan in reverse: how many computed steps explain the MACs that the paper prints, and which MACs none explains."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from .dry_run import rehearse
 from .estimate import Known
 from .macs import PETA
 
-# How far a number may be off and still fit. The paper does not say which of Open-Sora's 480P sizes it took.
+# Largest relative error of a number that still fits. The paper does not say which of Open-Sora's 480P sizes it used.
 UNCACHED = {"opensora": 0.05}
 TOLERANCE = 0.015
 MODELS = tuple(dict.fromkeys(row["model"] for row in paper.table("table1")))
 SCHEDULED = ("pab", "fastercache")
 OURS = ("base", "turbo", "flash")
-Compose = Callable[[str, str], Run]  # from a model's and a method preset's name
+Compose = Callable[[str, str], Run]  # composes a run from the names of a model and a method preset
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A row of Table 1. steps: full steps that its MACs are, trials taken off. ours: MACs we foresee for it, if any."""
+    """A row of Table 1.
+
+    pmacs: as printed. trials: cost of its trials, in full steps. steps: full steps that its MACs amount to without the
+    trials, out of `total`. ours: the PMACs that we compute for it, if any. why: a remark.
+    """
 
     model: str
     method: str
@@ -37,13 +41,14 @@ class Explained:
     steps: float
     total: int
     ours: float | None
-    fits: bool | None  # None: nothing to hold against it
+    fits: bool | None  # None: nothing to compare it with
     why: str
 
 
 @dataclass(frozen=True)
 class Downsampled:
-    """A row of Table 3. implied: speedup if Table 1's number of steps is computed. steps: what its speedup needs."""
+    """A row of Table 3. implied: the speedup if as many steps are computed as Table 1 implies. steps: the number of
+    computed steps that the printed speedup needs. trials: cost of the trials, in full steps."""
 
     factor: str
     trials: float
@@ -62,7 +67,7 @@ def _known(run: Run, method: Method | None = None) -> Known:
 
 
 def table1(models: Sequence[str], compose: Compose) -> list[Explained]:
-    """Every row of the paper's Table 1 of these backbones, whose configs hold its workloads."""
+    """Every row of the paper's Table 1 for these backbones; their configs have the paper's workloads."""
     rows: list[Explained] = []
     for model in models:
         printed = {row["method"]: row for row in paper.table("table1") if row["model"] == model}
@@ -71,17 +76,17 @@ def table1(models: Sequence[str], compose: Compose) -> list[Explained]:
         turbo = _known(compose(model, presets["turbo"]))
         total, trials = turbo.rehearsal.steps, turbo.trial.total / turbo.step.total
         for method, pmacs in published.items():
-            looks = trials if method in OURS else 0.0
-            steps = pmacs / published["none"] * total - looks
+            own_trials = trials if method in OURS else 0.0
+            steps = pmacs / published["none"] * total - own_trials
             ours, fits, why = _judge(method, model, partial(compose, model, presets[method]), published, turbo, steps)
-            rows.append(Explained(model, method, pmacs, looks, steps, total, ours, fits, why))
+            rows.append(Explained(model, method, pmacs, own_trials, steps, total, ours, fits, why))
     return rows
 
 
 def _judge(
     method: str, model: str, compose: Callable[[], Run], published: dict[str, float], turbo: Known, steps: float
 ) -> tuple[float | None, bool | None, str]:
-    """MACs foreseen (P), whether they fit, and a remark."""
+    """The PMACs that we compute, whether the printed ones fit them, and a remark."""
     total = turbo.rehearsal.steps
     uncached = total * turbo.step.total / PETA
     if method == "none":
@@ -93,13 +98,13 @@ def _judge(
         off = ours / published[method] - 1
         return ours, abs(off) <= TOLERANCE, f"{off:+.1%} by the schedule of its preset here"
     if method == "flash":
-        looks = turbo.trial.total / turbo.step.total
-        like_turbo = published["turbo"] / published["none"] * total - looks
+        trials = turbo.trial.total / turbo.step.total
+        turbo_steps = published["turbo"] / published["none"] * total - trials
         flash = _known(compose())
-        ours = flash.at(like_turbo).total / PETA * published["none"] / uncached
-        said, foreseen = published["flash"] / published["turbo"], ours / published["turbo"]
-        why = f"{said:.2f} of turbo; 40 % of blocks cached and L = 3 make it {foreseen:.2f}"
-        return ours, abs(foreseen / said - 1) <= TOLERANCE, why
+        ours = flash.at(turbo_steps).total / PETA * published["none"] / uncached
+        printed, computed = published["flash"] / published["turbo"], ours / published["turbo"]
+        why = f"{printed:.2f} of turbo; 40 % of blocks cached and L = 3 make it {computed:.2f}"
+        return ours, abs(computed / printed - 1) <= TOLERANCE, why
     return None, None, f"a run that computes {steps:.1f} of {total} costs this; the setting decides"
 
 
@@ -109,22 +114,22 @@ def table3(run: Run) -> list[Downsampled]:
     base, turbo = _known(run), run.recipe.method
     assert isinstance(turbo, PreciseCacheConfig)
     total = base.rehearsal.steps
-    found_share = paper.implied_share("wan", "precisecache_turbo")
-    assert found_share is not None
-    computed = found_share[1] * total - base.trial.total / base.step.total
-    found = []
+    implied = paper.implied_share("wan", "precisecache_turbo")
+    assert implied is not None
+    computed = implied[1] * total - base.trial.total / base.step.total
+    explained = []
     for factor, latency in rows.items():
         if factor == "none":
             continue
         frames, height, width = map(int, factor.split("x"))
         known = _known(run, replace(turbo, downsample_factor=(frames, height, width)))
         trials, speedup = known.trial.total / known.step.total, rows["none"] / latency
-        found.append(Downsampled(factor, trials, speedup, total / (computed + trials), total / speedup - trials))
-    return found
+        explained.append(Downsampled(factor, trials, speedup, total / (computed + trials), total / speedup - trials))
+    return explained
 
 
 def show(models: Sequence[str], compose: Compose, say: Callable[[str], None] = print) -> None:
-    """Print both tables and name what does not fit."""
+    """Print Table 1's rows, Table 3's if "wan" is among the models, and a line for each row that does not fit."""
     rows = table1(models, compose)
     cells = [
         (
@@ -138,14 +143,14 @@ def show(models: Sequence[str], compose: Compose, say: Callable[[str], None] = p
     say("foreseen: our MACs, scaled to the paper's uncached ones (none: as they are).")
     misfits = [f"{r.model} {r.method} ({r.why})" for r in rows if r.fits is False]
     if "wan" in models:
-        below = table3(compose("wan", "precisecache_turbo"))
-        thirds = [
+        third = table3(compose("wan", "precisecache_turbo"))
+        table3_cells = [
             (d.factor, f"{d.trials:.2f}", f"{d.speedup:.2f}", f"{d.implied:.2f}", f"{d.steps:.1f}", _yes(d.fits))
-            for d in below
+            for d in third
         ]
         heads = ("factor", "trials", "speedup printed", "speedup by MACs", "steps that would explain it", "fits?")
-        _print("Table 3, Wan2.1-14B, as many steps computed as Turbo's in Table 1", heads, thirds, say)
-        misfits += [f"Table 3 {d.factor} ({d.speedup:.2f}, MACs say {d.implied:.2f})" for d in below if not d.fits]
+        _print("Table 3, Wan2.1-14B, as many steps computed as Turbo's in Table 1", heads, table3_cells, say)
+        misfits += [f"Table 3 {d.factor} ({d.speedup:.2f}, MACs say {d.implied:.2f})" for d in third if not d.fits]
     for misfit in misfits:
         say(f"does not fit: {misfit}")
 

@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018) on the `lpips` package, which is an extra of its own: pip install 'pcbench[lpips]'.
+"""LPIPS (Zhang et al. 2018) with the `lpips` package, an optional extra: pip install 'pcbench[lpips]'.
 
-The package holds its calibrated heads; the trunk, AlexNet trained on ImageNet, is a file of torchvision's. Nothing here
-goes to the network for it, and without it there is no number.
+The package contains the calibrated heads; the trunk, AlexNet trained on ImageNet, is a file of torchvision's. It is
+never downloaded here, and without it there is no score.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torch.nn.functional import interpolate
 
 from .psnr_ssim import Values
 
-SHA256 = "7be5be79"  # how the file's hash begins: part of its published name
+SHA256 = "7be5be79"  # the beginning of the file's hash, which is part of its published name
 TRUNK = f"alexnet-owt-{SHA256}.pth"
 URL = f"https://download.pytorch.org/models/{TRUNK}"
-CHUNK = 4 * 480 * 640  # pixels of the frames that pass the network at once
+CHUNK = 4 * 480 * 640  # pixels of the frames that pass through the network at once
 
 
 class UnavailableError(RuntimeError):
-    """LPIPS cannot be computed here; says what is missing, and where to get it."""
+    """LPIPS cannot be computed here; the message says what is missing and where to get it."""
 
 
 def lpips(
     video: np.ndarray, reference: np.ndarray, device: str = "cpu", *, spatial: bool = False, size: int | None = None
 ) -> Values:
-    """LPIPS-alex of each frame of two uint8 videos (frames, height, width, 3).
+    """LPIPS-alex of each frame of two uint8 videos (frames, height, width, 3); lower is closer.
 
-    spatial: mean of the map at the frames' resolution, instead of the mean at each layer's.
+    spatial: average the map at the frames' resolution instead of averaging at each layer's.
     size: resize frames to a square of this many pixels first (bilinear).
 
     Raises UnavailableError if the package or the trunk's file is missing.
@@ -52,12 +52,12 @@ def lpips(
 
 
 def is_installed() -> bool:
-    """Whether the package is there, without importing it."""
+    """Whether the `lpips` package is installed; does not import it."""
     return importlib.util.find_spec("lpips") is not None
 
 
 def why_unavailable() -> str | None:
-    """What is missing for LPIPS, or None. No machine's path is in the words: they go into records."""
+    """What is missing for LPIPS, or None. The text contains no local path, because it goes into records."""
     try:
         importlib.import_module("lpips")
     except ModuleNotFoundError:
@@ -76,13 +76,13 @@ def why_unavailable() -> str | None:
 
 
 def trunk_file() -> Path:
-    """Where the trunk is looked for."""
+    """Where the trunk's file is expected."""
     return Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
 
 
 @functools.lru_cache(maxsize=1)
 def _sha256(file: Path, size: int, modified: int) -> str:
-    """Of a file that is this large and was changed at this time."""
+    """The hash of a file; size and time of change are part of the cache's key, so a changed file is hashed again."""
     with file.open("rb") as stream:
         return hashlib.sha256(stream.read()).hexdigest()
 
@@ -98,5 +98,5 @@ def _network(device: str) -> Any:
     if reason := why_unavailable():
         raise UnavailableError(reason)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package uses a spelling that torchvision would like changed
+        warnings.simplefilter("ignore")  # the package uses an argument that torchvision has deprecated
         return importlib.import_module("lpips").LPIPS(net="alex", verbose=False).to(device).eval()

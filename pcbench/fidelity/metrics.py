@@ -1,9 +1,9 @@
-"""The conventions in use for fidelity, by name. The same three letters mean different numbers in each.
+"""The conventions in use for fidelity, by name. "PSNR" (or SSIM, LPIPS) is a different number in each of them.
 
 A metric's name is versioned: what it computes never changes under one name. `raw` is ours and has no prefix. The others
-reproduce published evaluation code, its inputs included, which are mp4 files of both videos; docs/fidelity.md tells
-them apart and names the sources. What they leave to chance is fixed here: one encoder thread, and samples in their
-run's order where a folder's order decides what shares a batch.
+reproduce published evaluation code including its inputs, which are mp4 files of both videos; docs/fidelity.md compares
+them and names the sources. What they leave to chance is fixed here: one encoder thread, and samples in their run's
+order where upstream's batches depend on the order of files in a folder.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ def mean_of_differing(values: Sequence[float | None]) -> float | None:
 
 
 def of_whole_video(values: Sequence[float | None]) -> float | None:
-    """PSNR of the mean squared error of all frames, from the PSNR of each."""
+    """PSNR in dB of the mean squared error over all frames, from the PSNR of each frame; None if all are identical."""
     return psnr_ssim.decibels(statistics.fmean(0.0 if v is None else 10 ** (-v / 10) for v in values))
 
 
 def middle_frame(
     measure: Callable[..., Values], video: np.ndarray, reference: np.ndarray, device: str = "cpu"
 ) -> Values:
-    """A measure of the frame in the middle alone."""
+    """A measure of the middle frame alone."""
     middle = slice(len(video) // 2, len(video) // 2 + 1)
     return measure(video[middle], reference[middle], device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number a video.
+    """One number per video.
 
-    frames: of two arrays and a device, a value for each frame; None where it would be infinite.
+    frames: function of two arrays and a device; a value for each frame, None where it would be infinite.
     source: what the two arrays are (sources.py).
-    pool: from the frames' values to the video's.
-    batch: videos are averaged by so many, and batches equally; None: all equally.
-    title, unit, digits: what a column of it is headed, and how many digits follow the point.
-    lower_is_better: of two videos the one with the lower value is closer to its reference.
+    pool: combines the frames' values into the video's.
+    batch: videos are averaged in batches of this size, and then the batches; None averages all videos equally.
+    title, unit, digits: heading of its column, and number of digits after the decimal point.
+    lower_is_better: whether a lower value means closer to the reference.
     shown: whether tables have a column for it.
-    lacks: why it cannot be computed here; None if it can.
+    lacks: returns why it cannot be computed here, or None if it can.
     """
 
     frames: Callable[[np.ndarray, np.ndarray, str], Values]
@@ -77,11 +77,11 @@ class Metric:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a record says of it, for those who read records alone."""
+        """What a record says about the metric, for readers who only have records."""
         return {name: getattr(self, name) for name in ("title", "unit", "digits", "lower_is_better", "shown")}
 
     def over_videos(self, values: Sequence[float]) -> float:
-        """The mean as the convention takes it."""
+        """The mean over videos as the convention computes it."""
         size = self.batch or len(values)
         return statistics.fmean(statistics.fmean(values[i : i + size]) for i in range(0, len(values), size))
 
@@ -131,12 +131,12 @@ def convention_of(metric: str) -> str:
 
 
 def identical_frames(video: np.ndarray, reference: np.ndarray) -> int:
-    """How many frames (of latents: whole videos) are equal to the reference, bit for bit."""
+    """How many frames (for latents: whole videos) are equal to the reference, bit for bit."""
     return sum(bool(np.array_equal(v, r)) for v, r in zip(video, reference, strict=True))
 
 
 def note(value: float | None, identical: int, frames: int) -> str | None:
-    """What is to be known about a value, or about its absence."""
+    """A remark for a score if frames are identical to the reference (`value` None: it would be infinite), else None."""
     if not identical:
         return None
     if identical == frames:

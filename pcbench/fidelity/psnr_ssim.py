@@ -1,7 +1,7 @@
-"""PSNR and SSIM of two videos, a value for each frame.
+"""PSNR and SSIM of two videos, one value per frame.
 
-Videos are uint8 arrays (frames, height, width, 3). Values are taken in [0, 1]. Work goes a few planes at a time, so
-memory stays flat; the same code runs on a CPU and on a GPU.
+Videos are uint8 arrays (frames, height, width, 3), whose values are scaled to [0, 1]. A few planes are processed at a
+time, so memory does not grow with the length; the same code runs on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-Values = Sequence[float | None]  # one a frame; None where it would be infinite, the frame identical to its reference
+Values = Sequence[float | None]  # one per frame; None if infinite, because the frame is identical to its reference
 
 CAP = 100.0  # dB
-C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-CHUNK = 480 * 640  # pixels of a plane stack that is worked on at once; about what a processor's cache holds
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants for values up to 255
+CHUNK = 480 * 640  # pixels of the planes processed at once; about what a processor's cache holds
 
 
 def gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
-    """Taps of the usual SSIM window."""
+    """The `size` taps of the usual SSIM window, which sum to 1."""
     taps = [math.exp(-((i - size // 2) ** 2) / (2 * sigma**2)) for i in range(size)]
     return [tap / sum(taps) for tap in taps]
 
@@ -32,7 +32,7 @@ def psnr(video: np.ndarray, reference: np.ndarray, device: str = "cpu") -> Value
 
 
 def psnr_float32(video: np.ndarray, reference: np.ndarray, device: str = "cpu") -> Values:
-    """The same of frames divided by 255 in single precision, which moves it by up to 1e-5 dB."""
+    """`psnr` of frames divided by 255 in single precision, which changes it by up to 1e-5 dB."""
     return [decibels(error) for error in _errors_float32(video, reference)]
 
 
@@ -42,7 +42,7 @@ def psnr_capped(video: np.ndarray, reference: np.ndarray, device: str = "cpu") -
 
 
 def decibels(error: float) -> float | None:
-    """PSNR of a mean squared error of values in [0, 1]; None for no error."""
+    """PSNR in dB from the mean squared error of values in [0, 1]; None for no error."""
     return -10 * math.log10(error) if error else None
 
 
@@ -62,22 +62,22 @@ def ssim(
 ) -> Values:
     """SSIM of each frame: mean over channels and over the region where the window fits (Wang et al. 2004, eq. 13).
 
-    window: taps of a separable, symmetric window; default the Gaussian of 11 taps and sigma 1.5.
-    unbiased: variances and covariance with n/(n-1), n the window's number of pixels.
+    window: taps of a separable, symmetric window; by default the Gaussian of 11 taps and sigma 1.5.
+    unbiased: multiply variances and covariance by n/(n-1), with n the window's number of pixels.
 
-    In single precision, which is within 1e-6 of double and more than twice as fast.
+    Computed in single precision, which is within 1e-6 of double and more than twice as fast.
     Raises ValueError if a frame is smaller than the window.
     """
     taps = window or gaussian()
     frames, height, width, _ = video.shape
     if min(height, width) < len(taps):
         raise ValueError(f"frames of {height}x{width} are smaller than SSIM's window of {len(taps)}")
-    c2 = C2 * (1 - 1 / len(taps) ** 2) if unbiased else C2  # n/(n-1) on all variances comes to this
+    c2 = C2 * (1 - 1 / len(taps) ** 2) if unbiased else C2  # equivalent to n/(n-1) on all variances
     x, y = _planes(video), _planes(reference)
     step = max(1, CHUNK // (height * width))
     buffers = _Buffers(taps, min(step, len(x)), height, width, device)
     maps = (_ssim_map(x[i : i + step], y[i : i + step], buffers, c2) for i in range(0, len(x), step))
-    means = torch.cat([each.mean(dim=(-2, -1), dtype=torch.float64) for each in maps])
+    means = torch.cat([ssim_map.mean(dim=(-2, -1), dtype=torch.float64) for ssim_map in maps])
     return means.reshape(frames, 3).mean(1).tolist()
 
 
@@ -92,8 +92,8 @@ def _ssim_map(x: torch.Tensor, y: torch.Tensor, buffers: _Buffers, c2: float) ->
 
         (1 - mean(d)^2 / (mean(x)^2 + mean(y)^2 + C1)) (1 - var(d) / (var(x) + var(y) + C2))
 
-    which is the usual form rearranged. It takes four filters, and loses far less in single precision where videos are
-    close. Where they are flat, variances are differences of large numbers; hence planes are centred on their median.
+    which is the usual form rearranged. It takes four filters, and loses far fewer digits where the videos are close.
+    Where they are flat, variances are differences of large numbers; so planes are centred on their median.
     """
     stack = buffers.stack[:, : len(x)]
     plane, difference, squares, d_squares = stack
@@ -114,7 +114,7 @@ def _ssim_map(x: torch.Tensor, y: torch.Tensor, buffers: _Buffers, c2: float) ->
 
 
 class _Buffers:
-    """A separable window and the memory it works in; on a CPU, fresh memory would cost as much time as the sums."""
+    """A separable window and its working memory; on a CPU, allocating anew would take as much time as the sums."""
 
     def __init__(self, taps: list[float], planes: int, height: int, width: int, device: str) -> None:
         self.taps = taps
@@ -125,13 +125,13 @@ class _Buffers:
         self._pair = torch.empty_like(self._rows)
 
     def spare(self, planes: int) -> torch.Tensor:
-        """Room for so many filtered planes."""
+        """Unused memory for this many filtered planes."""
         return self._pair[0, :planes, :, : self._means.shape[-1]]
 
     def filtered(self, planes: int) -> torch.Tensor:
         """The first planes of the stack, filtered where the window fits: (4, planes, valid height, valid width).
 
-        Sums of shifted copies, which on a CPU are much faster than a convolution.
+        Computed as sums of shifted copies, which on a CPU is much faster than a convolution.
         """
         half = len(self.taps) // 2
         for axis, values, total in ((-2, self.stack, self._rows), (-1, self._rows, self._means)):
@@ -145,9 +145,9 @@ class _Buffers:
 
 
 def ssim_torchmetrics(video: np.ndarray, reference: np.ndarray, device: str = "cpu") -> Values:
-    """Torchmetrics' SSIM as it comes (1.4.3 and later): float32, the reflected border counted, variances clamped.
+    """Torchmetrics' SSIM by default (1.4.3 and later): float32, the reflected border included, variances clamped.
 
-    Its rounding alone is 1e-6 to 1e-4, so nothing else reproduces it. Many times slower than `ssim` on a CPU.
+    Its rounding error alone is 1e-6 to 1e-4, so no other code reproduces it. Many times slower than `ssim` on a CPU.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -160,7 +160,7 @@ def ssim_torchmetrics(video: np.ndarray, reference: np.ndarray, device: str = "c
 
 
 def latent_psnr(latent: np.ndarray, reference: np.ndarray, device: str = "cpu") -> Values:
-    """One value: PSNR in dB of a whole latent, its peak the range (maximum - minimum) of the reference's."""
+    """One value: PSNR in dB of a whole latent; the peak is the reference's range (maximum - minimum)."""
     reference = reference.astype(np.float64)
     error = float(np.square(latent.astype(np.float64) - reference).mean())
     return [decibels(error / float(np.ptp(reference)) ** 2)]

@@ -1,4 +1,4 @@
-"""What a metric compares: a sample's final latents, its frames, or its frames back from an mp4 file."""
+"""What a metric compares: a sample's final latents, its frames, or its frames after encoding to and from mp4."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..store import SampleFiles
 
 
 class Source(Protocol):
-    """encoded: the video goes through a file, whose frame rate then moves its pixels."""
+    """Where a metric's arrays come from. encoded: the video goes through a file, whose frame rate affects pixels."""
 
     @property
     def encoded(self) -> bool: ...
 
     def load(self, run: Run, files: SampleFiles) -> np.ndarray:
-        """The array of one sample."""
+        """The array of one sample; a video is uint8 (n, height, width, 3)."""
         ...
 
     def drop(self, run: Run, files: SampleFiles) -> None:
@@ -51,12 +51,12 @@ class Frames:
         return frames_of(run, files)
 
     def drop(self, run: Run, files: SampleFiles) -> None:
-        pass  # the stages drop them
+        pass  # the scoring stage drops them
 
 
 @dataclass(frozen=True)
 class Mp4:
-    """Frames as H.264 at this constant rate factor hands them back."""
+    """Frames encoded with H.264 at this constant rate factor and decoded again."""
 
     crf: int
     encoded: bool = True

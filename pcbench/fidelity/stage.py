@@ -1,8 +1,8 @@
 """The scoring stage for fidelity: how close each video is to the uncached reference of the same prompt and seed.
 
-A sample's scores lie beside it in <sample>.fidelity.json: for every metric the value, the values of its frames, how
-many frames are identical to the reference's, and a note, which gives the reason where there is no value. Only what is
-missing is computed: with another convention asked for, a video is decoded again but never generated again.
+A sample's scores are next to it in <sample>.fidelity.json: for every metric the value, the values of its frames, how
+many frames are identical to the reference's, and a note, which gives the reason if there is no value. Only missing
+scores are computed: for a further convention, a video is decoded again but never generated again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone
 from .metrics import CONVENTIONS, METRICS, identical_frames, note
 
-Entry = dict[str, Any]  # of one metric: value, frames, identical, note
+Entry = dict[str, Any]  # one metric's result: value, frames, identical, note
 
 
 def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Conventions by name, one or several, each once. Raises ConfigError for one that is not known, or for none."""
+    """Conventions by name, one or several, without repetitions. Raises ConfigError for an unknown one, or for none."""
     names = tuple(dict.fromkeys([names] if isinstance(names, str) else names or []))
     if unknown := [name for name in names if name not in CONVENTIONS]:
         raise ConfigError(f"unknown fidelity {unknown[0]!r}; conventions are {', '.join(CONVENTIONS)}")
@@ -36,12 +36,12 @@ def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def arrays(run: Run) -> int:
-    """How many arrays of a video's frames scoring holds at a time: the frames, and what an mp4 makes of them."""
+    """How many arrays of a video's frames scoring holds at a time: the frames, and possibly their copy from an mp4."""
     return 1 + any(metric.source.encoded for convention in run.fidelity for metric in CONVENTIONS[convention].values())
 
 
 def measure(name: str, video: np.ndarray, reference: np.ndarray, device: str = "cpu") -> Entry:
-    """One metric of two arrays of its source: uint8 frames (n, height, width, 3), or latents.
+    """One metric of two arrays from its source: uint8 frames (n, height, width, 3), or latents.
 
     Raises ValueError if their shapes differ: nothing is resized, cut or padded.
     """
@@ -56,8 +56,8 @@ def measure(name: str, video: np.ndarray, reference: np.ndarray, device: str = "
 
 
 def score(job: Job, say: Callable[[str], None]) -> list[Failure]:
-    """Score every sample of the job against the reference sample of the same prompt, seed and machine; returns what
-    failed."""
+    """Score every sample of the job against the reference sample of the same prompt, seed and machine. Returns the
+    failures."""
     if job.uncached is None:
         return []
     reported: set[str] = set()
@@ -69,7 +69,7 @@ def score(job: Job, say: Callable[[str], None]) -> list[Failure]:
 
 
 def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Callable[[str], None]) -> None:
-    """Score one sample. `reported` holds the reasons for missing scores that were said before."""
+    """Score one sample. `reported` holds the reasons for missing scores that have already been printed."""
     run, files, reference = job.run, job.files(prompt, seed), job.reference.files(prompt, seed)
     entries = stored(job, files)
     missing = [n for c in run.fidelity for n in CONVENTIONS[c] if not _settled(n, entries.get(n))]
@@ -86,34 +86,34 @@ def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Callab
     reported |= lacking
     latents = [checksum(files), checksum(reference)]
     header = {"reference": job.reference.id, "latents": latents, "fps": run.fps}
-    with alone(files.fidelity.parent):  # another process may have scored it by other conventions
+    with alone(files.fidelity.parent):  # another process may have scored it with other conventions
         write_sealed(files.fidelity, header | {"metrics": stored(job, files) | new})
 
 
 def stored(job: Job, files: SampleFiles) -> dict[str, Entry]:
-    """The entries on disk that still hold, at this frame rate where it moves pixels."""
+    """The entries on disk that are still valid; those of encoded videos only for the job's frame rate."""
     fps, entries = at_any_rate(job, files)
     return {name: entry for name, entry in entries.items() if fps == job.run.fps or not METRICS[name].source.encoded}
 
 
 def at_any_rate(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Entry]]:
-    """The frame rate and the entries on disk that hold for this latent and its reference's, by today's definitions."""
+    """The frame rate and the entries on disk that are valid for this latent and its reference's, of known metrics."""
     data = read_json(files.fidelity) or {}
     if data.get("reference") != job.reference.id or "metrics" not in data:
         return None, {}
-    now = [checksum(files), checksum(job.reference.place.sample(files.stem.name))]
-    if any(None not in pair and pair[0] != pair[1] for pair in zip(data.get("latents", now), now, strict=True)):
-        return None, {}  # one of the two was made again since, and came out otherwise
+    current = [checksum(files), checksum(job.reference.place.sample(files.stem.name))]
+    if any(None not in pair and pair[0] != pair[1] for pair in zip(data.get("latents", current), current, strict=True)):
+        return None, {}  # one of the two has been generated again since, with another result
     return data["fps"], {name: data["metrics"][name] for name in METRICS if name in data["metrics"]}
 
 
 def _settled(name: str, entry: Entry | None) -> bool:
-    """Whether there is nothing to do: it was computed, or what it lacked is still lacking."""
+    """Whether there is nothing to do: the metric was computed, or what it needs is still missing."""
     return entry is not None and (bool(entry["frames"]) or entry["note"] == METRICS[name].lacks())
 
 
 def _scored(run: Run, files: SampleFiles, reference: SampleFiles, names: list[str]) -> dict[str, Entry]:
-    """The metrics of one sample, source by source, so that no more than one pair of videos is unpacked at a time."""
+    """The metrics of one sample, source by source, so that only one pair of videos is in memory at a time."""
     device = devices.resolve(run.device)
     entries: dict[str, Entry] = {}
     for source in dict.fromkeys(METRICS[name].source for name in names):
@@ -121,5 +121,5 @@ def _scored(run: Run, files: SampleFiles, reference: SampleFiles, names: list[st
         for name in (name for name in names if METRICS[name].source == source):
             entries[name] = measure(name, video, against, device)
         source.drop(run, files)
-    kept.drop(files.latent)  # the reference's frames are wanted again, by the next method of a sweep
+    kept.drop(files.latent)  # the reference's frames stay: the next method of a sweep needs them again
     return {name: entries[name] for name in names}

@@ -1,7 +1,7 @@
-"""Appendix A.2: the constants of its bound on the final error, measured, and the deviations that it is to bound.
+"""Appendix A.2: measures the constants of its bound on the final error, and the deviations that it should bound.
 
-All norms are RMS per element, the threshold's unit: each of the appendix's inequalities compares tensors of one shape,
-but for (20), where the units go into c_LF.
+All norms are RMS (root mean square) per element, the threshold's unit: each of the appendix's inequalities compares
+tensors of one shape, except (20), where the units go into c_LF.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from ..sampling.generate import decode
 from .change import lfds
 from .watch import Caller, Seen, compact, rms
 
-PUSH = 10.0  # size of a disturbance; a solver's step is affine, so any will do that rounding does not drown
+PUSH = 10.0  # size of a disturbance; a solver's step is affine, so any size works that rounding does not drown
 
 
 def constants(caller: Caller, seen: Seen, trial: Size | None) -> dict[str, Any]:
-    """What the bound is made of, as lists over steps, and the bound's factors.
+    """The quantities in the bound, as lists over steps, and the bound's factors.
 
-    c_full, c_trial: the change of the whole prediction over the LFD, of full predictions as (20) has it, or of the
-        trials of this size, which are what the threshold is compared with.
-    step_prediction, step_latent: change of the latent after a step per change of its prediction (L_F of (12)), of the
-        latent before it (L_Z), both on the pipeline's own solver with all other predictions, and what it remembers
-        of earlier steps, as they were.
-    final_prediction: change of the final latent per change of one step's prediction, the other predictions as they
-        were. A solver is affine in all predictions, so their sum bounds the final error per largest change, for every
-        solver. (12) leaves out what a solver remembers; of one without a memory the sum is at most C_Z / c_LF.
-    factors: c_LF, L_F and L_Z as the maxima of (14) and (20), C_Z of (30), and the sum in its place.
+    c_full, c_trial: the change of the whole prediction divided by the LFD (low-frequency difference), either of full
+        predictions as in (20), or of the trials of this size, which the threshold is compared with.
+    step_prediction, step_latent: change of the latent after a step per change of its prediction (L_F of (12)), and per
+        change of the latent before it (L_Z), both with the pipeline's own solver; all other predictions, and what the
+        solver remembers of earlier steps, stay as they were.
+    final_prediction: change of the final latent per change of one step's prediction; the other predictions stay as they
+        were. A solver is affine in all predictions, so the sum of these bounds the final error per largest change, for
+        every solver. (12) leaves out a solver's memory; for a solver without one the sum is at most C_Z / c_LF.
+    factors: c_LF, L_F and L_Z as the maxima of (14) and (20), C_Z of (30), and the sum as its replacement.
     """
     predictions = seen.predictions()
     changes = [rms(b - a) for a, b in itertools.pairwise(predictions)]
-    low = {"c_full": lfds(predictions)}
+    differences = {"c_full": lfds(predictions)}
     if trial is not None:
-        low["c_trial"] = lfds(seen.trials(trial))
-    ratios = {name: [_over(a, b) for a, b in zip(changes, lfd, strict=True)] for name, lfd in low.items()}
+        differences["c_trial"] = lfds(seen.trials(trial))
+    ratios = {name: [_ratio(a, b) for a, b in zip(changes, lfd, strict=True)] for name, lfd in differences.items()}
     solver = _solver(caller, seen)
     l_f, l_z = max(solver["step_prediction"]), max(solver["step_latent"])
     factors = {"L_F": l_f, "L_Z": l_z, "sum_final": sum(solver["final_prediction"])}
@@ -56,17 +56,17 @@ def constants(caller: Caller, seen: Seen, trial: Size | None) -> dict[str, Any]:
 
 
 def _solver(caller: Caller, seen: Seen) -> dict[str, list[float]]:
-    """How the pipeline's own solver carries on a change of a prediction, or of a latent."""
+    """How the pipeline's own solver propagates a change of a prediction or of a latent."""
     steps = range(len(seen.moments))
-    recorded = [{name: each.float() for name, each in moment.predictions.items()} for moment in seen.moments]
+    recorded = [{name: tensor.float() for name, tensor in moment.predictions.items()} for moment in seen.moments]
     noise = torch.Generator().manual_seed(0)
     like = next(iter(recorded[0].values()))
-    push = PUSH * torch.randn(1, *like.shape[1:], generator=noise)  # guidance leaves alone what is common to branches
+    push = PUSH * torch.randn(1, *like.shape[1:], generator=noise)  # guidance does not change what branches share
     pushed = rms(seen.anatomy.as_video(push))
     latent_push = PUSH * torch.randn(seen.latents[0].shape, generator=noise)
 
     def path(prediction: int | None = None, latent: int | None = None) -> list[torch.Tensor]:
-        """Latents after each step, with the prediction of one step disturbed, or the latent it starts from."""
+        """Latents after each step, with one step's prediction disturbed, or the latent that it starts from."""
         latents: list[torch.Tensor] = []
 
         def after(index: int, value: torch.Tensor) -> torch.Tensor:
@@ -80,41 +80,41 @@ def _solver(caller: Caller, seen: Seen) -> dict[str, list[float]]:
         return latents
 
     base = path()
-    found: dict[str, list[float]] = {"step_prediction": [], "step_latent": [], "final_prediction": []}
+    changes: dict[str, list[float]] = {"step_prediction": [], "step_latent": [], "final_prediction": []}
     for step in steps:
-        moved = path(prediction=step)
-        found["step_prediction"].append(rms(moved[step] - base[step]) / pushed)
-        found["final_prediction"].append(rms(moved[-1] - base[-1]) / pushed)
+        disturbed = path(prediction=step)
+        changes["step_prediction"].append(rms(disturbed[step] - base[step]) / pushed)
+        changes["final_prediction"].append(rms(disturbed[-1] - base[-1]) / pushed)
         if step:
-            moved = path(latent=step)
-            found["step_latent"].append(rms(moved[step] - base[step]) / rms(latent_push))
-    return found
+            disturbed = path(latent=step)
+            changes["step_latent"].append(rms(disturbed[step] - base[step]) / rms(latent_push))
+    return changes
 
 
-def _over(change: float, lfd: float) -> float:
+def _ratio(change: float, lfd: float) -> float:
     return change / lfd if lfd else math.inf
 
 
 def deviation(caller: Caller, seen: Seen, reference: Seen, threshold: float | None) -> dict[str, Any]:
     """How far a run with a cache is from the uncached one, as lists over steps.
 
-    prediction: d_i of (25), at computed steps too, where (22) says 0. latent: e of (24) after the step; the last is the
-    final error. video: RMS of the frames' difference, of values in [0, 1]. delta: the run's threshold.
+    prediction: d_i of (25), also at computed steps, where (22) says 0. latent: e of (24) after the step; the last is
+    the final error. video: RMS of the frames' difference, for values in [0, 1]. delta: the run's threshold.
     """
     pairs = zip(seen.predictions(), reference.predictions(), strict=True)
     latents = zip(seen.latents, reference.latents, strict=True)
-    of_frames = functools.partial(decode, caller.pipe, caller.run)
-    video, plain = (of_frames(each.latents[-1]).astype(np.float32) / 255 for each in (seen, reference))
+    decoded = functools.partial(decode, caller.pipe, caller.run)
+    video, uncached = (decoded(call.latents[-1]).astype(np.float32) / 255 for call in (seen, reference))
     return compact_all(
         {
             "delta": threshold,
             "prediction": [rms(a - b) for a, b in pairs],
             "latent": [rms(a.float() - b.float()) for a, b in latents],
-            "video": float(np.square(video - plain).mean(dtype=np.float64)) ** 0.5,
+            "video": float(np.square(video - uncached).mean(dtype=np.float64)) ** 0.5,
         }
     )
 
 
 def compact_all(data: dict[str, Any]) -> dict[str, Any]:
-    """`compact` on every value of a dictionary and those inside it."""
+    """Applies `compact` to every value of a dictionary and of the dictionaries inside it."""
     return {name: compact_all(v) if isinstance(v, dict) else compact(v) for name, v in data.items()}

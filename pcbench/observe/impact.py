@@ -1,4 +1,4 @@
-"""What it costs the video to reuse the last prediction at one step, all others computed (figure 3)."""
+"""How much a video changes if the last prediction is reused at one step and all other steps are computed (figure 3)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ MEASURES = ("latent_rmse", "video_mse", PSNR)
 
 
 def steps_of(count: int, stride: int) -> range:
-    """The steps to try, of `count`: the first has nothing to reuse."""
+    """The steps to try, every `stride`-th out of `count`; the first step has nothing to reuse."""
     return range(1, count, stride)
 
 
 def empty(count: int) -> dict[str, Any]:
-    """Lists over steps by part and measure, with nothing in them yet."""
+    """Lists over steps, by part and measure, filled with None."""
     return {name: {measure: [None] * count for measure in MEASURES} for name in PARTS}
 
 
-def missing(found: dict[str, Any], count: int, stride: int) -> list[int]:
-    """The steps that were not tried yet."""
-    return [step for step in steps_of(count, stride) if found[PARTS[-1]]["latent_rmse"][step] is None]
+def missing(data: dict[str, Any], count: int, stride: int) -> list[int]:
+    """The steps that have not been tried yet."""
+    return [step for step in steps_of(count, stride) if data[PARTS[-1]]["latent_rmse"][step] is None]
 
 
-def fill(found: dict[str, Any], caller: Caller, seen: Seen, steps: list[int]) -> Iterator[int]:
-    """Try these steps, part by part; yields each when it is in `found`.
+def fill(data: dict[str, Any], caller: Caller, seen: Seen, steps: list[int]) -> Iterator[int]:
+    """Try these steps, part by part; yields each step once its results are in `data`.
 
-    Up to the step the recorded predictions answer. At the step answers the last prediction; or that prediction's low
-    part and the rest of the current one; or the other way round. From there on the transformer computes.
+    Before the step, the recorded predictions are used. At the step, the prediction is the last one; or its low part
+    plus the high part of the current one; or the other way round. After it, the transformer computes again.
     """
     final = seen.latents[-1]
     reference = decode(caller.pipe, caller.run, final)
@@ -46,7 +46,7 @@ def fill(found: dict[str, Any], caller: Caller, seen: Seen, steps: list[int]) ->
             latents = caller.again(functools.partial(reusing, seen, step, name))
             measured = errors(latents, final, decode(caller.pipe, caller.run, latents), reference)
             for measure, value in measured.items():
-                found[name][measure][step] = compact(value)
+                data[name][measure][step] = compact(value)
         yield step
 
 
@@ -64,7 +64,10 @@ def reusing(seen: Seen, at: int, name: str, index: int, branch: str) -> torch.Te
 
 
 def errors(latents: torch.Tensor, final: torch.Tensor, video: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """latent_rmse, in units of the latent; video_mse, of values in [0, 1]; psnr, of fidelity's raw convention."""
+    """latent_rmse in units of the latent; video_mse for values in [0, 1]; PSNR in dB of fidelity's raw convention.
+
+    latents, final: (1, C, T, H, W). video, reference: uint8 (frames, height, width, 3).
+    """
     metric = METRICS[PSNR]
     difference = (video.astype(np.float32) - reference) / 255
     return {

@@ -1,6 +1,6 @@
-"""What can be observed: a line for each kind, with what it needs, measures and costs.
+"""What can be observed: an entry for each kind, with what it needs, measures and costs.
 
-A new kind is a file beside this one with its measure, and a line in OBSERVATIONS.
+A new kind is a file next to this one with its measure, and an entry in OBSERVATIONS.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from methods.engine.anatomy import Size
 from . import bound, change, impact
 from .watch import Caller, Seen
 
-Data = dict[str, Any]  # of one observation, plain
-Sizes = dict[str, Size]  # of trials, by factor ("2x4x4")
+Data = dict[str, Any]  # the plain data of one observation
+Sizes = dict[str, Size]  # sizes of trials, by factor ("2x4x4")
 
 
 @dataclass
 class Subject:
-    """A sample that was called again and watched.
+    """A sample whose pipeline call was repeated and watched.
 
-    caller: calls it once more, if need be. seen: what was watched. sizes: of the trials that were made beside it.
-    stride: of the steps that are tried one by one. known: what an earlier look has found already; empty if nothing.
-    reference, threshold: of a run with a cache, the uncached run as it was seen and the method's threshold.
+    caller: repeats the call if needed. seen: what was watched. sizes: sizes of the trials that were run alongside.
+    stride: every n-th step is tried. known: the data of an earlier observation; empty if there is none.
+    reference, threshold: for a run with a cache, the watched uncached run and the method's threshold.
     """
 
     caller: Caller
@@ -37,7 +37,7 @@ class Subject:
 
 
 class Cost(NamedTuple):
-    """Beyond the one call that is watched: denoising steps at full size, and latents to decode."""
+    """The cost beyond the one call that is watched: denoising steps at full size, and latents to decode."""
 
     steps: int
     decodes: int
@@ -47,11 +47,11 @@ class Cost(NamedTuple):
 class Observation:
     """One kind of observation.
 
-    kind: what the option `observe` calls it. name: of its data, with a version, which is raised when they come to mean
-    something else. measure: yields the data, more than once if they are worth keeping before they are complete.
-    cached: whether it is of runs with a cache; else of uncached ones. blocks: whether it looks at single blocks.
-    sizes: the trials it needs, of those that can be. left: of data (empty: none yet), steps and stride the steps still
-    to try. cost: of the number of steps and of those left.
+    kind: its name in the option `observe`. name: the name of its data, with a version that is raised when their meaning
+    changes. measure: yields the data, more than once if they are worth storing before they are complete.
+    cached: whether it observes runs with a cache, or uncached ones. blocks: whether it looks at single blocks.
+    sizes: selects the trials it needs from the possible ones. left: the steps still to try, from the data (empty if
+    none yet), the number of steps and the stride. cost: its cost, from the number of steps and the steps left.
     """
 
     kind: str
@@ -103,11 +103,11 @@ def _all(sizes: Sizes) -> Sizes:
 
 
 def _deciding(sizes: Sizes) -> Sizes:
-    """Of the trials that PreciseCache decides by."""
+    """The size of the trials by which PreciseCache decides."""
     return {factor: size for factor, size in sizes.items() if factor == "2x4x4"}
 
 
-# In the order of the data in a file; `impact`, the longest, is measured last all the same.
+# In the order in which a file lists their data; `impact`, which takes longest, is still measured last.
 OBSERVATIONS = (
     Observation(kind="difference", name="difference@1", measure=_difference),
     Observation(kind="resolution", name="resolution@1", measure=_resolution, sizes=_all),

@@ -1,15 +1,15 @@
-"""The stage that looks at samples instead of making more: what figures 3-6 and appendix A.2 are drawn from.
+"""The stage that observes existing samples: the data behind figures 3-6 and appendix A.2.
 
 Options: `stages=[generate,observe]`, `observe=[difference,resolution,blocks,impact,bound]`, `observe_stride=1`.
 
-All is seen on the uncached reference; `bound` also follows a run with a cache beside it. What was seen of a sample lies
-in <sample>.observations.json, under the versioned names of kinds.py; only what is missing is looked for (`impact` step
-by step). The record has it all, a sample after the other:
+The uncached reference is observed; `bound` also compares a run with a cache to it. A sample's observations are in
+<sample>.observations.json, under the versioned names of kinds.py; only missing ones are made (`impact` step by step).
+The record contains all of them, one sample after another:
 
     record["observations"] = [{"prompt": …, "seed": …, "rerun_rmse": 0.0, "difference@1": {…}, …}, …]
 
-Lists run over denoising steps, as in record["samples"][…]["trace"]; null where there is nothing, as at the first step,
-which has none before it. Numbers have five significant digits. Of N steps, with `part` one of whole, low, high:
+Lists run over denoising steps, as in record["samples"][…]["trace"]; null where there is no value, as at the first step,
+which has none before it. Numbers have five significant digits. For N steps, B blocks, and part = whole, low or high:
 
     difference@1  part -> {rms, relative: [N]}                                   change.py
     resolution@1  "2x4x4" -> {size: [3], adjacent, literal: [N]}                 change.py
@@ -19,7 +19,7 @@ which has none before it. Numbers have five significant digits. Of N steps, with
                                                                                  bound.py
     deviation@1   {delta, video, prediction, latent: [N]}, of runs with a cache  bound.py
 
-rerun_rmse: of the final latent when the sample was called again to be watched; 0 where a machine repeats itself.
+rerun_rmse: RMS error of the final latent when the call was repeated to be watched; 0 on a deterministic machine.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from .kinds import KINDS, OBSERVATIONS, Observation, Subject
 from .watch import Caller, Seen, compact, rms
 
 RERUN = "rerun_rmse"
-# Of references watched and kept for the next run of a sweep, each with predictions and latents of all steps: about 2 GB
-# each at 720p. The last one is kept whatever its size.
+# Limit for the watched references kept for the next run of a sweep; each takes about 2 GB at 720p, as it holds the
+# predictions and latents of all steps. The last one is kept whatever its size.
 MOST_BYTES = 8 << 30
 
-Found = dict[str, Any]  # by name
+Found = dict[str, Any]  # the data of observations, by name
 
 
 def chosen(kinds: str | Iterable[str]) -> tuple[str, ...]:
-    """Kinds by name, one or several, each once. Raises ConfigError for one that is not known."""
+    """Kinds by name, one or several, without repetitions. Raises ConfigError for an unknown one."""
     kinds = tuple(dict.fromkeys([kinds] if isinstance(kinds, str) else kinds or []))
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ConfigError(f"unknown observation {unknown[0]!r}; there are {', '.join(KINDS)}")
@@ -60,7 +60,7 @@ def chosen(kinds: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def check(run: Run) -> None:
-    """Raise ConfigError for observations that cannot be, or would be ignored."""
+    """Raise ConfigError for observations that are impossible or would be ignored."""
     if ("observe" in run.stages) != bool(run.observe):
         raise ConfigError(f"observe=[…] and the stage of that name go together; there are {', '.join(KINDS)}")
     if run.observe_stride < 1:
@@ -70,36 +70,36 @@ def check(run: Run) -> None:
 
 
 def asked_of(run: Run) -> list[Observation]:
-    """What is to be seen of each sample of the run."""
+    """The observations that the run asks for, of each of its samples."""
     cached = run.recipe.method.NAME != "none"
-    return [each for each in OBSERVATIONS if each.kind in run.observe and each.cached == cached]
+    return [known for known in OBSERVATIONS if known.kind in run.observe and known.cached == cached]
 
 
 def stored(files: SampleFiles) -> Found:
-    """What was seen of a sample. What an older definition gave does not count."""
+    """The stored observations of a sample, without those of older versions."""
     found = read_json(files.observations) or {}
     if None not in (pair := [found.get("latent"), checksum(files)]) and pair[0] != pair[1]:
-        return {}  # the sample was made again since, and came out otherwise
+        return {}  # the sample has been generated again since, with another result
     return _ordered(found)
 
 
 def _ordered(found: Found) -> Found:
-    return {name: found[name] for name in (RERUN, *(each.name for each in OBSERVATIONS)) if name in found}
+    return {name: found[name] for name in (RERUN, *(known.name for known in OBSERVATIONS)) if name in found}
 
 
 def missing(run: Run, files: SampleFiles) -> list[Observation]:
-    """What is still to be seen of a sample."""
+    """The observations of a sample that are still to be made, or completed."""
     found = stored(files)
-    return [each for each in asked_of(run) if each.name not in found or _left(each, run, found)]
+    return [wanted for wanted in asked_of(run) if wanted.name not in found or _left(wanted, run, found)]
 
 
 def _left(observation: Observation, run: Run, found: Found) -> list[int]:
-    """The steps that the observation has still to try."""
+    """The steps that the observation still has to try."""
     return observation.left(found.get(observation.name, {}), run.recipe.sampling.steps, run.observe_stride)
 
 
 def observe(job: Job, say: Callable[[str], None]) -> list[Failure]:
-    """See what is missing of every sample of the job; returns what failed."""
+    """Make the missing observations of every sample of the job. Returns the failures."""
 
     def work(prompt: str, seed: int) -> None:
         _observe_one(job, prompt, seed, say)
@@ -121,13 +121,13 @@ def _observe_one(job: Job, prompt: str, seed: int, say: Callable[[str], None]) -
         found[name] = data
         if name != RERUN:
             _write(files, found)
-    kinds = ", ".join(each.name.partition("@")[0] for each in todo)
+    kinds = ", ".join(observation.name.partition("@")[0] for observation in todo)
     again = "" if not found[RERUN] else f" [! called again, the final latent is {found[RERUN]:.2g} RMS away]"
     say(f"{run.label}  observed {kinds}, {time.perf_counter() - began:.1f} s  {prompt!r} seed {seed}{again}")
 
 
 def _write(files: SampleFiles, found: Found) -> None:
-    with alone(files.observations.parent):  # another process may have seen other kinds
+    with alone(files.observations.parent):  # another process may have observed other kinds
         found = stored(files) | found
         write_sealed(files.observations, {"latent": checksum(files), **_ordered(found)})
 
@@ -135,51 +135,50 @@ def _write(files: SampleFiles, found: Found) -> None:
 def _look(
     job: Job, caller: Caller, prompt: str, files: SampleFiles, todo: Sequence[Observation]
 ) -> Iterator[tuple[str, Any]]:
-    """Watch the call once, and measure what is asked for: names and data, first those that are complete at once."""
+    """Repeat the call once and watch it; yields name and data of what is measured, quick observations first."""
     sizes, latent, known = trial_sizes(job.run, todo), latent_size(job.recipe), stored(files)
     uncached = job.uncached and _uncached(job, caller, prompt)
     trials = tuple({size for size in sizes.values() if size != latent})
-    seen = caller.watch(trials, blocks=any(each.blocks for each in todo))
+    seen = caller.watch(trials, blocks=any(observation.blocks for observation in todo))
     yield RERUN, compact(rms(seen.latents[-1].float() - latents_of(files).float()))
     threshold = (read_json(files.trace) or {})["steps"][-1]["threshold"]
-    for each in sorted(todo, key=lambda each: bool(_left(each, job.run, known))):
-        subject = Subject(
-            caller, seen, sizes, job.run.observe_stride, known.get(each.name, {}), uncached or None, threshold
-        )
-        for data in each.measure(subject):
-            yield each.name, data
+    for observation in sorted(todo, key=lambda observation: bool(_left(observation, job.run, known))):
+        data_so_far = known.get(observation.name, {})
+        subject = Subject(caller, seen, sizes, job.run.observe_stride, data_so_far, uncached or None, threshold)
+        for data in observation.measure(subject):
+            yield observation.name, data
 
 
 _references: dict[tuple[str, str, int], Seen] = {}
 
 
 def _uncached(job: Job, caller: Caller, prompt: str) -> Seen:
-    """The same call without its cache, as it was seen; kept for the next method of a sweep."""
+    """The same call without its cache, watched; kept for the next method of a sweep."""
     key = job.reference.id, prompt, caller.seed
     if key not in _references:
         reference = Caller(caller.pipe, job.run.reference, caller.seed, caller.embeds).watch()
-        while _references and sum(each.nbytes for each in _references.values()) + reference.nbytes > MOST_BYTES:
+        while _references and sum(seen.nbytes for seen in _references.values()) + reference.nbytes > MOST_BYTES:
             del _references[next(iter(_references))]
         _references[key] = reference
     return _references[key]
 
 
 def latent_size(recipe: Recipe) -> Size:
-    """(T, H, W) of the recipe's latents."""
+    """(T, H, W) of the recipe's latents, in cells."""
     frames, height, width = backbones.family(recipe.backbone).latent_size(recipe.sampling)
     return frames, height, width
 
 
 def trial_sizes(run: Run, observations: Iterable[Observation]) -> dict[str, Size]:
-    """The sizes at which these look, by factor."""
+    """The sizes of the trials that these observations need, by factor."""
     sizes = change.sizes(backbones.family(run.recipe.backbone).ANATOMY, latent_size(run.recipe))
-    wanted = {factor for each in observations for factor in each.sizes(sizes)}
+    wanted = {factor for observation in observations for factor in observation.sizes(sizes)}
     return {factor: size for factor, size in sizes.items() if factor in wanted}
 
 
 @dataclass
 class Work:
-    """What is still to be done, in denoising steps at full size (all guidance branches), trials by size, decodes."""
+    """Work still to do: denoising steps at full size (all guidance branches), trials by size, latents to decode."""
 
     samples: int = 0
     steps: int = 0
@@ -188,7 +187,7 @@ class Work:
 
 
 def work(job: Job) -> Work:
-    """The transformer calls that the missing observations of a job will make; with a cache at most these."""
+    """The work of a job's missing observations; an upper bound if the job has a cache."""
     run = job.run
     total, steps, latent = Work(), run.recipe.sampling.steps, latent_size(run.recipe)
     for prompt, seed in run.samples:
@@ -196,7 +195,7 @@ def work(job: Job) -> Work:
         todo = missing(run, files)
         if not todo:
             continue
-        costs = [each.cost(steps, _left(each, run, stored(files))) for each in todo]
+        costs = [observation.cost(steps, _left(observation, run, stored(files))) for observation in todo]
         total.samples += 1
         total.steps += steps + sum(cost.steps for cost in costs)
         total.decodes += sum(cost.decodes for cost in costs)
@@ -207,7 +206,7 @@ def work(job: Job) -> Work:
 
 
 def plan(job: Job) -> dict[str, Any] | None:
-    """The work as plain data, with its MACs; None if there is none."""
+    """The work as plain data, with its MACs (in units of 10^15: "pmacs"); None if there is no work."""
     todo = work(job)
     if not todo.samples:
         return None

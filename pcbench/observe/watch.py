@@ -1,8 +1,8 @@
-"""Watch one pipeline call, and call again with predictions of one's own.
+"""Watch one pipeline call, and repeat it with given predictions in place of the transformer's.
 
-To begin again in the middle of a call, a solver's state would be needed, and every solver keeps another. Instead a call
-is made from its noise on, with the recorded predictions in the transformer's place: the solver does the same
-arithmetic on the same numbers, so it arrives bit for bit where it was, and a step answered so costs next to nothing.
+Restarting in the middle of a call would need the solver's state, which is different for every solver. Instead the call
+is repeated from its noise on, with the recorded predictions in the transformer's place: the solver does the same
+arithmetic on the same numbers, so it gets to the same latent bit for bit, and such a step costs next to nothing.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from .. import backbones
 from ..config import Run
 from ..sampling.generate import cached, denoise
 
-MODE = "nearest-exact"  # of a trial's latent: PreciseCache's default
-Answer = Callable[[int, str], torch.Tensor | None]  # of a step and a branch, the prediction; None computes it
-AfterStep = Callable[[int, torch.Tensor], torch.Tensor]  # of a step and its latent, the latent to go on with
+MODE = "nearest-exact"  # how a trial's latent is downsampled: PreciseCache's default
+Answer = Callable[[int, str], torch.Tensor | None]  # (step, branch) -> the prediction, or None to compute it
+AfterStep = Callable[[int, torch.Tensor], torch.Tensor]  # (step, latent after it) -> the latent to continue with
 
 
 @dataclass
 class Moment:
     """One denoising step. Tensors are on the CPU, in the model's own layout, by guidance branch.
 
-    trials: by size. blocks: by block path, RMS of what it adds to the video's tokens, and that over their own RMS.
-    guidance: the scale, where a step has several branches. sigma: the noise level, None if it is not known.
+    trials: by size, then by branch. blocks: by branch and block path, the RMS of what the block adds to the video's
+    tokens, and that RMS divided by the tokens' own. guidance: the scale, if a step has several branches. sigma: the noise level.
     """
 
     predictions: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -44,9 +44,9 @@ class Moment:
     sigma: float | None = None
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """All that is kept of the step."""
-        for each in (self.predictions, *self.trials.values()):
-            yield from each.values()
+        """All tensors kept of the step."""
+        for by_branch in (self.predictions, *self.trials.values()):
+            yield from by_branch.values()
 
 
 @dataclass
@@ -59,17 +59,17 @@ class Seen:
 
     @property
     def nbytes(self) -> int:
-        """What it takes to keep it."""
-        kept = [*self.latents, *(tensor for moment in self.moments for tensor in moment.tensors())]
-        return sum(tensor.nbytes for tensor in kept)
+        """Bytes of memory that the tensors take."""
+        tensors = [*self.latents, *(tensor for moment in self.moments for tensor in moment.tensors())]
+        return sum(tensor.nbytes for tensor in tensors)
 
     def predictions(self) -> list[torch.Tensor]:
         """The guided prediction of each step, (B, C, T, H, W) in float32."""
-        return [self._guided(each.predictions, each) for each in self.moments]
+        return [self._guided(moment.predictions, moment) for moment in self.moments]
 
     def trials(self, size: Size) -> list[torch.Tensor]:
-        """The guided trial of each step at this size."""
-        return [self._guided(each.trials[size], each) for each in self.moments]
+        """The guided trial of each step at this size, (B, C, T, H, W) in float32."""
+        return [self._guided(moment.trials[size], moment) for moment in self.moments]
 
     def _guided(self, branches: Mapping[str, torch.Tensor], moment: Moment) -> torch.Tensor:
         return self.anatomy.as_video(self.anatomy.guided(branches, moment.guidance)).float()
@@ -77,7 +77,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Caller:
-    """Calls of one sample's pipeline: same prompt, same noise, another method."""
+    """Repeats the pipeline call of one sample: same prompt, same noise, another method."""
 
     pipe: Any
     run: Run
@@ -86,14 +86,14 @@ class Caller:
 
     @classmethod
     def of(cls, run: Run, prompt: str, seed: int) -> Caller:
-        """The pipeline loaded and the prompt embedded, which is done once for all calls."""
+        """A caller with the pipeline loaded and the prompt embedded, once for all calls."""
         pipe = backbones.load(run.recipe, run.device, run.offload)
         with backbones.placed(pipe, run.offload, run.device):
             embeds = backbones.family(run.recipe.backbone).embed(pipe, prompt, run.recipe)
         return cls(pipe, run, seed, embeds)
 
     def call(self, method: Method, after_step: AfterStep | None = None) -> torch.Tensor:
-        """The final latent, on the CPU."""
+        """Call the pipeline with a method; returns the final latent, on the CPU."""
 
         def at_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             assert after_step is not None
@@ -107,7 +107,7 @@ class Caller:
             return denoise(self.pipe, recipe, self.seed, **embeds).cpu()
 
     def watch(self, sizes: tuple[Size, ...] = (), blocks: bool = False) -> Seen:
-        """Call with the run's own method and see everything; with trials at these sizes, which leave no trace."""
+        """Call with the run's own method and record everything, with extra trials at these sizes, outside the trace."""
         seen = Seen(anatomy_of(self.pipe.transformer))
 
         def keep(index: int, latents: torch.Tensor) -> torch.Tensor:
@@ -118,15 +118,15 @@ class Caller:
         return seen
 
     def again(self, answer: Answer, after_step: AfterStep | None = None) -> torch.Tensor:
-        """Call with answers in place of the transformer's, where there are any."""
+        """Call with `answer`'s predictions in place of the transformer's, wherever it gives one."""
         return self.call(Answered(answer=answer), after_step)
 
 
 def watched(method: Method, seen: Seen, sizes: tuple[Size, ...], blocks: bool) -> Method:
-    """`method`, doing what it does, with `seen` told."""
+    """A copy of `method` that behaves the same and records each call in `seen`."""
 
-    class Watched(type(method)):  # type: ignore[misc]  # one of the same kind: what its base may do, it may
-        EXPECTS_REUSE: ClassVar[bool] = False  # it has said so when the sample was made
+    class Watched(type(method)):  # type: ignore[misc]  # a subclass, so that it is allowed whatever the method is
+        EXPECTS_REUSE: ClassVar[bool] = False  # a missing reuse was reported when the sample was generated
 
         def rule(self) -> Rule:
             return _Watch(super().rule(), seen, sizes, blocks)
@@ -158,10 +158,10 @@ class _Watch(Rule):
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         output = self.rule.visit(denoiser, call)
         if self.blocks and (block := denoiser.block_of(call)) is not None:
-            before = hidden_of(block, call).float()
-            added, own = rms(video_of(block, output).float() - before), rms(before)  # equation (5)
-            found = self.seen.moments[denoiser.step.index].blocks.setdefault(denoiser.branch.name, {})
-            found[block.path] = added, added / own
+            hidden = hidden_of(block, call).float()
+            added, own = rms(video_of(block, output).float() - hidden), rms(hidden)  # equation (5)
+            by_path = self.seen.moments[denoiser.step.index].blocks.setdefault(denoiser.branch.name, {})
+            by_path[block.path] = added, added / own
         return output
 
     def forget_branch(self, name: str) -> None:
@@ -173,7 +173,7 @@ class _Watch(Rule):
 
 @dataclass(kw_only=True)
 class Answered(Method):
-    """Answers with predictions from elsewhere; computes where there is none."""
+    """Uses the predictions that `answer` gives, and computes the others."""
 
     answer: Answer
 
@@ -189,12 +189,12 @@ class _Answer(Rule):
         self.answer = answer
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
-        found = self.answer(denoiser.step.index, denoiser.branch.name)
-        if found is None:
+        prediction = self.answer(denoiser.step.index, denoiser.branch.name)
+        if prediction is None:
             return denoiser.run()
         denoiser.reused = True
         like = denoiser.branch.inputs["hidden_states"]
-        return found.to(like.device)
+        return prediction.to(like.device)
 
 
 def rms(values: torch.Tensor) -> float:
@@ -203,9 +203,9 @@ def rms(values: torch.Tensor) -> float:
 
 
 def compact(values: Any) -> Any:
-    """A number, or lists of them, to five significant digits; None for what is none, or is not finite."""
+    """A number, or nested lists of numbers, to five significant digits; None stays, and replaces non-finite numbers."""
     if isinstance(values, (list, tuple)):
-        return [compact(each) for each in values]
+        return [compact(value) for value in values]
     if values is None or not math.isfinite(values):
         return None
     return float(f"{values:.5g}")

@@ -1,1 +1,1 @@
-"""Running a pipeline: samples and their videos, latency, one transformer over several GPUs."""
+"""Running a pipeline: samples and their videos, latency, one transformer split over several GPUs."""

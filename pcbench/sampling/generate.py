@@ -1,4 +1,4 @@
-"""Generate the samples that are missing: latent, mp4 and trace of each, whole or not at all."""
+"""Generate the missing samples: latent, mp4 and trace of each, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .video import is_whole_mp4, kept
 
 
 def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor:
-    """Final latents for one prompt (or its embeddings). The noise comes from a CPU generator of this seed alone."""
+    """Final latents for one prompt (or its embeddings). The noise depends on `seed` alone: a CPU generator draws it."""
     arguments = backbones.family(recipe.backbone).call_arguments(recipe)
     if "prompt_embeds" in prompt:
         arguments.pop("negative_prompt", None)
@@ -38,8 +38,8 @@ def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor
 
 @contextmanager
 def cached(pipe: Any, run: Run, recipe: Recipe) -> Iterator[Handle]:
-    """The pipeline with the recipe's method attached and its weights placed for a call, in that order: model offload
-    would otherwise drop the method's hook."""
+    """Attach the recipe's method to the pipeline, then place its weights for a call. In this order, because otherwise
+    model offload would drop the method's hook."""
     guidance = backbones.family(recipe.backbone).guidance_scale(recipe)
     try:
         with (
@@ -52,7 +52,7 @@ def cached(pipe: Any, run: Run, recipe: Recipe) -> Iterator[Handle]:
 
 
 def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
-    """Final latents to frames (frames, height, width, 3) in uint8."""
+    """Final latents to frames (frames, height, width, 3) in uint8, by the backbone's VAE."""
     try:
         with backbones.placed(pipe, run.offload, run.device):
             return backbones.family(run.recipe.backbone).decode(pipe, latents, run.recipe)
@@ -61,28 +61,28 @@ def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
 
 
 def _prompt_arguments(pipe: Any, prompt: str, recipe: Recipe) -> dict[str, Any]:
-    """The prompt as the pipeline takes it; a pipeline of random weights has no text encoder and takes embeddings."""
+    """The prompt as pipeline arguments; a pipeline with random weights has no text encoder and takes embeddings."""
     if pipe.text_encoder is not None:
         return {"prompt": prompt}
     return backbones.family(recipe.backbone).embed(pipe, prompt, recipe)
 
 
 def generate(job: Job, say: Callable[[str], None]) -> list[Failure]:
-    """Make every missing sample of the job. One that fails is noted beside the others, which go on; it is tried again
-    the next time. Returns the failures; raises what keeps all of them from being made."""
+    """Make every missing sample of the job. If one fails, that is noted in a file, the others go on, and it is tried
+    again in the next run. Returns the failures; raises errors that concern all samples (loading the pipeline)."""
     run, todo = job.run, job.missing()
     if not todo:
         return []
     failures: list[Failure] = []
     pipe = backbones.load(run.recipe, run.device, run.offload)
     tried: set[SampleFiles] = set()
-    for in_turn in (True, False):  # what another process is at comes last, and is usually there by then
+    for first_round in (True, False):  # samples that another process works on come last; usually they exist by then
         for number, (prompt, seed) in enumerate(todo, 1):
             files = job.files(prompt, seed)
             if files.complete or files in tried:
                 continue
-            with claim(files.stem) as ours:
-                if (ours or not in_turn) and not files.complete:
+            with claim(files.stem) as claimed:
+                if (claimed or not first_round) and not files.complete:
                     tried.add(files)
                     name = f"{run.label}  sample {number}/{len(todo)}"
                     failures += _try_one(pipe, job, prompt, seed, files, name, say)
@@ -140,13 +140,13 @@ def _generate_one(pipe: Any, job: Job, prompt: str, seed: int, files: SampleFile
 
 
 def _write(run: Run, files: SampleFiles, latents: torch.Tensor, frames: np.ndarray, trace: dict[str, Any]) -> None:
-    """Put a sample's files into place together, the trace last; unless another process has done so first."""
+    """Put a sample's files into place together, the trace last, unless another process has already done so."""
     content = safetensors.torch.save({"latents": latents})
     with partial(files.latent) as latent, partial(files.video) as video:
         latent.write_bytes(content)
         write_video(video, frames, run.fps)
         encoded = video.read_bytes()
-        if not is_whole_mp4(encoded):  # ffmpeg may stop for lack of space and say nothing
+        if not is_whole_mp4(encoded):  # ffmpeg may stop without an error if the disk is full
             raise OSError(f"the video was not written whole: {files.video}")
         trace["files"] = {
             name: hashlib.sha256(data).hexdigest() for name, data in (("latent", content), ("video", encoded))
@@ -161,7 +161,7 @@ def _write(run: Run, files: SampleFiles, latents: torch.Tensor, frames: np.ndarr
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    """H.264 4:2:0 at CRF 18, which browsers play; to look at, never to measure on."""
+    """Write uint8 frames (n, height, width, 3) as H.264 4:2:0 at CRF 18, which browsers play; not for PSNR or SSIM."""
     iio.imwrite(
         path, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2,
         output_params=["-crf", "18", "-movflags", "+faststart"],
@@ -169,7 +169,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def frames_of(run: Run, files: SampleFiles) -> np.ndarray:
-    """A sample's frames, decoded from its lossless latent unless still held from its making."""
+    """A sample's frames (n, height, width, 3) in uint8: still in memory, or decoded from its lossless latent."""
 
     def decoded() -> np.ndarray:
         pipe = backbones.load(run.recipe, run.device, run.offload)
@@ -179,7 +179,7 @@ def frames_of(run: Run, files: SampleFiles) -> np.ndarray:
 
 
 def latents_of(files: SampleFiles) -> torch.Tensor:
-    """A sample's final latents. RuntimeError if they are not those that were written."""
+    """A sample's final latents. Raises RuntimeError if their file is not as it was written."""
     content = files.latent.read_bytes()
     if checksum(files) not in (None, hashlib.sha256(content).hexdigest()):
         raise RuntimeError(f"{files.latent} was damaged while in use; the same command makes it again")
@@ -187,7 +187,7 @@ def latents_of(files: SampleFiles) -> torch.Tensor:
 
 
 def checksum(files: SampleFiles) -> str | None:
-    """The sha256 of a sample's latent as its trace has it; None of one from before there were checksums."""
+    """The SHA-256 of a sample's latent as noted in its trace; None if the trace is older than checksums or missing."""
     try:
         status = files.trace.stat()
     except OSError:
@@ -196,5 +196,5 @@ def checksum(files: SampleFiles) -> str | None:
 
 
 @functools.lru_cache(maxsize=10_000)
-def _checksum(trace: Path, *as_it_is: int) -> str | None:
+def _checksum(trace: Path, *state: int) -> str | None:
     return ((read_json(trace) or {}).get("files") or {}).get("latent")

@@ -1,11 +1,11 @@
 """Latency: the method and the uncached reference timed in turn, in one process, with spread.
 
-Text encoder, denoising loop and VAE are timed apart; the speedup is of the denoising loop, which is what a cache
-changes. Each round times the reference and the method in alternating order, and gives one ratio. No recipe is timed
-before this process has called it: the first call chooses kernels and fills the allocator.
+Text encoder, denoising loop and VAE are timed separately; the speedup is that of the denoising loop, the part that a
+cache changes. Each round times the reference and the method in alternating order, and gives one ratio. No recipe is
+timed before this process has called it: the first call chooses kernels and fills the allocator.
 
-What moves latency beyond recipe and machine is in the file's name, so a figure taken under other conditions is measured
-again and never taken over.
+The other conditions that affect latency, besides recipe and machine, are hashed into the file's name, so a measurement
+under other conditions is never reused.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from . import parallel
 from .generate import cached, decode, denoise
 
 Say = Callable[[str], None]
-Pair = dict[str, Job]  # "reference" and "method"; the reference is its own
+Pair = dict[str, Job]  # "reference" and "method"; only "method" if the job is uncached
 SPREADS = ("denoise_seconds", "reference_denoise_seconds", "decode_seconds", "speedup")
 
 
 def conditions(run: Run) -> dict[str, Any]:
-    """What moves the run's latency beside its recipe and machine. The attention backend is the one really used."""
+    """What affects the run's latency besides its recipe and machine. `attention` is the backend actually used."""
     return {
         "offload": run.offload,
         "attention": backbones.attention_of(run.recipe),
@@ -52,12 +52,12 @@ def _path(job: Job) -> Any:
 
 
 def timed_samples(run: Run) -> list[tuple[str, int]]:
-    """The first prompts, as many as are to be timed, each with the first seed."""
+    """The first prompts, as many as the run asks to time, each with the first seed."""
     return [(prompt, run.seeds[0]) for prompt in run.prompts[: run.latency.prompts]]
 
 
 def profile(job: Job, say: Say) -> None:
-    """Time the job's method, unless that was done on these samples with at least as many repeats."""
+    """Time the job's method, unless it was already timed on these samples with at least as many repeats."""
     run, samples = job.run, timed_samples(job.run)
     done = parallel.broadcast_from_rank0(stored(job))
     if done is not None and _covers(done, samples, run.latency.repeats):
@@ -70,10 +70,10 @@ def profile(job: Job, say: Say) -> None:
             "recipe": job.id,
             "repeats": run.latency.repeats,
             "conditions": conditions(run),
-            "text_seconds": statistics.median(each["text_seconds"] for each in prompts),
-            **{name: spread([x for each in prompts for x in each[name]["values"]]) for name in SPREADS},
-            "peak_gpu_bytes": _most(each["peak_gpu_bytes"] for each in prompts),
-            "reference_peak_gpu_bytes": _most(each["reference_peak_gpu_bytes"] for each in prompts),
+            "text_seconds": statistics.median(sample["text_seconds"] for sample in prompts),
+            **{name: spread([x for sample in prompts for x in sample[name]["values"]]) for name in SPREADS},
+            "peak_gpu_bytes": _most(sample["peak_gpu_bytes"] for sample in prompts),
+            "reference_peak_gpu_bytes": _most(sample["reference_peak_gpu_bytes"] for sample in prompts),
             "attention": backbones.attention_backend(),
             "prompts": prompts,
             "revision": provenance.revision(),
@@ -82,12 +82,12 @@ def profile(job: Job, say: Say) -> None:
 
 
 def _covers(done: dict[str, Any], samples: list[tuple[str, int]], repeats: int) -> bool:
-    timed = [(each["prompt"], each["seed"]) for each in done["prompts"]]
+    timed = [(sample["prompt"], sample["seed"]) for sample in done["prompts"]]
     return done["repeats"] >= repeats and timed[: len(samples)] == samples
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Median, extremes and the values themselves."""
+    """Median, minimum and maximum, and the values themselves."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "values": values}
 
 
@@ -104,7 +104,7 @@ class _Timing:
         self.pair: Pair = {"method": job} if job.uncached is None else {"reference": job.uncached, "method": job}
 
     def measure(self, say: Say) -> dict[str, Any]:
-        """The sample's figures as plain data."""
+        """Time the sample; returns its timings in seconds and peak memory in bytes, as plain data."""
         run = self.run
         text_seconds, self.embeds = self._text()
         self._warm_up()
@@ -137,7 +137,7 @@ class _Timing:
         }
 
     def _text(self) -> tuple[float, dict[str, Any]]:
-        """Median seconds to encode the prompt, after one encoding that does not count; and its embeddings."""
+        """Median seconds to encode the prompt, after one warm-up encoding; and its embeddings."""
         embed = functools.partial(self.job.family.embed, self.pipe, self.prompt, self.run.recipe)
         with backbones.placed(self.pipe, self.run.offload, self.run.device):
             timed = [devices.timed(embed, self.device) for _ in range(1 + self.run.latency.repeats)]

@@ -1,10 +1,10 @@
-"""One transformer over several GPUs: diffusers' context parallelism (Ulysses), one process a GPU under torchrun.
+"""One transformer over several GPUs: diffusers' context parallelism (Ulysses), one process per GPU under torchrun.
 
     torchrun --nproc-per-node 4 -m pcbench model=wan model.numerics.parallel=4 stages=[latency]
 
 Every process holds the whole model and a share of the tokens, and every process sees the whole prediction, so a method
-that decides on predictions decides alike in all. Only latency is measured so: the other stages gain nothing by it. The
-first process prints and writes; what the others write goes to a folder that is thrown away.
+that decides by predictions makes the same decision in all of them. Only latency can be measured this way: the other
+stages would gain nothing. The first process prints and writes; the others write to a temporary folder.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..config import ConfigError, Run
 
 
 def processes() -> int:
-    """How many torchrun started; 1 without it."""
+    """The number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def own_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line as this process is to read it: all but the first keep results and words to themselves."""
+    """The command line for this process: all but the first get a temporary results folder and print nothing."""
     if os.environ.get("RANK", "0") == "0":
         return list(arguments)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
@@ -40,7 +40,7 @@ def own_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def check(run: Run) -> None:
-    """Raise ConfigError for a run over several GPUs that could not be, whatever the hardware."""
+    """Raise ConfigError for a run over several GPUs that is impossible on any hardware."""
     count, method = run.recipe.numerics.parallel, run.recipe.method
     if count == 1:
         return
@@ -55,7 +55,7 @@ def check(run: Run) -> None:
 
 
 def start(runs: Iterable[Run]) -> None:
-    """Join the other processes. Raises ConfigError if there are not as many as the runs ask for."""
+    """Join the other processes. Raises ConfigError if the runs ask for another number of processes or GPUs."""
     for run in runs:
         count = run.recipe.numerics.parallel
         if count != processes():
@@ -69,12 +69,12 @@ def start(runs: Iterable[Run]) -> None:
             raise ConfigError(f"model.numerics.parallel={count}, but there are {available} CUDA devices here")
     if processes() > 1 and not dist.is_initialized():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl")  # gloo for sizes of uneven shares, as diffusers has it
+        dist.init_process_group("cpu:gloo,cuda:nccl")  # gloo exchanges the sizes of uneven shares, as in diffusers
         atexit.register(dist.destroy_process_group)
 
 
 def broadcast_from_rank0(value: Any) -> Any:
-    """What the first process has of a small plain value: for what all must do alike."""
+    """The first process's version of a small plain value, so that all processes act on the same one."""
     if processes() == 1:
         return value
     box = [value]

@@ -1,4 +1,4 @@
-"""Frames in memory: kept for the next stage within a bound, and as they come back from an mp4 file."""
+"""Frames in memory: kept for the next stage up to a limit, or encoded to an mp4 file and decoded again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ KEPT_BYTES = 2**30  # 17 videos of 65 frames at 480x640, 750 of the tiny backbon
 
 
 class Kept:
-    """Videos by key; beyond `limit` bytes the oldest are dropped."""
+    """Videos (frames, height, width, 3) in uint8 by key; beyond `limit` bytes the oldest are dropped."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self.limit = limit
         self._videos: dict[Hashable, np.ndarray] = {}
 
     def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The video of this key, made if it is not here."""
+        """The video of this key; calls `make` if it is not kept."""
         if key not in self._videos:
             self.put(key, make())
         return self._videos[key]
@@ -33,12 +33,12 @@ class Kept:
         self._videos[key] = video
 
     def drop(self, key: Hashable) -> None:
-        """Forget a video, if it is here."""
+        """Forget a video, if it is kept."""
         self._videos.pop(key, None)
 
     @property
     def bytes(self) -> int:
-        """Of all videos kept."""
+        """Total bytes of all kept videos."""
         return sum(video.nbytes for video in self._videos.values())
 
 
@@ -46,12 +46,12 @@ kept = Kept()
 
 
 def through_mp4(frames: np.ndarray, fps: int, crf: int) -> np.ndarray:
-    """Frames (n, height, width, 3) in uint8 as H.264 at this constant rate factor hands them back.
+    """Frames (n, height, width, 3) in uint8, encoded with H.264 at this constant rate factor (CRF) and decoded again.
 
-    Written as imageio does it: yuv420p, sizes that are no multiple of 16 rescaled to one. `imageio.mimwrite` without a
-    quality is CRF 23, x264's own default, though its documentation says 5, which would be CRF 25; quality 8 is CRF 10.
-    Two other things move pixels: `fps`, by 0.7 dB between 8 and 24, since CRF spends bits by time; and the number of
-    the encoder's threads, which imageio leaves to the machine. Here it is one, so that all machines agree.
+    Written as imageio does: yuv420p, with sizes rescaled to multiples of 16. `imageio.mimwrite` without a quality uses
+    CRF 23, x264's own default, although its documentation says quality 5, which would be CRF 25; quality 8 is CRF 10.
+    Two other things affect pixels: `fps`, by 0.7 dB between 8 and 24, since CRF spends bits by time; and the number of
+    encoder threads, which imageio leaves to the machine. Here it is one, so that all machines agree.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
@@ -65,11 +65,11 @@ def read_mp4(path: Path) -> np.ndarray:
 
 
 def is_whole_mp4(data: bytes) -> bool:
-    """Whether the boxes of an mp4 file end where the file does. One cut short may well play, and be scored, in part."""
+    """Whether the boxes of an mp4 file end where the file does. A truncated file may still play, and be scored."""
     position, kinds = 0, set()
     while position + 8 <= len(data):
         size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        if size == 1:  # the size follows, in eight bytes
+        if size == 1:  # means that the size follows in eight bytes
             size = int.from_bytes(data[position + 8 : position + 16], "big")
         if size < 8:
             return False

@@ -1,12 +1,12 @@
-"""Where records, latents, videos, traces and scores live, and how their JSON is read and written. Stdlib only.
+"""Where records, latents, videos, traces and scores are stored, and how their JSON is read and written. Stdlib only.
 
 results/records/<machine>/<model>/<method>-<id>.json
 results/samples/<machine>/<model>/<method>-<id>/<sample>.{safetensors,mp4,trace.json,fidelity.json,observations.json}
 results/samples/<machine>/<model>/<method>-<id>/<conditions>.latency.json
 
-Every file appears whole, by atomic rename, and any number of processes may write to one folder (atomic.py).
-JSON beside the samples carries a checksum of its content and file name; a trace carries those of its latent and video
-too. A record carries one of all but its measured times. Files from before there were checksums have none, and count.
+Every file appears complete, by atomic rename, and any number of processes may write to one folder (atomic.py).
+JSON next to the samples has a checksum of its content and file name; a trace also has those of its latent and video. A
+record has one of everything except its measured times. Files older than checksums have none, and are still valid.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_whole  # passed on to analysis, which may import the store alone
+from .atomic import write_whole  # re-exported for analysis, which may import only the store
 
 CHECKSUM = "checksum"
-MEASURED = {"seconds", "latency"}  # of a record: what differs whenever it is measured; latency has its own checksum
+MEASURED = {"seconds", "latency"}  # keys of a record that differ in every measurement; latency has its own checksum
 TRACE = ".trace.json"
-_LIST = re.compile(r"\[[^\[\]{}]*\]")  # a list of plain values goes on one line
+_LIST = re.compile(r"\[[^\[\]{}]*\]")  # a list of plain values, which is written on one line
 
 
 class DamagedError(ValueError):
-    """A file whose content is not what was written; the message says in what way."""
+    """A file's content is not what was written; the message says in what way."""
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically; a file that already says the same is not touched."""
+    """Write JSON atomically; a file that already has the same content is not touched."""
     text = _LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), json.dumps(data, indent=1, allow_nan=False)) + "\n"
     try:
         same = path.read_bytes() == text.encode()
@@ -67,21 +67,21 @@ def _parsed(path: Path) -> Any:
 
 
 def _break_seal(name: str, data: Any) -> None:
-    """Remove the checksum, if there is one. DamagedError if it is of another content or file."""
+    """Remove the checksum, if there is one. Raises DamagedError if it belongs to another content or file."""
     checksum = data.pop(CHECKSUM, None) if isinstance(data, dict) else None
     if checksum is not None and checksum != _digest(name, data):
         raise DamagedError("its content is not that of its checksum")
 
 
 def load_json(path: Path) -> Any:
-    """The file's data without its checksum. FileNotFoundError; DamagedError for what is no JSON or not as it was."""
+    """The file's data without its checksum. Raises FileNotFoundError; DamagedError if it is not JSON or has changed."""
     data = _parsed(path)
     _break_seal(path.name, data)
     return data
 
 
 def read_json(path: Path) -> Any | None:
-    """The file's data, or None if there is none or it is damaged: integrity.py says so and sets it aside."""
+    """The file's data, or None if it is missing or damaged (integrity.py reports damage and sets the file aside)."""
     try:
         return load_json(path)
     except (FileNotFoundError, NotADirectoryError, DamagedError):
@@ -89,11 +89,11 @@ def read_json(path: Path) -> Any | None:
 
 
 def fits(data: Any, shape: Any) -> bool:
-    """Whether plain data is of a shape: a type or several, a list [shape], or the keys a dictionary must have."""
+    """Whether plain data has a shape: one or several types, a list [shape], or a dictionary of required keys."""
     if isinstance(shape, dict):
-        return isinstance(data, dict) and all(name in data and fits(data[name], of) for name, of in shape.items())
+        return isinstance(data, dict) and all(name in data and fits(data[name], inner) for name, inner in shape.items())
     if isinstance(shape, list):
-        return isinstance(data, list) and all(fits(each, shape[0]) for each in data)
+        return isinstance(data, list) and all(fits(item, shape[0]) for item in data)
     return isinstance(data, shape)
 
 
@@ -109,23 +109,23 @@ OPTIONAL = {"macs": dict, "latency": dict, "fidelity": dict, "vbench": [dict], "
 
 
 def write_record(path: Path, data: dict[str, Any]) -> None:
-    """Write a record with its checksums: of its latency, and of all that does not differ whenever it is measured."""
+    """Write a record with its checksums: one of its latency, and one of everything except measured times."""
     data = json.loads(json.dumps(data, allow_nan=False))  # the content as it will be read
     latency = data["latency"] and {**data["latency"], CHECKSUM: _digest("latency", data["latency"])}
     write_json(path, {**data, "latency": latency, CHECKSUM: _digest("record", _lasting(data))})
 
 
 def _lasting(data: Any) -> Any:
-    """A record without measured times."""
+    """A record without its measured times."""
     if isinstance(data, dict):
         return {name: _lasting(value) for name, value in data.items() if name not in MEASURED}
-    return [_lasting(each) for each in data] if isinstance(data, list) else data
+    return [_lasting(item) for item in data] if isinstance(data, list) else data
 
 
 def read_record(path: Path, sums: bool = True) -> dict[str, Any]:
-    """A record without its checksums, which may go unchecked in one that was just written or checked.
+    """A record without its checksums. With `sums=False` (for one just written or checked) they are not compared.
 
-    FileNotFoundError; DamagedError for what is no record, or not as it was written.
+    Raises FileNotFoundError; DamagedError for a file that is not a record or not as it was written.
     """
     data = _parsed(path)
     if not fits(data, RECORD) or not all(
@@ -141,12 +141,12 @@ def read_record(path: Path, sums: bool = True) -> dict[str, Any]:
 
 @functools.cache
 def _complain(line: str) -> None:
-    """Say it once."""
+    """Print the line to stderr, once per process."""
     print(line, file=sys.stderr, flush=True)
 
 
 def records(results: Path, say: Callable[[str], None] = _complain) -> Iterator[dict[str, Any]]:
-    """Every record under a results folder, in order of path. Of a damaged one there is a line, and it is left out."""
+    """Every record under a results folder, in order of path. A damaged one is left out, and reported in one line."""
     for path in sorted((results / "records").glob("*/*/*.json")):
         if path.name.startswith("."):
             continue
@@ -177,7 +177,7 @@ class SampleFiles:
 
     @property
     def trace(self) -> Path:
-        """Written last: with it the sample is complete."""
+        """Written last, so that the sample is complete once it exists."""
         return self._with(TRACE)
 
     @property
@@ -186,7 +186,7 @@ class SampleFiles:
 
     @property
     def failure(self) -> Path:
-        """Why the sample could not be made, when last tried; of no meaning once it is complete."""
+        """Why the sample could not be made at the last attempt; meaningless once the sample is complete."""
         return self._with(".failed.json")
 
     @property
@@ -200,7 +200,7 @@ class SampleFiles:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one recipe's results on one machine live under the results folder."""
+    """Where one recipe's results on one machine are stored under the results folder."""
 
     results: Path
     machine: str
@@ -221,18 +221,18 @@ class Place:
         return self.results / "samples" / self.machine / self.model / self._name
 
     def latency(self, conditions: str) -> Path:
-        """Of timings under conditions that have this name (sampling/latency.py)."""
+        """The file of the timings under the conditions that have this name (sampling/latency.py)."""
         return self.folder / f"{conditions}.latency.json"
 
     def sample(self, key: str) -> SampleFiles:
         return SampleFiles(self.folder / key)
 
     def videos(self, sums: bool = True) -> dict[tuple[str, int], Path]:
-        """The mp4 files by prompt and seed, with or without latents beside them.
+        """The mp4 files by prompt and seed, with or without latents next to them.
 
-        One whose checksum (unless it is not to be looked at) or trace is damaged is left out, with a line.
+        A video with a damaged trace or (unless `sums=False`) a wrong checksum is left out, and reported in one line.
         """
-        found = {}
+        videos = {}
         for path in sorted(self.folder.glob("*.mp4")):
             try:
                 trace = load_json(path.with_suffix(TRACE))
@@ -241,12 +241,12 @@ class Place:
                 digest = trace.get("files", {}).get("video")
                 if sums and digest not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
                     raise DamagedError("its content is not that of its checksum")
-                found[trace["prompt"], trace["seed"]] = path
+                videos[trace["prompt"], trace["seed"]] = path
             except FileNotFoundError:
                 continue
             except (DamagedError, IsADirectoryError) as error:
                 _complain(f"left out, a damaged video: {path}: {error}; the command that made it makes it again")
-        return found
+        return videos
 
     def traces(self) -> Iterator[tuple[SampleFiles, dict[str, Any]]]:
         """All complete samples with their traces, in order of name."""

@@ -1,4 +1,4 @@
-"""Writing in a folder that processes share: files that appear whole, locks that end with their owner. Stdlib only."""
+"""Writing to a folder that processes share: files appear complete, locks end with their owner. Stdlib only."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: files still appear whole, only two processes may do the same work
+except ImportError:  # Windows: files still appear complete, but two processes may do the same work
     fcntl = None  # type: ignore[assignment]
 
-PARTIAL, CLAIM = ".partial-", ".claim-"  # how names begin
-PATIENCE = 30.0  # seconds for a lock that is held for moments only; then its owner hangs, and we go on without it
+PARTIAL, CLAIM = ".partial-", ".claim-"  # prefixes of file names
+PATIENCE = 30.0  # seconds to wait for a lock that is only held briefly; after that its owner hangs, and we do without
 
 
 @contextmanager
 def partial(path: Path) -> Iterator[Path]:
-    """A file name beside `path` that no other writer uses; what is left of it in the end is deleted.
+    """A file name next to `path` that no other writer uses; a file left under that name at the end is deleted.
 
-    It keeps the suffix, which some writers choose a format by, and names the process, so that `sweep` can tell what a
-    killed one left behind.
+    It keeps the suffix, by which some writers choose a format, and contains the process id, so that `sweep` can find
+    what a killed process left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f"{PARTIAL}{os.getpid()}-{_namespace()}-{secrets.token_hex(4)}-{path.name}")
@@ -37,30 +37,30 @@ def partial(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then rename it into place. OSError if the disk does not take it."""
+    """Let `write` fill a file next to `path`, then rename it into place. Raises OSError if it cannot be written."""
     with partial(path) as own:
         write(own)
         put(own, path)
 
 
 def put(own: Path, path: Path) -> None:
-    """Rename a whole file into place; a folder that lies there is set aside."""
+    """Rename a complete file into place; a folder that is in the way is set aside."""
     if path.is_dir() and not path.is_symlink():
         set_aside(path, "a folder where a file belongs", print)
     os.replace(own, path)
 
 
 def set_aside(path: Path, why: str, say: Callable[[str], None]) -> None:
-    """Rename what cannot be used to `<name>.damaged-<time>-<random>`, and say so in one line. Nothing is deleted."""
-    aside = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
+    """Rename an unusable file to `<name>.damaged-<time>-<random>`, and say so in one line. Nothing is deleted."""
+    new_name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
     with suppress(FileNotFoundError):  # another process was quicker
-        path.rename(path.with_name(aside))
-        say(f"{path}: {why}; set aside as {aside}")
+        path.rename(path.with_name(new_name))
+        say(f"{path}: {why}; set aside as {new_name}")
 
 
 @functools.cache
 def _namespace() -> str:
-    """This boot and container, eight hex digits: only within them is a process known by its number."""
+    """Eight hex digits for this boot and container: process ids are unique only within these."""
     parts = [os.uname().nodename] if hasattr(os, "uname") else []
     for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
         with suppress(OSError):
@@ -69,7 +69,7 @@ def _namespace() -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what processes left behind that are surely dead: partial files of this machine's, claims of nobody."""
+    """Delete what dead processes left behind: partial files of this machine's processes, claims that nobody holds."""
     for path in folder.glob(f"{CLAIM}*"):
         with claim(path.with_name(path.name.removeprefix(CLAIM))):
             pass
@@ -79,12 +79,12 @@ def sweep(folder: Path) -> None:
 
 
 def orphans(folder: Path) -> Iterator[Path]:
-    """The partial files in a folder whose writers, processes of this machine, are dead."""
+    """The partial files in a folder whose writers were processes of this machine and are dead."""
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(folder):
             pid, _, rest = name.removeprefix(PARTIAL).partition("-")
-            ours = name.startswith(PARTIAL) and pid.isdigit() and rest.startswith(f"{_namespace()}-")
-            if ours and not _alive(int(pid)):
+            is_local = name.startswith(PARTIAL) and pid.isdigit() and rest.startswith(f"{_namespace()}-")
+            if is_local and not _alive(int(pid)):
                 yield folder / name
 
 
@@ -93,17 +93,17 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's
+    except (OSError, OverflowError):  # another user's process
         return True
     return True
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock for a moment's work. It is not nested; the kernel takes it back from a process that dies.
+    """Hold a folder's lock for brief work. It cannot be nested; the kernel releases it if the process dies.
 
-    Where a folder cannot be locked, or its owner hangs, the work goes on without: what it protects is checked again
-    when it is read.
+    If a folder cannot be locked, or the lock's owner hangs, the work goes on without the lock: the files it protects
+    are checked again when they are read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".lock", PATIENCE):
@@ -112,24 +112,24 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claim(path: Path) -> Iterator[bool]:
-    """Whether long work on `path` is ours to do, False while another process is at it. Never waited for."""
+    """Claim long work on `path`; yields False if another process is doing it. Never waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f"{CLAIM}{path.name}")
-    with _locked(file, 0.0) as ours:
+    with _locked(file, 0.0) as claimed:
         try:
-            yield ours
+            yield claimed
         finally:
-            if ours:
+            if claimed:
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(file: Path, patience: float) -> Iterator[bool]:
-    """Whether the lock was had, waiting for it at most `patience` seconds; True where there are no locks."""
+    """Wait at most `patience` seconds for the lock; yields whether we hold it, or True if locking is impossible."""
     try:
         stream = file.open("a")
-    except OSError:  # another user's, or nothing can be written here, which the work itself will say
+    except OSError:  # another user's file, or a read-only folder, which the work itself will report
         yield True
         return
     with stream:

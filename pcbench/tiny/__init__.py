@@ -1,1 +1,1 @@
-"""Tiny backbones the project trains itself: the world, the training, the weights and the report of what they obey."""
+"""Tiny backbones that the project trains itself: their world, training, weights, and a check that they obey prompts."""

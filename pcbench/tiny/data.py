@@ -1,4 +1,4 @@
-"""Random clips of the world for training: scene, start and prompt drawn from one generator."""
+"""Random clips of the world for training; scene, start and prompt are drawn from one generator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def training_scenes() -> list[Scene]:
 
 
 def random_scene(generator: torch.Generator) -> tuple[Scene, tuple[float, float]]:
-    """A training scene and where its shape starts."""
+    """A training scene, and the place (x, y) in [0, 1]² where its shape starts."""
     scenes = training_scenes()
     scene = scenes[int(torch.randint(len(scenes), (1,), generator=generator))]
     x, y = torch.rand(2, generator=generator).tolist()
@@ -26,18 +26,18 @@ def random_scene(generator: torch.Generator) -> tuple[Scene, tuple[float, float]
 
 
 def random_light(lit: bool, generator: torch.Generator) -> float | None:
-    """How the light falls, or None in the plain look (which draws nothing)."""
+    """How the light falls, in [0, 1), or None in the plain look (which draws no random number)."""
     return float(torch.rand(1, generator=generator)) if lit else None
 
 
 def random_prompt(scene: Scene, generator: torch.Generator, omit: float = 0.15) -> str:
-    """The scene's prompt, each optional attribute left out with probability `omit`."""
+    """The scene's prompt; each optional attribute is left out with probability `omit`."""
     left_out = torch.rand(len(OPTIONAL), generator=generator) < omit
     return scene.prompt(frozenset(name for name, out in zip(OPTIONAL, left_out.tolist(), strict=True) if out))
 
 
 def random_clip(frames: int, size: int, crop: int, generator: torch.Generator, lit: bool = False) -> torch.Tensor:
-    """A clip (3, frames, crop, crop) of a scene drawn at `size`, cropped at a random place; values in [-1, 1]."""
+    """A clip (3, frames, crop, crop) of a scene drawn at `size` pixels, cropped at random; values in [-1, 1]."""
     scene, start = random_scene(generator)
     return _crop(render(scene, start, frames, size, size, random_light(lit, generator)), crop, generator)
 
@@ -45,7 +45,7 @@ def random_clip(frames: int, size: int, crop: int, generator: torch.Generator, l
 def random_collage(
     frames: int, size: int, crop: int, generator: torch.Generator, lit: bool = False, shapes: int = 6
 ) -> torch.Tensor:
-    """Like `random_clip`, but crowded with shapes of any colour on a tinted background: every pixel teaches."""
+    """Like `random_clip`, but full of shapes of any colour on a tinted background, so that every pixel teaches."""
     scene, _ = random_scene(generator)
     light = random_light(lit, generator)
     tint = torch.rand(3, 1, 1, 1, generator=generator).add(0.5).clamp(max=1)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-LONGEST_UNSAVED = 600  # seconds, give or take those between two rows of the curve: a checkpoint has its step's row
+LONGEST_UNSAVED = 600  # seconds, plus up to one interval of the curve: a checkpoint is only saved with its step's row
 COLUMNS = ("step", "loss", "learning_rate", "seconds")
 
 LossFn = Callable[[int, torch.Generator], torch.Tensor]
@@ -27,7 +27,7 @@ class Schedule:
 
     steps: int
     learning_rate: float
-    muon_learning_rate: float = 0.0  # of the matrices inside transformer blocks; 0 leaves them to AdamW
+    muon_learning_rate: float = 0.0  # for the matrices inside transformer blocks; with 0, AdamW trains them too
     warmup: int = 200
     floor: float = 0.02  # the cosine ends at this share of the learning rate
     weight_decay: float = 0.01
@@ -38,7 +38,7 @@ class Schedule:
     log_every: int = 25
 
     def rate(self, step: int, begun: int = 0) -> float:
-        """Share of the full learning rate at `step`, of optimizers that began empty at step `begun`."""
+        """Share of the full learning rate at `step`, for optimizers that started without state at step `begun`."""
         ramp = min(1.0, (step + 1 - begun) / self.warmup)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
         return ramp * (self.floor + (1 - self.floor) * cosine)
@@ -49,7 +49,7 @@ class Schedule:
         On the tiny Wan, 350 steps of Muon taught as much of the prompts as several thousand of AdamW.
         """
         chosen = [(name, p) for name, p in model.named_parameters() if self.muon_learning_rate and _suits_muon(name, p)]
-        others = [p for p in model.parameters() if not any(p is each for _, each in chosen)]
+        others = [p for p in model.parameters() if not any(p is matrix for _, matrix in chosen)]
         adamw = torch.optim.AdamW(others, self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay)
         if not chosen:
             return [adamw]
@@ -58,14 +58,14 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a training whose checkpoint is lost goes on: the model holds its published weights already."""
+    """Where to continue a training whose checkpoint is lost; the model already has its published weights."""
 
     step: int = 0
-    rows: list[tuple[int, float, float, float]] = field(default_factory=list)  # of the curve so far
+    rows: list[tuple[int, float, float, float]] = field(default_factory=list)  # the loss curve so far
 
 
 def published(curve: Path) -> Start:
-    """The step that weights beside this loss curve have reached, and the curve."""
+    """The step that the weights next to this loss curve have reached, and the curve."""
     with curve.open(newline="") as file:
         _, *lines = csv.reader(file)
     rows = [(int(step), float(loss), float(rate), float(seconds)) for step, loss, rate, seconds in lines]
@@ -80,11 +80,11 @@ def _suits_muon(name: str, parameter: torch.Tensor) -> bool:
 
 
 class FlatMuon(torch.optim.Muon):
-    """PyTorch's Muon, which takes matrices only, for convolutions too: a kernel is a matrix of outputs by inputs."""
+    """PyTorch's Muon, which only takes matrices, for convolutions too: a kernel is a matrix of outputs by inputs."""
 
     def __init__(self, parameters: list[torch.Tensor], learning_rate: float, weight_decay: float) -> None:
         self.whole = parameters
-        self.flat = [p.detach().flatten(1) for p in parameters]  # the same memory
+        self.flat = [p.detach().flatten(1) for p in parameters]  # views of the same memory
         super().__init__(self.flat, learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     def step(self, closure: Any = None) -> Any:
@@ -94,7 +94,7 @@ class FlatMuon(torch.optim.Muon):
 
 
 def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
-    """Let `save` write a file beside `path`, then put it in its place."""
+    """Let `save` write a file next to `path`, then rename it to `path`."""
     partial = path.with_suffix(path.suffix + ".partial")
     save(partial)
     os.replace(partial, path)
@@ -110,12 +110,12 @@ def _update_ema(ema: dict[str, torch.Tensor], model: nn.Module, decay: float, st
 
 
 def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path, start: Start | None = None) -> None:
-    """Train `model` in place until `schedule.steps`, continuing from `folder` if a checkpoint is there.
+    """Train `model` in place until `schedule.steps`, continuing from the checkpoint in `folder` if there is one.
 
-    Without a checkpoint it begins at `start`, with empty optimizers that are warmed up again.
+    Without a checkpoint it begins at `start`, with new optimizers that are warmed up again.
 
     `loss_at(step, generator)` draws its batch from the generator, which is seeded by the step alone: a resumed run
-    sees the batches an undisturbed one would have seen. The model is left holding its EMA weights.
+    sees the same batches as an uninterrupted one. At the end the model has its EMA (averaged) weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, curve = folder / "checkpoint.pt", folder / "loss.csv"
@@ -134,8 +134,8 @@ def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path, s
     (folder / "schedule.json").write_text(json.dumps(asdict(schedule), indent=1) + "\n")
 
     def save(step: int) -> None:
-        held = [optimizer.state_dict() for optimizer in optimizers]
-        state = {"model": model.state_dict(), "optimizers": held, "ema": ema, "step": step, "begun": begun}
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        state = {"model": model.state_dict(), "optimizers": states, "ema": ema, "step": step, "begun": begun}
         write_atomically(checkpoint, lambda path: torch.save(state | {"rows": rows}, path))
         with curve.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])

@@ -3,8 +3,8 @@
 `python -m pcbench.tiny.obedience --model tiny_wan --count 64`
 
 Backgrounds of the world are grey and shapes are not, so the shape is where colour is saturated. Its colour is the
-nearest of the world's, its direction that of a line through its centres, its shape the one whose silhouette overlaps
-best. On rendered videos of the world itself every answer is right (tests/test_tiny_world.py).
+nearest of the world's colours, its direction that of a line fitted through its centres, its shape the one whose
+silhouette overlaps best. On rendered videos of the world itself every answer is right (tests/test_tiny_world.py).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .twins import TWINS
 from .world import BACKGROUNDS, COLOURS, DIRECTIONS, FRAMES, SHAPES, SIZES, SPEEDS, Scene, all_scenes, signed_distance
 
 SATURATED = 0.30  # max minus min over channels
-SMALLEST = 0.005  # share of a frame the shape must cover to count as seen
-# What light and weave make of the backgrounds on average.
+SMALLEST = 0.005  # share of a frame that the shape must cover to count as seen
+# The average colours of backgrounds with light and weave.
 LIT_BACKGROUNDS = {"black": (0.28,) * 3, "grey": (0.48,) * 3, "white": (0.68,) * 3}
 MEASURED = ("shape", "colour", "direction", "size", "speed", "background")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a video shows; None where nothing could be seen."""
+    """What a video shows; None for what could not be seen."""
 
     shape: str | None
     colour: str | None
@@ -41,7 +41,7 @@ class Seen:
     size: str | None
     speed: str | None
     background: str | None
-    overlap: float  # of the silhouette with the named shape, 0 to 1
+    overlap: float  # intersection over union of the silhouette and the named shape, 0 to 1
 
 
 def _silhouettes(frames: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def _nearest(rgb: np.ndarray, palette: dict[str, tuple[float, float, float]]) ->
 
 
 def _centres(masks: np.ndarray) -> np.ndarray:
-    """(frames, 2) centres x, y in frame widths."""
+    """Centres (frames, 2) of masks (frames, H, W): x, y in frame widths."""
     width = masks.shape[-1]
     return np.array([((np.argwhere(mask).mean(0) + 0.5) / width)[::-1] for mask in masks])
 
@@ -81,7 +81,7 @@ def _unit_area(shape: str) -> float:
 
 
 def look(frames: np.ndarray, lit: bool = False) -> Seen:
-    """Read a video of uint8 frames (T, H, W, 3), of the world's plain or its lit look."""
+    """What a video of uint8 frames (T, H, W, 3) shows, in the world's plain or its lit look."""
     masks = _silhouettes(frames)
     grey = frames[~masks].mean(0) / 255 if (~masks).any() else np.zeros(3)
     background = _nearest(grey, LIT_BACKGROUNDS if lit else BACKGROUNDS)
@@ -109,7 +109,7 @@ def look(frames: np.ndarray, lit: bool = False) -> Seen:
 
 
 def report(pairs: list[tuple[Scene, Seen]]) -> dict[str, Any]:
-    """Share of right answers for each attribute, and every scene that was not all right."""
+    """The share of right answers for each attribute, and every scene with a wrong answer."""
     right = {name: statistics.fmean(getattr(s, name) == getattr(seen, name) for s, seen in pairs) for name in MEASURED}
     wrong = [
         {"prompt": scene.prompt(), "seen": asdict(seen)}
@@ -120,7 +120,7 @@ def report(pairs: list[tuple[Scene, Seen]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Generate videos of held-out prompts with the bundled weights, measure them, write the report."""
+    """Generate videos of held-out prompts with the bundled weights, measure them, print and write the report."""
     from pcbench import cli
     from pcbench.backbones import family, load
     from pcbench.sampling import generate

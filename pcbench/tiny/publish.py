@@ -1,10 +1,10 @@
-"""Put trained weights where the project ships them.
+"""Copy trained weights to where the project ships them.
 
 `python -m pcbench.tiny.publish --family wan --vae runs/wan-vae --transformer runs/wan`
 
 Copies the pipeline, the loss curves and the training configs (without `--vae` the VAE's stay as they are), and writes
-the weights' fingerprint into the model's YAML: it is part of every recipe, so samples of other weights are never taken
-for samples of these.
+the weights' fingerprint into the model's YAML. The fingerprint is part of every recipe, so samples of other weights are
+never mistaken for samples of these.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRAINING_FILES = ("loss.csv", "schedule.json", "mixture.json")
 
 
 def fingerprint(folder: Path) -> str:
-    """Twelve hex digits over everything in a pipeline folder that decides pixels."""
+    """Twelve hex digits: a hash of everything in a pipeline folder that determines pixels."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"}):
         if "training" not in path.relative_to(folder).parts:
@@ -42,17 +42,17 @@ def main() -> None:
     name = TWINS[args.family].model()
     target = WEIGHTS / name
     training = target / "training"
-    kept = {} if args.vae else {path.name: path.read_bytes() for path in training.glob("vae-*")}
+    vae_files = {} if args.vae else {path.name: path.read_bytes() for path in training.glob("vae-*")}
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(args.transformer / "pipeline", target)
     training.mkdir()
-    for file, content in kept.items():
+    for file, content in vae_files.items():
         (training / file).write_bytes(content)
     for part, folder in (("vae", args.vae), ("transformer", args.transformer)):
         for file in TRAINING_FILES:
             if folder and (folder / file).exists():
                 shutil.copy(folder / file, training / f"{part}-{file}")
-    vae_config = target / "vae" / "config.json"  # diffusers notes there which folder the VAE was loaded from
+    vae_config = target / "vae" / "config.json"  # in it, diffusers notes the folder from which the VAE was loaded
     vae_config.write_text(re.sub(r'\n\s*"_name_or_path": "[^"]*",', "", vae_config.read_text()))
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -60,8 +60,8 @@ def main() -> None:
     if size > LIMIT:
         raise SystemExit(f"{target} holds {size / 2**20:.1f} MiB, more than {LIMIT >> 20}")
     config = CONF / f"{name}.yaml"
-    named = rf'\g<1>"{fingerprint(target)}"'
-    config.write_text(re.sub(r"(?m)^(\s*revision: )\S+", named, config.read_text()))
+    revision = rf'\g<1>"{fingerprint(target)}"'
+    config.write_text(re.sub(r"(?m)^(\s*revision: )\S+", revision, config.read_text()))
     print(f"{target}: {size / 2**20:.1f} MiB, fingerprint {fingerprint(target)}")
 
 

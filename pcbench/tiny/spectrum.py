@@ -2,7 +2,7 @@
 
 `python -m pcbench.tiny.spectrum --family small_wan`
 
-Low is what a grid of a quarter of the latent's side can hold: up to one eighth of the side in cycles a frame.
+Low frequencies are those that a grid of a quarter of the latent's side can hold: up to side / 8 cycles per frame.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .data import random_clip
 from .publish import WEIGHTS
 from .twins import TWINS, Twin
 
-CELL, TRIAL = 8, 4  # pixels a latent cell; how many times fewer cells a side the trial has
+CELL, TRIAL = 8, 4  # pixels per latent cell; the factor by which a trial has fewer cells along each side
 
 
 def shares(videos: torch.Tensor, cycles: int) -> dict[str, float]:
-    """Shares of the spatial variance of (N, C, T, H, W) about each channel's mean.
+    """Shares of the spatial variance of videos (N, C, T, H, W) about each channel's mean.
 
-    mean: of whole frames. low: up to `cycles` a frame, without the mean. high: the rest.
+    mean: the frames' means. low: frequencies up to `cycles` per frame, without the mean. high: the rest.
     """
     centred = videos.float() - videos.float().mean((0, 2, 3, 4), keepdim=True)
     power = torch.fft.fftshift(torch.fft.fft2(centred, norm="ortho"), dim=(-2, -1)).abs().square().mean((0, 1, 2))
@@ -37,7 +37,7 @@ def shares(videos: torch.Tensor, cycles: int) -> dict[str, float]:
 
 @torch.no_grad()
 def world_shares(twin: type[Twin], vae: Any, count: int = 32, seed: int = 2) -> dict[str, dict[str, float]]:
-    """Shares in the pixels, and in the normalised latents, of random clips of a twin's world."""
+    """`shares` of the pixels, and of the normalised latents, of random clips from a twin's world."""
     generator = torch.Generator().manual_seed(seed)
     clips = torch.stack([random_clip(twin.FRAMES, twin.SIDE, twin.SIDE, generator, twin.LIT) for _ in range(count)])
     latents = torch.cat([twin.normalise(vae, twin.encode(vae, clip[None]).mode()) for clip in clips])
@@ -53,8 +53,8 @@ def main() -> None:
     args = parser.parse_args()
     twin = TWINS[args.family]
     vae = type(twin.new_vae()).from_pretrained(args.vae or WEIGHTS / twin.model() / "vae").eval()
-    for where, found in world_shares(twin, vae).items():
-        print(where, "  ".join(f"{name} {share:.0%}" for name, share in found.items()))
+    for kind, kind_shares in world_shares(twin, vae).items():
+        print(kind, "  ".join(f"{name} {share:.0%}" for name, share in kind_shares.items()))
 
 
 if __name__ == "__main__":

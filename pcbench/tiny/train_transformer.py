@@ -2,12 +2,12 @@
 
 `python -m pcbench.tiny.train_transformer --family wan --folder runs/wan --vae runs/wan-vae/vae`
 
-Latents of several kinds (`Twin.KINDS`) are encoded once into pools, then the family's loss is trained on a mixture of
-them that moves from small and cheap to full size. Small latents stay in the mixture to the end: PreciseCache's trial
-looks at them.
+Latents of several kinds (`Twin.KINDS`) are encoded once into pools; then the family's loss is trained on a mixture of
+them that shifts from small and cheap to full size. Small latents stay in the mixture to the end, because PreciseCache's
+trials use them.
 
-`--pipeline-only` writes the pipeline of the newest checkpoint's average weights and stops; the training may go on
-meanwhile. `--go-on-from FOLDER`, where there is no checkpoint, begins with the bundled weights of that folder at the
+`--pipeline-only` writes a pipeline with the newest checkpoint's averaged weights and stops; the training may go on at
+the same time. `--go-on-from FOLDER`, if there is no checkpoint, begins with the bundled weights in that folder at the
 step their curve has reached; only the optimizers' state is lost, so the rate is warmed up again.
 """
 
@@ -30,15 +30,16 @@ from .loop import Schedule, Start, published, train, write_atomically
 from .twins import TWINS, Kind, Twin
 from .world import all_scenes, render
 
-NULL_PROMPT_SHARE = 0.1  # prompts dropped, for classifier-free guidance
-
-
-SHORT = 160  # tokens; below this, plain attention is faster on a CPU than its flash kernel, most of all backwards
+NULL_PROMPT_SHARE = 0.1  # share of the prompts that are dropped, for classifier-free guidance
+SHORT = 160  # tokens; up to here, plain attention is faster on a CPU than the flash kernel, above all backwards
 
 
 @torch.no_grad()
 def encode_pool(twin: type[Twin], vae: Any, kind: Kind, scale: float) -> dict[str, torch.Tensor]:
-    """Normalised latents (N, C, T, H, W) in half precision, and the index of each clip's scene."""
+    """Normalised latents (N, C, T, H, W) of one kind in half precision, and the index of each clip's scene (N,).
+
+    scale: share of the kind's clips to encode.
+    """
     frames, side = kind.frames or twin.FRAMES, kind.side
     generator = torch.Generator().manual_seed(sum(map(ord, kind.name)))
     index_of = {scene: index for index, scene in enumerate(all_scenes())}
@@ -57,7 +58,7 @@ def encode_pool(twin: type[Twin], vae: Any, kind: Kind, scale: float) -> dict[st
 
 
 def pick_kind(kinds: tuple[Kind, ...], progress: float, generator: torch.Generator) -> Kind:
-    """The kind of latent for a step, `progress` of the way through training."""
+    """A random kind of latent for a step; `progress` is the share of the training that is done."""
     shares = torch.tensor([kind.first_share + progress * (kind.last_share - kind.first_share) for kind in kinds])
     return kinds[int(torch.multinomial(shares, 1, generator=generator))]
 
@@ -65,7 +66,7 @@ def pick_kind(kinds: tuple[Kind, ...], progress: float, generator: torch.Generat
 def denoising_loss(
     twin: Twin, pools: dict[str, dict[str, torch.Tensor]], progress: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """The family's denoising loss on one batch."""
+    """The family's denoising loss (mean square) on one batch of a random kind."""
     kind = pick_kind(twin.KINDS, progress, generator)
     pool = pools[kind.name]
     picks = torch.randint(len(pool["scenes"]), (kind.batch,), generator=generator)
@@ -85,7 +86,7 @@ def denoising_loss(
 
 
 def take_bundled(twin: Twin, folder: Path) -> Start:
-    """Load a bundled pipeline's trained parts into `twin`; the step they have reached, and their curve."""
+    """Load a bundled pipeline's trained parts into `twin`; returns the step they have reached, and their curve."""
     for name, part in twin.named_children():
         kind: Any = type(part)
         part.load_state_dict(kind.from_pretrained(folder / name).state_dict())
@@ -93,14 +94,14 @@ def take_bundled(twin: Twin, folder: Path) -> Start:
 
 
 def save_pipeline(twin: Twin, vae: Any, folder: Path) -> None:
-    """Write the pipeline, in half precision, and what it was trained on."""
+    """Write the pipeline in half precision, and a file that says what it was trained on."""
     mixture = {"kinds": [asdict(kind) for kind in twin.KINDS], "shift": twin.SHIFT}
     (folder / "mixture.json").write_text(json.dumps(mixture, indent=1) + "\n")
     twin.pipeline(vae).save_pretrained(folder / "pipeline")
 
 
 def main() -> None:
-    """Encode the pools, train, save a whole pipeline in diffusers' format (weights in half precision)."""
+    """Encode the pools, train, and save a complete pipeline in diffusers' format (weights in half precision)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", choices=TWINS, required=True)
     parser.add_argument("--folder", type=Path, required=True)

@@ -2,7 +2,7 @@
 
 With `--start FOLDER` it continues from another VAE's weights instead: small_wan's began as tiny_wan's.
 
-Clips of several resolutions, because the method's trial looks at latents of a quarter of the width.
+It trains on clips of several resolutions, because PreciseCache's trial uses latents of a quarter of the width.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .loop import Schedule, train
 from .twins import TWINS, Twin
 from .vae_init import start_as_block_average
 
-# (clip, batch, frames, drawn at, cropped to): crops of the full size, and whole small videos. For a twin of more than
-# 128 pixels they are drawn larger by as much.
+# (clip, batch, frames, drawn at, cropped to): crops of full-size videos, and whole small ones. For a twin of more than
+# 128 pixels a side, clips are drawn proportionally larger.
 CLIPS = (
     (random_collage, 4, 9, 128, 64),
     (random_clip, 4, 9, 128, 64),
@@ -35,12 +35,13 @@ LOG_VARIANCE = 2 * math.log(LATENT_NOISE)
 
 
 def vae_loss(twin: type[Twin], vae: Any, step: int, generator: torch.Generator, taught: bool = False) -> torch.Tensor:
-    """Reconstruction (L1 and L2, the coloured shape weighing more than its grey background) on one batch of clips.
+    """Reconstruction loss on one batch of clips: L1 and L2, with more weight on the coloured shape than on the grey
+    background.
 
-    The latent noise is fixed and small: with a learned posterior the early, blurred decoder teaches the encoder that
-    noise is cheap. The posterior's variance is tied to that noise.
+    The latent noise is fixed and small, and the posterior's variance is tied to it: with a learned posterior, the
+    early, blurred decoder would teach the encoder that noise is cheap.
 
-    taught: encoder and decoder learn apart, by `block_latents`: neither has to wait for the other to find latents.
+    taught: encoder and decoder learn separately, from `block_latents`, so that neither waits for the other.
     """
     draw, batch, frames, size, crop = CLIPS[step % len(CLIPS)]
     if frames < twin.CODED_FRAMES:
@@ -48,11 +49,11 @@ def vae_loss(twin: type[Twin], vae: Any, step: int, generator: torch.Generator, 
     device = vae.device
     size = size * twin.SIDE // 128
     clips = torch.stack([draw(frames, size, crop, generator, twin.LIT) for _ in range(batch)]).to(device)
-    like = block_latents(clips)
-    noise = LATENT_NOISE * torch.randn(like.shape, generator=generator).to(device)
+    latents = block_latents(clips)
+    noise = LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         if taught:
-            prior, log_variance, video = twin.taught(vae, clips, like, noise)
+            prior, log_variance, video = twin.taught(vae, clips, latents, noise)
         else:
             posterior = twin.encode(vae, clips)
             prior, log_variance = PRIOR_WEIGHT * posterior.mean.float().pow(2).mean(), posterior.logvar
@@ -60,15 +61,15 @@ def vae_loss(twin: type[Twin], vae: Any, step: int, generator: torch.Generator, 
     video = video.float()
     saturation = clips.amax(1, keepdim=True) - clips.amin(1, keepdim=True)
     error = (video - clips).abs() * (1 + 2 * saturation)
-    tied = PRIOR_WEIGHT * (log_variance.float() - LOG_VARIANCE).pow(2).mean()
-    return error.mean() + (video - clips).pow(2).mean() + prior + tied
+    variance_penalty = PRIOR_WEIGHT * (log_variance.float() - LOG_VARIANCE).pow(2).mean()
+    return error.mean() + (video - clips).pow(2).mean() + prior + variance_penalty
 
 
 def block_latents(clips: torch.Tensor) -> torch.Tensor:
-    """Latents by hand of clips (B, 3, F, H, W): (B, 8, (F + 3) / 4, H / 8, W / 8).
+    """Hand-made latents (B, 8, (F + 3) / 4, H / 8, W / 8) of clips (B, 3, F, H, W).
 
-    Of each block of 4 frames and 8x8 pixels (the first frame is a block of its own) each colour's mean in the earlier
-    and the later half, and how brightness changes across and down.
+    For each block of 4 frames and 8x8 pixels (the first frame is a block of its own): each colour's mean in the first
+    and in the second half of the time, and the change of brightness from left to right and from top to bottom.
     """
     video = torch.cat([clips[:, :, :1]] * 3 + [clips], 2)
     batch, colours, frames, height, width = video.shape
@@ -84,7 +85,7 @@ def block_latents(clips: torch.Tensor) -> torch.Tensor:
 def measure_latents(
     twin: type[Twin], vae: Any, count: int = 32, seed: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Per-channel mean and standard deviation of the raw latents of full clips, and the PSNR of their decoding."""
+    """Per-channel mean and standard deviation (C,) of full clips' raw latents, and the decoded clips' PSNR in dB."""
     generator = torch.Generator().manual_seed(seed)
     latents, error = [], 0.0
     for _ in range(count):
@@ -96,7 +97,7 @@ def measure_latents(
 
 
 def main() -> None:
-    """Train, measure the latent statistics, save in diffusers' format."""
+    """Train, measure the latent statistics, and save in diffusers' format."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", choices=TWINS, required=True)
     parser.add_argument("--folder", type=Path, required=True)
@@ -117,7 +118,7 @@ def main() -> None:
     elif args.family == "wan":
         start_as_block_average(vae, LOG_VARIANCE)
         taught = 0
-    else:  # from random weights AdamW alone has no colours after a thousand steps
+    else:  # from random weights, AdamW alone has not learned colours after a thousand steps
         schedule.learning_rate, schedule.muon_learning_rate = args.learning_rate / 3, args.learning_rate
     train(vae, lambda step, generator: vae_loss(twin, vae, step, generator, step < taught), schedule, args.folder)
     mean, std, psnr = measure_latents(twin, vae)

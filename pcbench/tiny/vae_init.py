@@ -1,9 +1,9 @@
-"""A head start for the tiny VAE: initial weights that already are a block-average autoencoder.
+"""A head start for the tiny VAE: initial weights that already form a block-average autoencoder.
 
 `AutoencoderKLWan` with residual shortcuts averages on the way down and repeats on the way up. Here every other path
 starts at zero, and both heads are made linear (silu(x) - silu(-x) = x, with a constant channel to steady the norm),
-so that the untrained model already gives each 8x8x4 block its mean colour. From random weights colours alone took
-more than a thousand steps.
+so that the untrained model already gives each 8x8x4 block its mean colour. From random weights, learning colours alone
+took more than a thousand steps.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResample, WanResidualBlock
 from torch import nn
 
-RGB, PHASES = 3, 4  # colours, and the pixels a patch of 2x2 holds of each
+RGB, PHASES = 3, 4  # colours; pixels in a patch of 2x2
 CONSTANT = 2.0
-DETAIL = 0.3  # what is left of the default initial weights in the channels not used here
+DETAIL = 0.3  # factor on the default initial weights in the channels not used here
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""The procedural world the tiny backbones are trained on: one textured shape that moves over a background.
+"""The procedural world on which the tiny backbones are trained: one textured shape that moves over a background.
 
-A `Scene` is what a prompt says, and nothing else; where the shape starts is left to the seed. Rendering is exact
+A `Scene` contains what a prompt says, and nothing else; where the shape starts is left to the seed. Rendering is exact
 (signed distance functions), so a generated video can be measured against its prompt (see `obedience.py`).
 
-The world has two looks. The plain one is the tiny backbones'. The lit one, for larger frames, adds what a low-pass
-filter keeps (a wave of light that drifts over everything) and what it removes (a fine weave on the background); no
-prompt says where the light is, so it is left to the seed like the shape's place.
+The world has two looks. The tiny backbones use the plain one. The lit one, for larger frames, adds something that a
+low-pass filter keeps (a wave of light that drifts over everything) and something that it removes (a fine weave on the
+background). No prompt says where the light is, so that is left to the seed, like the shape's place.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ BACKGROUNDS = {"black": (0.05, 0.05, 0.06), "grey": (0.45, 0.45, 0.47), "white":
 PATTERNS = ("plain", "striped", "dotted")
 
 FRAMES, HEIGHT, WIDTH, FPS = 29, 128, 128, 12
-TEXTURE_PERIOD = 1 / 16  # of the shape's hatching, in frame widths: 8 pixels at full size
-PATTERN_PERIOD = 1 / 8  # of the background's
+TEXTURE_PERIOD = 1 / 16  # period of the shape's hatching, in frame widths: 8 pixels at full size
+PATTERN_PERIOD = 1 / 8  # period of the background's pattern, in frame widths
 HELD_OUT_SHARE = 0.1
 
-# The lit look. Light and weave are at most this much brighter than none; a black background can only gain, a white one
-# only lose, a grey one does both: PIVOTS says from which share on either adds.
+# The lit look: the largest change of brightness by light and by weave. A black background can only get brighter, a
+# white one only darker, a grey one both: PIVOTS is the value of light (or weave) above which it adds brightness.
 LIGHT, WEAVE = 0.20, 0.20
 SHADING = 0.15  # how much light and shade change the shape's colour
 LIGHT_PERIOD, LIGHT_DRIFT = 1.6, 0.75  # in frame widths; periods drifted in FRAMES frames
@@ -59,7 +59,7 @@ class Scene:
     background: str
 
     def prompt(self, drop: frozenset[str] = frozenset()) -> str:
-        """The sentence for this scene; `drop` leaves out any of {"size", "speed", "pattern"}."""
+        """The sentence that describes this scene; `drop` leaves out any of {"size", "speed", "pattern"}."""
         words = ["a", self.size, self.colour, self.shape, "moving", self.speed, self.direction]
         words += ["on", "a", self.pattern, self.background, "background"]
         skipped = {getattr(self, name) for name in drop}
@@ -67,7 +67,7 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether training never sees this combination (a fixed tenth of all scenes)."""
+        """Whether training never uses this combination (a fixed tenth of all scenes)."""
         return random.Random("/".join(astuple(self))).random() < HELD_OUT_SHARE
 
 
@@ -78,12 +78,15 @@ def all_scenes() -> list[Scene]:
 
 
 def vocabulary() -> list[str]:
-    """Every word a prompt can hold, sorted."""
+    """Every word that can occur in a prompt, sorted."""
     return sorted({word for scene in all_scenes() for word in scene.prompt().split()})
 
 
 def signed_distance(shape: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Distance to the edge of a shape of radius 1 centred at 0 (negative inside); y points down."""
+    """Distance to the edge of a shape of radius 1 centred at 0 (negative inside); y points down.
+
+    Raises ValueError for an unknown shape.
+    """
     if shape == "circle":
         return torch.hypot(x, y) - 0.95
     if shape == "square":
@@ -105,7 +108,7 @@ def _grid(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _light(light: float, x: torch.Tensor, y: torch.Tensor, moment: float) -> torch.Tensor:
-    """A soft wave of light in [0, 1] that drifts; `light` in [0, 1) is its angle, and decides where it begins."""
+    """A soft, drifting wave of light in [0, 1]; `light` in [0, 1) determines its angle and where it begins."""
     across = x * math.cos(2 * math.pi * light) + y * math.sin(2 * math.pi * light)
     return 0.5 + 0.5 * torch.cos(2 * math.pi * (across / LIGHT_PERIOD - LIGHT_DRIFT * moment + 5 * light))
 
@@ -133,19 +136,19 @@ def _background(
 
 
 def trajectory(scene: Scene, start: tuple[float, float], frames: int, stride: int = 1) -> list[tuple[float, float]]:
-    """Centres (x, y) in frame widths. `start` in [0, 1]² picks a place from which the full clip stays inside.
+    """Centres (x, y) in frame widths. `start` in [0, 1]² picks a place from which the shape stays inside a full clip.
 
-    stride: of the world's frames only every so many is shown.
+    stride: only every n-th frame of the world is shown.
     """
     radius, travel = SIZES[scene.size], SPEEDS[scene.speed]
     centres = []
     for frame in range(frames):
-        moved = travel * frame * stride / (FRAMES - 1)
+        distance = travel * frame * stride / (FRAMES - 1)
         centre = []
         for fraction, step in zip(start, DIRECTIONS[scene.direction], strict=True):
             room = 1 - 2 * radius - (travel if step else 0.0)
             origin = radius + fraction * room + (travel if step < 0 else 0.0)
-            centre.append(origin + step * moved)
+            centre.append(origin + step * distance)
         centres.append((centre[0], centre[1]))
     return centres
 
@@ -198,8 +201,8 @@ def render(
 ) -> torch.Tensor:
     """The scene as a video of shape (3, frames, height, width) with values in [-1, 1].
 
-    light: None for the plain look; a number in [0, 1), which says how the light falls, for the lit one.
-    stride: show only every so many of the world's frames.
+    light: None for the plain look; for the lit look a number in [0, 1) that says how the light falls.
+    stride: only every n-th frame of the world is shown.
     """
     video = empty_stage(scene, frames, height, width, light, stride)
     paint(video, scene, start, light=light, stride=stride)

@@ -1,8 +1,8 @@
-"""Records to Weights & Biases, beside a sweep or at any later time: `python -m pcbench.tracking results`.
+"""Sends records to Weights & Biases (W&B), during a sweep or at any later time: `python -m pcbench.tracking results`.
 
-A projection: it reads records and the videos beside them, and nothing reads it. One run a record, and one with the
-table of them all; a run's id stays, so projecting again continues it. Beside a sweep it is a process of its own at the
-lowest priority, which can fail, hang or be killed without the sweep noticing. Nothing here imports torch.
+It only reads records and their videos, and nothing depends on it. There is one W&B run per record, and one with a table
+of all records; a run's id never changes, so sending it again continues it. During a sweep it is a separate process of
+the lowest priority, which can fail, hang or be killed without affecting the sweep. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ MODES = {
     **dict.fromkeys(("offline", "true", "dryrun"), "offline"),
     **dict.fromkeys(("online", "run"), "online"),
 }
-PATIENCE = 60.0  # seconds a finished sweep waits for its projection
+PATIENCE = 60.0  # seconds that a finished sweep waits for this process
 
 
-def mode_of(asked: Any) -> str | None:
+def mode_of(setting: Any) -> str | None:
     """None for off, "offline", or "online". Raises ValueError for anything else."""
     try:
-        return MODES[str(asked).lower()]
+        return MODES[str(setting).lower()]
     except KeyError:
-        raise ValueError(f"wandb must be off, offline or online, not {asked!r}") from None
+        raise ValueError(f"wandb must be off, offline or online, not {setting!r}") from None
 
 
 @contextmanager
-def beside(results: Path, asked: Any, say: Callable[[str], None] = print) -> Iterator[None]:
-    """While the body runs, a process projects the records that appear under `results`; off, nothing is done at all.
+def beside(results: Path, setting: Any, say: Callable[[str], None] = print) -> Iterator[None]:
+    """While the body runs, a process sends the records that appear under `results`; if off, nothing is done at all.
 
-    When the body ends, however it ends, the process makes a last pass and goes; it is waited for, but not for long.
+    When the body ends, even by an error, the process makes a last pass and exits; we wait at most PATIENCE seconds.
     """
-    mode = mode_of(asked)
-    if mode is None or os.environ.get("RANK", "0") != "0":  # of several processes under torchrun the first one speaks
+    mode = mode_of(setting)
+    if mode is None or os.environ.get("RANK", "0") != "0":  # under torchrun, only the first process sends
         yield
         return
     again = f"python -m pcbench.tracking {results} --mode {mode}"
@@ -53,7 +53,7 @@ def beside(results: Path, asked: Any, say: Callable[[str], None] = print) -> Ite
     try:
         yield
     finally:
-        process.stdin.close()  # the sign to finish; it comes, too, if this process is killed
+        process.stdin.close()  # the signal to finish, which it also gets if this process is killed
         try:
             if process.wait(PATIENCE) < 0:
                 say(f"wandb: killed by signal {-process.returncode}; the records are whole, this makes it up: {again}")

@@ -1,4 +1,4 @@
-"""`python -m pcbench.tracking results [--mode online]`: project what is there; with --beside, a sweep as it goes on."""
+"""`python -m pcbench.tracking results [--mode online]`: send the existing records to W&B (with --beside, new ones)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..store import records
 from . import mode_of
 from .projection import Projection, first_line
 
-EVERY = 15.0  # seconds between two looks at a sweep's records
+EVERY = 15.0  # seconds between two passes over a sweep's records
 
 
 def _passes(beside_sweep: bool) -> Iterable[None]:
-    """One pass, or beside a sweep one every so often, the last after standard input was closed."""
+    """Yields for each pass: once, or during a sweep every few seconds and once more after standard input is closed."""
     if beside_sweep:
         os.nice(19)
-        over = threading.Event()
-        threading.Thread(target=_when_closed, args=(over,), daemon=True).start()
-        while not over.wait(EVERY):
+        closed = threading.Event()
+        threading.Thread(target=_wait_for_end, args=(closed,), daemon=True).start()
+        while not closed.wait(EVERY):
             yield
     yield
 
 
-def _when_closed(over: threading.Event) -> None:
+def _wait_for_end(closed: threading.Event) -> None:
     sys.stdin.read()
-    over.set()
+    closed.set()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Project results folders; exit code 2 with one line if that cannot be, and what went wrong in one line."""
+    """Send the records of results folders; returns the exit code: 0, or 2 after one line about what went wrong."""
     parser = Parser(prog="python -m pcbench.tracking", description=__doc__)
     parser.add_argument("results", type=Path, nargs="+", help="folders with records/ in them")
     parser.add_argument("--mode", default="offline", help="offline or online; WANDB_MODE overrides it")
@@ -72,7 +72,7 @@ def _project_all(folders: Sequence[Path], mode: str, beside_sweep: bool) -> int:
 
 
 def _stay_in(folder: Path) -> None:
-    """Keep W&B's own files here, not in the home; send no reports of errors, print nothing."""
+    """Keep W&B's own files in this folder, not in the home folder; make it send no error reports and print nothing."""
     for name, place in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache")):
         os.environ.setdefault(name, str((folder / place).resolve()))
         Path(os.environ[name]).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Writing entries to W&B; the only file that imports it."""
+"""Writes entries to W&B; the only file that imports wandb."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 300.0  # seconds, online
 
 
 class Projection:
-    """Sends what changed since the last time; `mode` falls back to offline, once and for all, when online fails."""
+    """Sends what has changed since the last time; if online fails, `mode` falls back to offline for good."""
 
     def __init__(self, mode: str, say: Callable[[str], None]) -> None:
         import wandb
@@ -26,18 +26,18 @@ class Projection:
         self.wandb, self.mode, self.say = wandb, mode, say
 
     def project(self, results: Path) -> int:
-        """Bring W&B up to the records under `results`; returns how many runs were sent."""
-        kept, sent = results / "wandb" / "projected.json", 0
-        found = list(records(results))
-        state = read_json(kept) or {}
-        for entry in [*(of_record(results, record) for record in found), of_sweep(results, found)]:
+        """Bring W&B up to date with the records under `results`; returns how many runs were sent."""
+        state_file, sent = results / "wandb" / "projected.json", 0
+        all_records = list(records(results))
+        state = read_json(state_file) or {}
+        for entry in [*(of_record(results, record) for record in all_records), of_sweep(results, all_records)]:
             digest, known = entry.digest, state.get(entry.id, {})
             logged = known.get("mode") == "online" or (self.mode == "offline" and any(_offline(results, entry.id)))
             if known.get("digest") == digest and logged:
                 continue
             self._send(results, entry)
             state[entry.id] = {"digest": digest, "mode": self.mode}
-            write_json(kept, state)
+            write_json(state_file, state)
             sent += 1
         return sent
 
@@ -46,7 +46,7 @@ class Projection:
             shutil.rmtree(stale)
         try:
             self._write(results, entry)
-        except Exception as error:  # no key, no network, a server's refusal: all the same to us
+        except Exception as error:  # no key, no network, a refusal by the server: all are handled alike
             if self.mode == "offline":
                 raise
             self.say(f"online failed ({first_line(error)}); offline instead")
@@ -71,7 +71,7 @@ class Projection:
 
 
 def _settings_of(wandb: Any) -> Any:
-    """Quiet, in bounded time, and saying of this machine what the record says and no more."""
+    """Settings that keep W&B quiet, limit its time, and send no more about this machine than the record does."""
     return wandb.Settings(
         silent=True, console="off", init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT,
         finish_timeout_raises=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True,
@@ -80,12 +80,12 @@ def _settings_of(wandb: Any) -> Any:
 
 
 def _offline(results: Path, identity: str) -> Iterator[Path]:
-    """The folders of an offline run that `wandb sync` has not sent."""
+    """The folders of an offline run that `wandb sync` has not sent yet."""
     for folder in sorted((results / "wandb").glob(f"offline-run-*-{identity}")):
         if not any(folder.glob("*.synced")):
             yield folder
 
 
 def first_line(error: BaseException) -> str:
-    """An error in a line."""
+    """The first line of an error's message, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

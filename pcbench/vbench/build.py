@@ -1,7 +1,7 @@
 """Build VBench's interpreter: a virtual environment with every package pinned.
 
-It reuses this interpreter's torch through a .pth file, or with `full` brings its own of the same version. Every step
-can be repeated, so a build that was interrupted or failed goes on with the same command.
+It reuses this interpreter's torch through a .pth file, or with `full` installs its own torch of the same version. Every
+step can be repeated, so the same command continues a build that was interrupted or failed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .process import WORKER, worker_environment
 HERE = Path(__file__).parent
 REQUIREMENTS, DETECTRON2 = HERE / "requirements.txt", HERE / "requirements-detectron2.txt"
 PYTHON = (3, 11)  # tokenizers 0.13.3, which VBench's transformers needs, has no wheel for a later one
-PIP = "pip>=25.3"  # knows --build-constraint
-GIGABYTES = {False: 2, True: 9}  # free space to ask for; a full build's CUDA torch is most of it
+PIP = "pip>=25.3"  # the first version with --build-constraint
+GIGABYTES = {False: 2, True: 9}  # required free space, by `full`; most of a full build is its CUDA torch
 Say = Callable[[str], None]
 
 
@@ -60,8 +60,8 @@ def build(full: bool, python: Path | None, detectron2: str | None, say: Say = pr
             ),
         ]
     steps.append(("trying every dimension's imports", lambda: _finish(interpreter, home, key)))
-    for number, (what, step) in enumerate(steps, 1):
-        say(f"{number}/{len(steps)} {what}")
+    for number, (title, step) in enumerate(steps, 1):
+        say(f"{number}/{len(steps)} {title}")
         try:
             step()
         except subprocess.CalledProcessError as error:
@@ -69,15 +69,15 @@ def build(full: bool, python: Path | None, detectron2: str | None, say: Say = pr
             log.write_text(error.output, encoding="utf-8")
             lines = [line for line in error.output.splitlines() if line.strip()]
             why = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "")
-            raise ConfigError(f"setup failed at {what!r}: {why.strip()}; all of it in {log}") from error
+            raise ConfigError(f"setup failed at {title!r}: {why.strip()}; all of it in {log}") from error
     return interpreter
 
 
 def _check(base: Path, full: bool, home: Path) -> None:
-    """Refuse early what would fail late."""
-    asked = [str(base), "-c", "import sys; print(*sys.version_info[:2])"]
+    """Raise ConfigError early for a build that would fail later: wrong Python, folder not writable, disk too full."""
+    command = [str(base), "-c", "import sys; print(*sys.version_info[:2])"]
     try:
-        version = tuple(map(int, subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()))
+        version = tuple(map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()))
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         raise ConfigError(f"{base} does not run as a Python interpreter: {error}") from error
     if version != PYTHON:
@@ -99,7 +99,7 @@ def _check(base: Path, full: bool, home: Path) -> None:
 
 
 def _key(base: Path, full: bool) -> str:
-    """Changes with everything that decides what is installed, but for detectron2, which is added to what is there."""
+    """A key that changes with everything that decides what is installed, except detectron2, which is added later."""
     torch = metadata.version("torch")
     files = [REQUIREMENTS.read_text(), DETECTRON2.read_text()]
     parts = [str(base), full, torch, None if full else _parents(), files]
@@ -107,7 +107,7 @@ def _key(base: Path, full: bool) -> str:
 
 
 def _parents() -> list[str]:
-    """The folders this interpreter has torch and its dependencies in."""
+    """The folders in which this interpreter has torch and its dependencies."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         raise ConfigError("torch is not installed here: use --full")
@@ -115,7 +115,7 @@ def _parents() -> list[str]:
 
 
 def _venv(base: Path, full: bool, home: Path, key: str) -> None:
-    """A virtual environment for this key: the one there if it was begun for it, otherwise a new one."""
+    """Make a virtual environment for this key; an existing one is kept if it was begun for the same key."""
     venv, begun = home / "venv", home / "venv" / "key"
     if begun.exists() and begun.read_text() == key and (venv / "bin" / "python").exists():
         return
@@ -129,7 +129,7 @@ def _venv(base: Path, full: bool, home: Path, key: str) -> None:
 
 
 def _torch(full: bool) -> list[str]:
-    """torchvision of the release that goes with this torch: 0.28.0 with 2.13.0. With `full`, that torch too."""
+    """pip's arguments for the torchvision that matches this torch (0.28.0 for 2.13.0); with `full`, for torch too."""
     version = metadata.version("torch").split("+")[0]
     major, minor, patch = (int(part) for part in version.split(".")[:3])
     if major != 2:
@@ -139,7 +139,7 @@ def _torch(full: bool) -> list[str]:
 
 
 def _pinned(requirements: Path) -> list[str]:
-    """The file, with its setuptools for what is built from source."""
+    """pip's arguments for a file of pinned packages, with the pinned setuptools for packages built from source."""
     return ["--build-constraint", str(REQUIREMENTS), "-r", str(requirements)]
 
 
@@ -148,23 +148,23 @@ def _pip(interpreter: Path, *arguments: str) -> None:
 
 
 def _run(command: Sequence[str]) -> None:
-    """Run it; its output is in the CalledProcessError it raises."""
+    """Run a command; if it fails, the CalledProcessError has its output."""
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_CONSTRAINT")}
     subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
 
 
 def _finish(interpreter: Path, home: Path, key: str) -> None:
-    """Ask the new interpreter what it can import and write that down, last."""
+    """Ask the new interpreter what it can import and write that down, as the last step."""
     scratch, reply = home / "scratch", home / "scratch" / "check.json"
-    (scratch / "ViCLIP").mkdir(parents=True, exist_ok=True)  # where two dimensions want a file as they are imported
+    (scratch / "ViCLIP").mkdir(parents=True, exist_ok=True)  # two dimensions need a file there when they are imported
     reply.unlink(missing_ok=True)
     env = worker_environment(scratch) | {"VBENCH_CACHE_DIR": str(scratch)}
     command = [str(interpreter), "-I", str(WORKER), "--check", str(reply)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    found = read_json(reply)
-    if found is None or not found.pop("ok"):
-        output = done.stdout + ("" if found is None else f"\n{found['error']}")
+    answer = read_json(reply)
+    if answer is None or not answer.pop("ok"):
+        output = done.stdout + ("" if answer is None else f"\n{answer['error']}")
         raise subprocess.CalledProcessError(done.returncode, done.args, output)
     shutil.rmtree(scratch)
-    assert set(found["dimensions"]) == set(DIMENSIONS), "another VBench than the pinned one"
-    write_json(home / "environment.json", {"key": key, "python": str(interpreter), **found})
+    assert set(answer["dimensions"]) == set(DIMENSIONS), "another VBench than the pinned one"
+    write_json(home / "environment.json", {"key": key, "python": str(interpreter), **answer})

@@ -1,7 +1,7 @@
 """VBench's sixteen dimensions: how each counts in the scores, on how many prompts it is defined, what it reads.
 
-Ranges and weights: Vchitect/VBench@45e79ec, scripts/constant.py. Weight files and where VBench 0.1.5 looks for them:
-its utils.py. A size is that of the parameters alone, so a whole file is at least that large.
+Ranges and weights are from Vchitect/VBench@45e79ec, scripts/constant.py; weight files, and where VBench 0.1.5 looks for
+them, from its utils.py. A size is that of the parameters alone, so a complete file is at least that large.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from ..config import ConfigError
 
-SAMPLES = 5  # of every prompt, in the official protocol
+SAMPLES = 5  # samples of every prompt in the official protocol
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file VBench reads. `path` is relative to the weights folder; `megabytes` is the least a whole file can have."""
+    """A file that VBench reads. path: relative to the weights folder. megabytes: the least size of a complete file."""
 
     path: str
     megabytes: float
@@ -27,11 +27,12 @@ class Weights:
 class Dimension:
     """One dimension.
 
-    low, high: the raw scores that become 0 and 1; weight: its share in Quality or Semantic.
-    prompts: how many of VBench's prompts it is defined on.
+    quality: whether it counts in Quality, or in Semantic.
+    low, high: the raw scores that become 0 and 1; weight: its weight in Quality or Semantic.
+    prompts: the number of VBench's prompts on which it is defined.
     custom: whether videos of other prompts can be scored (human_action reads its label from VBench's file names).
     detector: whether it looks for objects with GRiT, which needs detectron2 and torchvision's compiled operators.
-    leaves_out: whether it drops videos by definition: `color` those where the object is not found.
+    leaves_out: whether it leaves out videos by definition: `color` those in which the object is not found.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Dimension:
 
     @property
     def official(self) -> int:
-        """Videos of the official protocol."""
+        """The number of videos in the official protocol."""
         return self.prompts * SAMPLES
 
 
@@ -124,9 +125,9 @@ GROUPS = {"all": tuple(DIMENSIONS), "quality": QUALITY, "semantic": SEMANTIC}
 
 
 def expand(names: Iterable[str]) -> list[Dimension]:
-    """The dimensions that names and the short names all, quality and semantic stand for, each once, in VBench's order.
+    """The dimensions for names of dimensions and groups (all, quality, semantic), each once and in VBench's order.
 
-    Raises ConfigError for a name that is neither.
+    Raises ConfigError for an unknown name.
     """
     wanted: set[str] = set()
     for name in names:

@@ -15,12 +15,12 @@ MEGA = 1e6
 
 
 def folder() -> Path:
-    """Where `setup` builds: $PCBENCH_VBENCH, or ~/.cache/pcbench/vbench."""
+    """The folder in which `setup` builds: $PCBENCH_VBENCH, or ~/.cache/pcbench/vbench."""
     return _path("PCBENCH_VBENCH", Path.home() / ".cache" / "pcbench" / "vbench")
 
 
 def weights_folder() -> Path:
-    """Where weights are looked for: $VBENCH_CACHE_DIR, or VBench's own ~/.cache/vbench."""
+    """The folder with the weights: $VBENCH_CACHE_DIR, or VBench's own ~/.cache/vbench."""
     return _path("VBENCH_CACHE_DIR", Path.home() / ".cache" / "vbench")
 
 
@@ -30,8 +30,8 @@ def _path(variable: str, default: Path) -> Path:
 
 @dataclass(frozen=True)
 class Environment:
-    """What `setup` wrote down: the interpreter, package versions, VBench's prompt file, and per dimension None or why
-    its code cannot be imported."""
+    """What `setup` wrote down: the interpreter, package versions, VBench's prompt file (`suite`), and for each
+    dimension None or why its code cannot be imported."""
 
     python: Path
     versions: dict[str, str]
@@ -48,7 +48,7 @@ def load() -> Environment:
 
 
 def lacking(dimension: Dimension) -> list[str]:
-    """One line for each weight file that is missing or too short: what, where it goes, how large it is, its source."""
+    """One line for each weight file that is missing or too short: where it belongs, its size, where to get it."""
     lines = []
     for weights in dimension.weights:
         path = weights_folder() / weights.path
@@ -62,23 +62,23 @@ def lacking(dimension: Dimension) -> list[str]:
 
 
 def unavailable(dimension: Dimension, environment: Environment) -> str | None:
-    """Why the dimension cannot be scored here in one line, or None if it can."""
+    """Why the dimension cannot be scored here, in one line; None if it can."""
     if broken := environment.imports.get(dimension.name, "VBench does not know it"):
-        how = f"; build with {SETUP} --with-detectron2 SOURCE" if "No module named 'detectron2'" in broken else ""
-        return f"cannot be imported: {broken}{how}"
+        advice = f"; build with {SETUP} --with-detectron2 SOURCE" if "No module named 'detectron2'" in broken else ""
+        return f"cannot be imported: {broken}{advice}"
     return "; ".join(lacking(dimension)) or None
 
 
 def status() -> list[tuple[str, str, list[str]]]:
-    """Per dimension its name, "ok" or why its code does not import, and a line for each weight file, there or not."""
+    """For each dimension: its name, "ok" or why its code does not import, and a line for each weight file."""
     try:
         imports = load().imports
     except ConfigError:
         imports = dict.fromkeys(DIMENSIONS, "no environment")
     rows = []
     for name, dimension in DIMENSIONS.items():
-        gone = lacking(dimension)
-        present = [w.path for w in dimension.weights if not any(w.path in line for line in gone)]
-        files = [f"has {weights_folder() / path}" for path in present] + gone
+        missing = lacking(dimension)
+        present = [w.path for w in dimension.weights if not any(w.path in line for line in missing)]
+        files = [f"has {weights_folder() / path}" for path in present] + missing
         rows.append((name, imports[name] or "ok", files))
     return rows

@@ -1,8 +1,8 @@
 """VBench's Quality, Semantic and Total from raw dimension scores, as its leaderboard computes them.
 
 A score is first mapped to (raw - low) / (high - low), not clipped. Quality and Semantic are weighted means of seven and
-nine of those; Total = (4 Quality + Semantic) / 5. Vchitect/VBench@45e79ec, scripts/cal_final_score.py, which counts a
-missing dimension as a raw 0; here it is an error.
+nine of those; Total = (4 Quality + Semantic) / 5. Source: Vchitect/VBench@45e79ec, scripts/cal_final_score.py, which
+counts a missing dimension as a raw 0; here it is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ QUALITY_SHARE, SEMANTIC_SHARE = 4, 1
 
 
 def normalised(name: str, raw: float) -> float:
-    """A raw score on the dimension's range."""
+    """A raw score mapped so that the dimension's range becomes 0 to 1; not clipped."""
     dimension = DIMENSIONS[name]
     return (raw - dimension.low) / (dimension.high - dimension.low)
 

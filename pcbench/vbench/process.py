@@ -1,4 +1,4 @@
-"""One run of the worker: a process for one dimension, with a time limit, progress, and an error one can act on."""
+"""One run of the worker: a process for one dimension, with a time limit, progress, and helpful errors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .environment import Environment, weights_folder
 
 WORKER = Path(__file__).with_name("worker.py")
 TAIL = 4000  # characters of the worker's output kept with a failure
-EVERY = 30.0  # seconds between words of progress
-_BAR = re.compile(r"(\d+)/(\d+) \[")  # of tqdm
+EVERY = 30.0  # seconds between two reports of progress
+_BAR = re.compile(r"(\d+)/(\d+) \[")  # tqdm's progress bar
 
 
 class WorkerError(RuntimeError):
-    """A dimension that could not be scored; `output` is the end of what the worker said."""
+    """A dimension could not be scored; `output` is the end of what the worker printed."""
 
     def __init__(self, message: str, output: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class WorkerError(RuntimeError):
 
 
 def worker_environment(scratch: Path, device: str = "") -> dict[str, str]:
-    """Environment variables for the worker: offline, weights from their folder, torch hub in a folder of its own."""
+    """Environment variables for the worker: offline, weights from their folder, torch hub's files in `scratch`."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return env | {
         "VBENCH_CACHE_DIR": str(weights_folder()),
@@ -51,15 +51,15 @@ def run(
     timeout: float,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The worker's reply to a request. Raises WorkerError for a failure, a crash, or `timeout` seconds gone by.
+    """The worker's reply to a request. Raises WorkerError for a failure, a crash, or after `timeout` seconds.
 
     device: what the worker sees as CUDA_VISIBLE_DEVICES; empty for the CPU.
     """
-    asked, reply, log = scratch / "request.json", scratch / "reply.json", scratch / "log.txt"
+    request_file, reply, log = scratch / "request.json", scratch / "reply.json", scratch / "log.txt"
     request = request | {"out": str(scratch / "out"), "device": "cuda" if device else "cpu"}
-    asked.write_text(json.dumps(request), encoding="utf-8")
-    bert = weights_folder() / "bert"  # "bert-base-uncased" is then a folder to be found from the working directory
-    command = [str(environment.python), "-I", str(WORKER), str(asked), str(reply)]
+    request_file.write_text(json.dumps(request), encoding="utf-8")
+    bert = weights_folder() / "bert"  # as working directory, so that "bert-base-uncased" is found as a folder in it
+    command = [str(environment.python), "-I", str(WORKER), str(request_file), str(reply)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=bert if bert.is_dir() else scratch, env=worker_environment(scratch / "torch", device),
@@ -86,7 +86,7 @@ def run(
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, timeout: float, progress: Callable[[str], None]) -> int | None:
-    """The exit code, or None when the time is up; now and then the worker's progress bar in words."""
+    """Wait for the worker and report its progress; returns the exit code, or None if the time is up."""
     end, last = time.monotonic() + timeout, ""
     while (left := end - time.monotonic()) > 0:
         try:
@@ -101,5 +101,5 @@ def _wait(process: subprocess.Popen[bytes], log: Path, timeout: float, progress:
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for one run of the worker."""
+    """A temporary folder for one run of the worker."""
     return tempfile.TemporaryDirectory(prefix="pcbench-vbench-")

@@ -1,4 +1,4 @@
-"""VBench's results beside the samples, one file a dimension, and what a record says of them."""
+"""VBench's results, one file per dimension next to the samples, and how a record summarises them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ LEFT_OUT = "left out by definition: its object was not found"
 
 
 def path_of(folder: Path, suite: str, dimension: str) -> Path:
-    """Where a dimension's result on a suite is, under the folder of the recipe's samples."""
+    """The file of a dimension's result on a suite, under the folder of the recipe's samples."""
     return folder / "vbench" / suite[:12] / f"{dimension}.json"
 
 
 def checked(task: Task, answer: dict[str, Any]) -> tuple[float, dict[str, float]]:
-    """The score, and each sample's. Raises WorkerError for anything VBench says that is not a whole result."""
+    """The dimension's score, and each sample's. Raises WorkerError if VBench's answer is not a complete result."""
     names = {video.name: video.sample for video in task.videos}
     values = {names.get(name, name): value for name, value in answer["videos"].items()}
     if stray := sorted(set(values) - set(names.values())):
         raise WorkerError(f"scored a video that is not the run's: {stray[0]}", "")
-    without = [sample for sample in names.values() if sample not in values]
-    if without and not task.dimension.leaves_out:
+    unscored = [sample for sample in names.values() if sample not in values]
+    if unscored and not task.dimension.leaves_out:
         raise WorkerError(
-            f"VBench scored {len(values)} of {len(names)} videos and said nothing; the first without: {without[0]}", ""
+            f"VBench scored {len(values)} of {len(names)} videos and said nothing; the first without: {unscored[0]}", ""
         )
     wrong = [name for name, value in {"the score": answer["score"], **values}.items() if not _is_number(value)]
     if wrong:
@@ -43,13 +43,13 @@ def _is_number(value: object) -> bool:
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:
-    """What a record says: for every suite of prompts and seeds that was scored its dimensions; Quality, Semantic and
-    Total where the official protocol is complete, else None; and what is missing for them."""
+    """The record's entry for every suite (prompts and seeds) that was scored: its dimensions; Quality, Semantic and
+    Total if the official protocol is complete, else None; and what is missing for them."""
     return [_suite(results) for results in _by_suite(folder)]
 
 
 def per_sample(folder: Path) -> dict[str, dict[str, float]]:
-    """Every sample's scores by dimension, as VBench gives them (imaging_quality's are of 100)."""
+    """Every sample's scores by dimension, on VBench's own scale (imaging_quality's is 0 to 100)."""
     scores: dict[str, dict[str, float]] = {}
     for results in _by_suite(folder):
         for name, result in results.items():
@@ -59,7 +59,7 @@ def per_sample(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _by_suite(folder: Path) -> list[dict[str, dict[str, Any]]]:
-    """Results by dimension, in VBench's order, for each suite in order of its hash."""
+    """For each suite, in order of its hash, the results by dimension, in VBench's order."""
     suites = []
     for place in sorted((folder / "vbench").glob("*/")):
         results = {name: read_json(place / f"{name}.json") for name in DIMENSIONS}
@@ -76,7 +76,7 @@ def _suite(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for name, formula_of in (("quality", formula.quality), ("semantic", formula.semantic), ("total", formula.total)):
         try:
             totals[name] = formula_of(raw)
-        except ValueError:  # what it lacks is in `missing`
+        except ValueError:  # the dimensions it needs are in `missing`
             totals[name] = None
     return {
         **suite,
@@ -101,7 +101,7 @@ def _dimension(name: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(name: str, result: dict[str, Any] | None) -> str | None:
-    """What the official protocol still lacks of a dimension; None if nothing."""
+    """What a dimension still lacks for the official protocol; None if nothing."""
     if result is None:
         return "not scored"
     if result["score"] is None:

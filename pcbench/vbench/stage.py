@@ -1,4 +1,4 @@
-"""The scoring stage: every dimension that was asked for and is not scored yet, each in a process of its own."""
+"""The scoring stage for VBench: every requested dimension that is not scored yet, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Say = Callable[[str], None]
 
 
 def score(job: Job, say: Say) -> None:
-    """Score the job's videos in the dimensions of `score.vbench`. Nothing is generated, and nothing scored twice.
+    """Score the job's videos in the dimensions of `score.vbench`. Nothing is generated, and nothing is scored twice.
 
-    A dimension that fails leaves its reason in the record, and the others go on. Raises RuntimeError at the end if one
-    did, and ConfigError at once for what cannot be scored here at all.
+    If a dimension fails, the reason goes into the record, and the others go on. Raises RuntimeError at the end if one
+    failed, and ConfigError at once if a dimension cannot be scored here at all.
     """
     if not job.run.score.vbench:
         return
     require(job.run)
     environment = load()
-    asked = tasks(job, environment)
-    contents = inspect({video.path for task in asked for video in task.videos})
-    todo = [(task, key) for task in asked if (key := _pending(job, task, environment, contents)) is not None]
+    requested = tasks(job, environment)
+    contents = inspect({video.path for task in requested for video in task.videos})
+    todo = [(task, key) for task in requested if (key := _pending(job, task, environment, contents)) is not None]
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for device in devices():
         free.put(device)
@@ -52,18 +52,19 @@ def score(job: Job, say: Say) -> None:
         reasons = list(pool.map(work, todo))
     failed = [f"{task.dimension.name}: {why}" for (task, _), why in zip(todo, reasons, strict=True) if why]
     if failed:
-        raise RuntimeError(f"VBench scored {len(asked) - len(failed)} of {len(asked)} dimensions; {'; '.join(failed)}")
+        scored = len(requested) - len(failed)
+        raise RuntimeError(f"VBench scored {scored} of {len(requested)} dimensions; {'; '.join(failed)}")
 
 
 def devices() -> list[str]:
-    """What each of the processes at work at a time is to see as CUDA_VISIBLE_DEVICES: one GPU, or none at all."""
+    """CUDA_VISIBLE_DEVICES for each process that works at the same time: one GPU each, or one process without any."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return (visible if len(visible) >= count > 0 and visible[0] else [str(i) for i in range(count)])[:count] or [""]
 
 
 def _pending(job: Job, task: Task, environment: Environment, contents: Contents) -> str | None:
-    """The task's key, or None if its result is there."""
+    """The task's key, or None if its result already exists."""
     key = task.key(environment, contents.hashes)
     done = read_json(path_of(job.place.folder, task.suite, task.dimension.name))
     return None if done is not None and done["key"] == key else key
@@ -72,7 +73,7 @@ def _pending(job: Job, task: Task, environment: Environment, contents: Contents)
 def _score_one(
     job: Job, task: Task, key: str, environment: Environment, contents: Contents, device: str, say: Say
 ) -> str | None:
-    """Score one dimension and write its result; the reason if it could not be."""
+    """Score one dimension and write its result; returns the reason if it could not be scored."""
     run, name, began = job.run, task.dimension.name, time.perf_counter()
     path = path_of(job.place.folder, task.suite, name)
     value: float | None = None
@@ -115,12 +116,13 @@ def _score_one(
 
 
 def _incomplete(run: Run, task: Task, contents: Contents) -> str | None:
-    """Why the videos that are there are not to be scored."""
-    of = f"{len(task.missing)} of its {len(task.missing) + len(task.videos)} videos"
+    """Why the existing videos should not be scored; None if they should."""
+    count = f"{len(task.missing)} of its {len(task.missing) + len(task.videos)} videos"
     if not task.videos:
-        return f"{of} were not generated: there is nothing to score"
+        return f"{count} were not generated: there is nothing to score"
     if task.missing and not run.score.vbench_partial:
-        return f"{of} were not generated, the first is {task.missing[0]}; score.vbench_partial=true scores the others"
+        first = task.missing[0]
+        return f"{count} were not generated, the first is {first}; score.vbench_partial=true scores the others"
     if broken := [video.path for video in task.videos if video.path in contents.broken]:
         return f"{len(broken)} of its videos are not whole; delete them, and generate again; the first is {broken[0]}"
     return None

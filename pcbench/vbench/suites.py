@@ -1,4 +1,4 @@
-"""Which prompts VBench knows, and what a set of prompts and seeds is called."""
+"""Which prompts VBench knows, and how a set of prompts and seeds is identified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# sha256 of the prompts, one a line, of the suites under conf/prompts: they decide what a score can be compared with.
+# SHA-256 of the prompts (one per line) of suites in conf/prompts: scores can only be compared on the same prompts.
 SUITES = {
     "vbench": "384ae368a30403063186c68a968562d53be51150c4de80e2d51cd4e8f38c0c70",
     "vbench_quality": "807e183d74cb858be7a98da2a9ae63665b6981cfe11e115dee35726fd3cd38ac",
@@ -18,7 +18,7 @@ SUITES = {
 
 
 def prompts_hash(prompts: Sequence[str]) -> str:
-    """Identity of a list of prompts, in order."""
+    """A hash that identifies a list of prompts, in order."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
@@ -28,12 +28,12 @@ def suite_name(prompts: Sequence[str]) -> str | None:
 
 
 def suite_hash(prompts: Sequence[str], seeds: Sequence[int]) -> str:
-    """Identity of a suite: its prompts and the seeds each is sampled with, in order."""
+    """A hash that identifies a suite: its prompts and the seeds with which each is sampled, in order."""
     return hashlib.sha256(json.dumps([list(prompts), list(seeds)]).encode()).hexdigest()
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """VBench's own list: prompt_en, its dimensions, and what a detector should find. A prompt may stand twice."""
+    """VBench's own list: prompt_en, its dimensions, and what a detector should find. A prompt may occur twice."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

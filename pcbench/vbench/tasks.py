@@ -1,4 +1,4 @@
-"""What a run asks of VBench: per dimension the mode, the videos and the names VBench knows them by. Refuses early."""
+"""What a run asks VBench to score: per dimension the mode, the videos, and their names for VBench. Refuses early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .dimensions import SAMPLES, Dimension, expand
 from .environment import Environment, load, unavailable
 from .suites import dimensions_of, read_entries, suite_hash
 
-DEFINITION = "vbench@1"  # of everything here that a score depends on besides VBench's version
+DEFINITION = "vbench@1"  # version of everything in this file that a score depends on
 STANDARD, CUSTOM = "vbench_standard", "custom_input"  # VBench's own names for its modes
 NOT_GENERATED = "not generated"
 _X264 = re.compile(rb"x264 - core (\d+)[^\0]*? crf=([\d.]+)")  # what the encoder writes into the stream
@@ -27,7 +27,7 @@ _X264 = re.compile(rb"x264 - core (\d+)[^\0]*? crf=([\d.]+)")  # what the encode
 
 @dataclass(frozen=True)
 class Video:
-    """A sample's mp4, and the file name under which VBench is to see it."""
+    """A sample's mp4, and the file name under which VBench sees it."""
 
     sample: str
     prompt: str
@@ -37,7 +37,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Task:
-    """One dimension over the run's videos; `missing` are the samples it lacks."""
+    """One dimension to score on the run's videos; `missing` are the samples without a video."""
 
     dimension: Dimension
     mode: str
@@ -46,14 +46,14 @@ class Task:
     suite: str  # hash of the run's prompts and seeds
 
     def key(self, environment: Environment, contents: dict[Path, str]) -> str:
-        """Identity of the work: the same key means the same score."""
+        """A hash that identifies the work: the same key means the same score."""
         videos = sorted((video.name, contents[video.path]) for video in self.videos)
         parts = [DEFINITION, self.dimension.name, self.mode, self.suite, environment.versions["vbench"], videos]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def require(run: Run) -> None:
-    """Raise ConfigError, in one line, if a dimension the run asks for cannot be scored here, whatever is generated."""
+    """Raise ConfigError, in one line, if a requested dimension cannot be scored here, whatever is generated."""
     dimensions = expand(run.score.vbench)
     if "score" not in run.stages or not dimensions:
         return
@@ -68,11 +68,11 @@ def require(run: Run) -> None:
 
 
 def tasks(job: Job, environment: Environment) -> list[Task]:
-    """The job's tasks, with what has been generated of their videos."""
+    """The job's tasks, with the videos that have been generated so far."""
     run = job.run
     mode, known = _mode(run, environment)
     suite = suite_hash(run.prompts, run.seeds)
-    made = []
+    result = []
     for dimension in expand(run.score.vbench):
         videos, missing = [], []
         for prompt, seed in run.samples:
@@ -85,18 +85,18 @@ def tasks(job: Job, environment: Environment) -> list[Task]:
                 videos.append(Video(sample, prompt, name, files.video.absolute()))
             else:
                 missing.append(sample)
-        made.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
-    return made
+        result.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
+    return result
 
 
 def _mode(run: Run, environment: Environment) -> tuple[str, dict[str, set[str]]]:
-    """VBench's standard mode if it knows every prompt of the run, else the one for videos of any prompt."""
+    """The mode (standard if VBench knows every prompt of the run, else custom), and the dimensions of every prompt."""
     known = dimensions_of(read_entries(environment.suite))
     return (STANDARD if all(prompt in known for prompt in run.prompts) else CUSTOM), known
 
 
 def _refusal(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str]]) -> str | None:
-    """Why these prompts and seeds do not go with the dimension."""
+    """Why the dimension cannot be scored on the run's prompts and seeds; None if it can."""
     if mode == CUSTOM and not dimension.custom:
         other = [prompt for prompt in run.prompts if prompt not in known]
         return f"is defined on VBench's own prompts alone; {len(other)} of the run's are not, the first is {other[0]!r}"
@@ -108,7 +108,7 @@ def _refusal(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str
 
 
 def lay_out(task: Task, folder: Path, environment: Environment) -> dict[str, Any]:
-    """Fill a folder with what VBench is to find: links to the videos, and its list of their prompts. The request."""
+    """Fill a folder with VBench's input: links to the videos, and its list of their prompts. Returns the request."""
     videos, info = folder / "videos", folder / "info.json"
     videos.mkdir()
     for video in task.videos:
@@ -128,8 +128,8 @@ def lay_out(task: Task, folder: Path, environment: Environment) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in the videos: each file's sha256, the encoder they name ("x264 core 165, crf 18.0"; None if they name
-    none), and the files that are not whole."""
+    """What is in the videos: each file's SHA-256, the encoder named in them ("x264 core 165, crf 18.0"; None if none is
+    named), and the files that are incomplete."""
 
     hashes: dict[Path, str]
     encoder: str | None
@@ -142,8 +142,8 @@ def inspect(paths: Iterable[Path]) -> Contents:
     for path in paths:
         data = path.read_bytes()
         hashes[path] = hashlib.sha256(data).hexdigest()
-        if found := _X264.search(data):
-            encoders.add(f"x264 core {found[1].decode()}, crf {found[2].decode()}")
+        if match := _X264.search(data):
+            encoders.add(f"x264 core {match[1].decode()}, crf {match[2].decode()}")
         if not is_whole_mp4(data):
             broken.add(path)
     return Contents(hashes, "; ".join(sorted(encoders)) or None, frozenset(broken))

@@ -1,11 +1,11 @@
-"""Run by VBench's own interpreter, never imported: one dimension over one folder of videos, JSON in, JSON out.
+"""Run by VBench's own interpreter, never imported: scores one dimension on one folder of videos; JSON in, JSON out.
 
     worker.py REQUEST REPLY     score; REQUEST has dimension, mode, videos, info, prompts, out, device
     worker.py --check REPLY     which dimensions import, and the versions of what is installed
 
-The reply appears whole or not at all. Exit code 0: the reply has what was asked; 3: it has the error. Everything VBench
-would pass over in silence is made an error here or can be counted by the caller: scores of single videos are returned,
-and a failure of the detector, which object_class takes for "no object", is raised.
+The reply is written completely or not at all. Exit code 0: the reply has the result; 3: it has the error. Whatever
+VBench would silently ignore is an error here, or the caller can count it: scores of single videos are returned, and a
+failure of the detector, which object_class takes for "no object", is raised.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from typing import Any
 DETECTOR = ("object_class", "multiple_objects", "color", "spatial_relationship")
 PACKAGES = ("vbench", "torch", "torchvision", "transformers", "numpy", "timm", "pyiqa", "openai-clip")
 BPE = "bpe_simple_vocab_16e6.txt.gz"
-_libraries: list[Any] = []  # an operator is gone with the object that defined it
+_libraries: list[Any] = []  # kept alive: an operator disappears with the object that defined it
 
 
 def import_torchvision() -> bool:
-    """Import torchvision; return whether its compiled operators are there.
+    """Import torchvision; return whether its compiled operators are available.
 
-    PyPI's torchvision is built for CUDA. Beside a CPU build of torch it cannot load them, and stops importing at the
-    first that it looks for. Declaring them without a body lets everything else work.
+    PyPI's torchvision is built for CUDA. With a CPU build of torch it cannot load them, and its import fails at the
+    first one that it looks up. Declaring them without an implementation lets everything else work.
     """
     try:
         import torchvision
@@ -53,7 +53,10 @@ def import_torchvision() -> bool:
 
 
 def prepare() -> bool:
-    """Put files where VBench's parts look for them, which is not always where it says; then import torchvision."""
+    """Put files where VBench's parts look for them, which is not always where VBench says; then import torchvision.
+
+    Returns whether torchvision's compiled operators are available.
+    """
     weights, hub = Path(os.environ["VBENCH_CACHE_DIR"]), Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints"
     hub.mkdir(parents=True, exist_ok=True)
     dino = weights / "dino_model" / "dino_vitbase16_pretrain.pth"
@@ -61,21 +64,21 @@ def prepare() -> bool:
         (hub / dino.name).symlink_to(dino)  # dino's own code reads torch hub's folder, whatever path it is given
     clip, viclip = importlib.util.find_spec("clip"), weights / "ViCLIP"
     if clip is not None and clip.origin and viclip.is_dir() and not (viclip / BPE).exists():
-        shutil.copyfile(Path(clip.origin).parent / BPE, viclip / BPE)  # the same file, in place of a download at import
+        shutil.copyfile(Path(clip.origin).parent / BPE, viclip / BPE)  # the same file, instead of a download at import
     return import_torchvision()
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that matter."""
-    found = {}
+    """Versions of those packages in PACKAGES that are installed."""
+    installed = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def check() -> dict[str, Any]:
-    """What is installed: versions, the prompt suite's file, and per dimension None or why it cannot be used."""
+    """What is installed: versions, the prompt suite's file, and for each dimension None or why it cannot be used."""
     operators = prepare()
     from vbench import VBench
 
@@ -93,7 +96,10 @@ def check() -> dict[str, Any]:
 
 
 def score(request: dict[str, Any]) -> dict[str, Any]:
-    """VBench's score of one dimension, and of every video by its file name."""
+    """VBench's score for one dimension, the score of every video by file name, and package versions.
+
+    Raises RuntimeError if the detector failed on any frame.
+    """
     prepare()
     import numpy
     import torch
@@ -123,7 +129,7 @@ def score(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _watch_detector() -> list[str]:
-    """Note every exception inside the detector, which object_class's bare `except` would turn into 'not there'."""
+    """A list that collects every exception inside the detector, which object_class's bare `except` would hide."""
     from vbench.third_party.grit_model import DenseCaptioning
 
     failures: list[str] = []

@@ -1,4 +1,4 @@
-"""Open-Sora 1.2 in diffusers' style, which diffusers itself does not have: transformer, VAE, pipeline, conversion."""
+"""Open-Sora 1.2, which diffusers does not have, in diffusers' style: transformer, VAE, pipeline, conversion."""
 
 from .transformer import STDiT3Transformer3DModel
 

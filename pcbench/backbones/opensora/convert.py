@@ -1,4 +1,4 @@
-r"""Make a diffusers pipeline folder of Open-Sora 1.2's published checkpoints, from local copies of them.
+r"""Make a diffusers pipeline folder from local copies of Open-Sora 1.2's published checkpoints.
 
     python -m pcbench.backbones.opensora.convert --transformer OpenSora-STDiT-v3 --vae OpenSora-VAE-v1.2 \
         --text-encoder t5-v1_1-xxl --out opensora
@@ -31,8 +31,8 @@ KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 DTYPES = ("bfloat16", "float16", "float32")
 SAME_FIELDS = ("caption_channels", "in_channels", "input_sq_size", "mlp_ratio", "patch_size", "qk_norm")
 OTHER_FIELDS = {"depth": "num_layers", "num_heads": "num_attention_heads", "model_max_length": "max_sequence_length"}
-TEMPORAL_NAMES = (  # of the published temporal VAE, and ours; applied in order
-    (r"\.conv\.(weight|bias)$", r".\1"),  # its causal convolution holds a convolution, ours is one
+TEMPORAL_NAMES = (  # patterns of the published temporal VAE's names, and our names for them; applied in order
+    (r"\.conv\.(weight|bias)$", r".\1"),  # upstream's causal convolution holds a convolution, ours is one
     (r"\.conv3\.", ".shortcut."),
     (r"^encoder\.conv2\.", "encoder.conv_out."),
     (r"^decoder\.conv1\.", "decoder.conv_in."),
@@ -44,20 +44,20 @@ TEMPORAL_NAMES = (  # of the published temporal VAE, and ours; applied in order
 
 
 def rename_vae_key(key: str) -> str:
-    """Our name of a published VAE's weight. Raises KeyError for one that belongs to neither of its parts."""
+    """Our name for a weight of the published VAE. Raises KeyError for a weight of neither of its two parts."""
     if key.startswith("spatial_vae.module."):
         return key.replace("spatial_vae.module", "spatial", 1)
     if not key.startswith("temporal_vae."):
         raise KeyError(f"{key} is not a weight of Open-Sora's VAE 1.2")
     name = key.removeprefix("temporal_vae.")
-    for theirs, ours in TEMPORAL_NAMES:
-        name = re.sub(theirs, ours, name)
-    # the decoder's first level has no resampler, so theirs are counted from the second
+    for pattern, replacement in TEMPORAL_NAMES:
+        name = re.sub(pattern, replacement, name)
+    # the decoder's first level has no resampler, so upstream counts resamplers from the second level
     return re.sub(r"^decoder\.conv_blocks\.(\d+)", lambda n: f"decoder.resamplers.{int(n[1]) + 1}.conv", name)
 
 
 def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder, sharded or not. Raises ValueError if it has none."""
+    """All tensors of a checkpoint folder, sharded or not, by name. Raises ValueError if it has none."""
     for kind in KINDS:
         if files := sorted(Path(folder).glob(kind)):
             break
@@ -73,7 +73,7 @@ def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_transformer(folder: str | Path) -> STDiT3Transformer3DModel:
-    """The transformer of a published folder. Raises ValueError that names every weight missing or not known."""
+    """The transformer of a published folder. Raises ValueError that names every missing or unknown weight."""
     state = read_weights(folder)
     unknown = {key: state.pop(key) for key in list(state) if not _has_name(rename_transformer_key, key)}
     model = STDiT3Transformer3DModel(**transformer_config(Path(folder) / "config.json"))
@@ -81,20 +81,20 @@ def load_transformer(folder: str | Path) -> STDiT3Transformer3DModel:
 
 
 def transformer_config(path: Path) -> dict[str, Any]:
-    """Our config of upstream's config.json; what it leaves out, or all without one, is STDiT3-XL/2's."""
-    theirs = json.loads(path.read_text()) if path.exists() else {}
-    ours = {name: theirs[name] for name in SAME_FIELDS if name in theirs}
-    ours |= {name: theirs[other] for other, name in OTHER_FIELDS.items() if other in theirs}
-    if "hidden_size" in theirs:
-        ours["attention_head_dim"] = theirs["hidden_size"] // theirs.get("num_heads", 16)
-    ours["out_channels"] = theirs.get("in_channels", 4) * (2 if theirs.get("pred_sigma", True) else 1)
-    return ours
+    """Our config from upstream's config.json. Missing fields, or all without a file, default to STDiT3-XL/2's."""
+    upstream = json.loads(path.read_text()) if path.exists() else {}
+    config = {name: upstream[name] for name in SAME_FIELDS if name in upstream}
+    config |= {name: upstream[other] for other, name in OTHER_FIELDS.items() if other in upstream}
+    if "hidden_size" in upstream:
+        config["attention_head_dim"] = upstream["hidden_size"] // upstream.get("num_heads", 16)
+    config["out_channels"] = upstream.get("in_channels", 4) * (2 if upstream.get("pred_sigma", True) else 1)
+    return config
 
 
 def load_vae(folder: str | Path, config: Mapping[str, Any] | None = None) -> AutoencoderOpenSora:
-    """The VAE of a published folder, its shift and scale included; `config` for another size than the published one's.
+    """The VAE of a published folder with its shift and scale; `config` is for a size other than the published one.
 
-    Raises ValueError that names every weight missing or not known.
+    Raises ValueError that names every missing or unknown weight.
     """
     state = read_weights(folder)
     settings: dict[str, Any] = dict(config or {})
@@ -117,7 +117,7 @@ def _has_name(rename: Callable[[str], Any], key: str) -> bool:
 
 
 def _filled(model: Any, weights: dict[str, torch.Tensor], unknown: list[str], folder: str | Path) -> Any:
-    """The model with these weights, all of them and no other."""
+    """The model with exactly these weights. Raises ValueError if any is unknown, missing or of another shape."""
     expected = model.state_dict()
     problems = {
         "not known": unknown + sorted(set(weights) - set(expected)),
@@ -125,7 +125,7 @@ def _filled(model: Any, weights: dict[str, torch.Tensor], unknown: list[str], fo
         "of another shape": [n for n, v in weights.items() if n in expected and v.shape != expected[n].shape],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+        listed = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
         raise ValueError(f"{folder} is no checkpoint of Open-Sora 1.2 ({type(model).__name__}): weights {listed}")
     model.load_state_dict(weights)
     return model
@@ -139,7 +139,7 @@ def convert(
     dtype: torch.dtype = torch.bfloat16,
     vae_config: Mapping[str, Any] | None = None,
 ) -> OpenSoraPipeline:
-    """Write the pipeline folder `out` from three published folders; the pipeline is returned."""
+    """Write the pipeline folder `out` from three published folders, and return the pipeline."""
     pipe = OpenSoraPipeline(
         transformer=load_transformer(transformer).to(dtype),
         scheduler=rectified_flow_scheduler(),
@@ -152,7 +152,7 @@ def convert(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; what cannot be done is one line and exit code 2."""
+    """The command line; an error is printed as one line, with exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("transformer", "vae", "text-encoder"):
         parser.add_argument(f"--{name}", type=Path, required=True, help="a folder")

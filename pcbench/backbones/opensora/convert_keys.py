@@ -1,4 +1,4 @@
-"""Names of STDiT3's weights in the published checkpoint (hpcai-tech/OpenSora-STDiT-v3) and in ours."""
+"""Names of STDiT3's weights in the published checkpoint (hpcai-tech/OpenSora-STDiT-v3) and in our model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHOLE = {
     "final_layer.linear": "proj_out",
 }
 LISTS = {"spatial_blocks": "transformer_blocks", "temporal_blocks": "temporal_transformer_blocks"}
-# Parts of a block; stacked projections are several of ours, in the order of their rows.
+# Parts of a block; one stacked projection becomes several of our weights, in the order of its rows.
 PARTS = {
     "scale_shift_table": ["scale_shift_table"],
     "attn.qkv": ["attn1.to_q", "attn1.to_k", "attn1.to_v"],
@@ -39,7 +39,7 @@ DERIVED = ("rope.freqs", "pos_embed.inv_freq")
 
 
 def rename_transformer_key(key: str) -> list[str]:
-    """Our names of a published weight, in the order in which its rows are stacked; none for a table we compute.
+    """Our names for a published weight, in the order in which its rows are stacked; none for a table we compute.
 
     Raises KeyError for a name that no published checkpoint of STDiT3 v3 has.
     """
@@ -55,9 +55,9 @@ def rename_transformer_key(key: str) -> list[str]:
 
 
 def convert_transformer(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A published state dict under our names. Raises KeyError for a weight that is not known."""
-    ours: dict[str, torch.Tensor] = {}
+    """A published state dict under our names. Raises KeyError for an unknown weight."""
+    state: dict[str, torch.Tensor] = {}
     for key, value in published.items():
         if names := rename_transformer_key(key):
-            ours.update(zip(names, value.chunk(len(names)), strict=True))
-    return ours
+            state.update(zip(names, value.chunk(len(names)), strict=True))
+    return state

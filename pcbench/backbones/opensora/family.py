@@ -1,4 +1,4 @@
-"""The Open-Sora 1.2 family: loading, sizes, decoding. One transformer call a step holds both guidance branches."""
+"""The Open-Sora 1.2 family: loading, sizes, decoding. One transformer call per step holds both guidance branches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OF_PROMPT = ("aesthetic_score", "motion_score", "camera_motion", "clean_caption"
 def load(source: str, recipe: Recipe) -> OpenSoraPipeline:
     """The pipeline at the recipe's dtype, VAE and T5 included, as VideoSys runs it (upstream keeps T5 in float32).
 
-    Raises ConfigError if `source` is no converted folder, or if prompts cannot be cleaned as in training.
+    Raises ConfigError if `source` is not a converted folder, or if prompts cannot be cleaned as in training.
     """
     if not (Path(source) / weights.INDEX).exists():
         raise ConfigError(
@@ -57,14 +57,15 @@ def build(recipe: Recipe, device: str) -> OpenSoraPipeline:
 
 
 def set_timesteps(scheduler: Any, sampling: Sampling) -> None:
-    """Set the scheduler's steps as the pipeline's call does: shifted for the video's size."""
+    """Set the scheduler's steps as the pipeline's call does, shifted for the video's size."""
     schedule.set_timesteps(scheduler, sampling.steps, sampling.height, sampling.width, sampling.frames)
 
 
 def check(sampling: Sampling) -> None:
-    """Raise ConfigError for what the pipeline cannot do.
+    """Raise ConfigError for a request that the pipeline cannot carry out.
 
-    Any size is legal, as upstream's own table has 480x854: pixels beyond the last whole latent cell are not made.
+    Sizes need not be multiples of anything (upstream's own table has 480x854): the latent has whole cells only, so
+    pixels beyond the last one are not generated.
     """
     if min(sampling.height, sampling.width) < SPATIAL:
         raise ConfigError(f"height and width must be at least {SPATIAL}, not {sampling.height}x{sampling.width}")
@@ -79,17 +80,17 @@ def check(sampling: Sampling) -> None:
 
 
 def latent_size(sampling: Sampling) -> tuple[int, int, int]:
-    """(T, H, W) of the latent."""
+    """(T, H, W) of the latent, in cells."""
     return vae.latent_size(sampling.frames, sampling.height, sampling.width)
 
 
 def branches(recipe: Recipe) -> int:
-    """Transformer calls a step makes; its one call holds both guidance branches."""
+    """Transformer calls per step: one, which holds both guidance branches."""
     return 1
 
 
 def guidance_scale(recipe: Recipe) -> float | None:
-    """The scale of classifier-free guidance where the pipeline does not tell it; Open-Sora's does."""
+    """The scale of classifier-free guidance if the pipeline has no such attribute; Open-Sora's has, so None."""
     return None
 
 
@@ -108,7 +109,7 @@ def arguments(recipe: Recipe, transformer: dict[str, Any]) -> dict[str, list[int
 
 
 def call_arguments(recipe: Recipe) -> dict[str, Any]:
-    """The pipeline call's arguments, prompt and noise apart."""
+    """The pipeline call's arguments except prompt and noise."""
     return shared.call_arguments(recipe)
 
 
@@ -128,7 +129,7 @@ def embed(pipe: OpenSoraPipeline, prompt: str, recipe: Recipe) -> dict[str, torc
 def decode(pipe: OpenSoraPipeline, latents: torch.Tensor, recipe: Recipe) -> np.ndarray:
     """Final latents (1, C, T, H, W) to frames (frames, height, width, 3) in uint8, as the pipeline itself decodes.
 
-    The latents do not tell how many frames they hold (192 to 195 frames have 57 latent ones), so the recipe must.
+    The number of frames comes from the recipe, as latents do not determine it (192 to 195 frames have 57 latent ones).
     """
     latents = latents.to(pipe._execution_device, pipe.vae.dtype)
     return shared.frames_of(pipe, pipe.vae.decode(latents, recipe.sampling.frames, return_dict=False)[0])

@@ -1,9 +1,9 @@
 """Open-Sora 1.2's text-to-video sampling as a diffusers pipeline.
 
-After https://github.com/hpcaitech/Open-Sora, branch opensora/v1.2 (bde3c42): scripts/inference.py,
+Follows https://github.com/hpcaitech/Open-Sora, branch opensora/v1.2 (bde3c42): scripts/inference.py,
 opensora/schedulers/rf, opensora/utils/inference_utils.py. Left out are upstream's conditioning on reference frames, its
 loops that extend a video, and prompts rewritten by a language model. Upstream holds height, width and frames in the
-weights' dtype, so its own bfloat16 runs round the timestep shift (by up to 0.3 %) and the width of 854 to 856.
+weights' dtype, so its own bfloat16 runs round the timestep shift (by up to 0.3 %) and the width 854 to 856.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IMAGE_FPS = 120  # upstream's frame rate of a single image (opensora/datasets/da
 
 @dataclass
 class OpenSoraPipelineOutput(BaseOutput):
-    """frames: video in the form asked for, or latents (B, C, T, H, W) for output_type="latent"."""
+    """frames: video in the form given by `output_type`, or latents (B, C, T, H, W) for output_type="latent"."""
 
     frames: Any
 
@@ -45,7 +45,7 @@ class OpenSoraPipeline(DiffusionPipeline):
     _optional_components = ["tokenizer", "text_encoder", "vae"]  # noqa: RUF012 (diffusers compares it as a list)
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
 
-    # DeepFloyd IF's caption cleaning, which upstream has from PixArt (opensora/models/text_encoder/t5.py).
+    # DeepFloyd IF's caption cleaning, which upstream took from PixArt (opensora/models/text_encoder/t5.py).
     bad_punct_regex = PixArtAlphaPipeline.bad_punct_regex
     _clean_caption = PixArtAlphaPipeline._clean_caption
     _text_preprocessing = PixArtAlphaPipeline._text_preprocessing
@@ -67,7 +67,7 @@ class OpenSoraPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """Weight of classifier-free guidance; 1 and below is none."""
+        """Weight of classifier-free guidance; 1 or less means no guidance."""
         return self._guidance_scale
 
     @property
@@ -97,8 +97,8 @@ class OpenSoraPipeline(DiffusionPipeline):
             raise ImportError("clean_caption=True needs the packages beautifulsoup4 and ftfy")
         device = device or self._execution_device
         prompts = [
-            _with_scores(each, aesthetic_score, motion_score, camera_motion)
-            for each in ([prompt] if isinstance(prompt, str) else prompt)
+            _with_scores(text, aesthetic_score, motion_score, camera_motion)
+            for text in ([prompt] if isinstance(prompt, str) else prompt)
         ]
         tokens = self.tokenizer(
             self._text_preprocessing(prompts, clean_caption=clean_caption),
@@ -119,7 +119,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
     ) -> None:
-        """Raise ValueError for a call that cannot be."""
+        """Raise ValueError for arguments that contradict each other or this pipeline."""
         if negative_prompt:
             raise ValueError("Open-Sora has no negative prompt: its unconditional branch is a learned null caption")
         if (prompt is None) == (prompt_embeds is None):
@@ -138,7 +138,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Noise, or the given latents, of this shape (B, C, T, H, W) in float32; ValueError for another shape."""
+        """New noise, or the given latents, of shape (B, C, T, H, W) in float32. Raises ValueError for another shape."""
         if latents is None:
             return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         if latents.shape != shape:
@@ -172,9 +172,9 @@ class OpenSoraPipeline(DiffusionPipeline):
     ) -> OpenSoraPipelineOutput | tuple[Any]:
         """Generate videos; defaults are upstream's sample.py (240p, "9:16" in its height:width order, 51 frames).
 
-        height, width, num_frames: of the video in pixels and frames. The transformer is told these; the latent has
+        height, width, num_frames: the video's size in pixels and frames, also given to the transformer. The latent has
             whole cells only, so a width of 854 gives a video 848 wide, as upstream.
-        fps: the frame rate the transformer is told.
+        fps: the frame rate given to the transformer, in frames per second.
         prompt_embeds, prompt_attention_mask: (B, L, C) and (B, L), in place of `prompt`; no mask means all tokens.
         """
         self.check_inputs(prompt, negative_prompt, prompt_embeds, output_type, list(callback_on_step_end_tensor_inputs))
@@ -204,7 +204,7 @@ class OpenSoraPipeline(DiffusionPipeline):
                 context = {"step_index": index, "sigma": sigma, "num_inference_steps": len(timesteps)}
                 with self.transformer.cache_context("cond_uncond", **context):
                     velocity = self._velocity(latents, timestep, text)
-                # upstream's velocity points to the video, diffusers' flow to the noise
+                # upstream's velocity points towards the video, diffusers' flow towards the noise
                 latents = self.scheduler.step(-velocity, timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     latents = callback_on_step_end(self, index, timestep, {"latents": latents}).pop("latents", latents)
@@ -220,7 +220,7 @@ class OpenSoraPipeline(DiffusionPipeline):
     def _conditions(
         self, embeds: torch.Tensor, mask: torch.Tensor | None, device: torch.device, dtype: torch.dtype
     ) -> dict[str, torch.Tensor]:
-        """Text arguments of every transformer call: [conditional, unconditional] with guidance, else the former."""
+        """Text arguments of every transformer call: [conditional, unconditional] with guidance, else conditional."""
         embeds = embeds.to(device, dtype)
         mask = torch.ones(embeds.shape[:2], device=device) if mask is None else mask.to(device)
         if mask.shape != embeds.shape[:2]:
@@ -231,14 +231,14 @@ class OpenSoraPipeline(DiffusionPipeline):
                 raise ValueError(
                     f"the null caption has {len(null)} tokens: prompt_embeds cannot have {embeds.shape[1]}"
                 )
-            # upstream masks the null caption with the prompt's mask, so as many of its tokens count
+            # upstream masks the null caption with the prompt's mask, so both have as many active tokens
             embeds = torch.cat([embeds, null[: embeds.shape[1]].expand_as(embeds)])
             mask = torch.cat([mask, mask])
         return {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
 
     def _velocity(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor]) -> Any:
         """The guided velocity in float32; the transformer's other channels, a variance, are not used."""
-        copies = len(conditions["encoder_hidden_states"]) // len(latents)  # fixed, whatever becomes of the scale
+        copies = len(conditions["encoder_hidden_states"]) // len(latents)  # not from the scale, which may change
         hidden = torch.cat([latents] * copies).to(self.transformer.dtype)
         prediction = self.transformer(
             hidden_states=hidden, timestep=timestep.expand(len(hidden)), **conditions, return_dict=False
@@ -250,7 +250,7 @@ class OpenSoraPipeline(DiffusionPipeline):
 
 
 def _with_scores(prompt: str, aesthetic: float | None, motion: float | None, camera: str | None) -> str:
-    """The prompt with the scores it does not name itself."""
+    """The prompt with those scores appended that it does not state itself."""
     scores = {
         "aesthetic score:": None if aesthetic is None else f"{aesthetic:.1f}",
         "motion score:": None if motion is None else f"{motion:.1f}",

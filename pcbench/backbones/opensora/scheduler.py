@@ -2,9 +2,10 @@
 
 Upstream (opensora/schedulers/rf of https://github.com/hpcaitech/Open-Sora, branch opensora/v1.2) starts from the times
 1, …, 1 / steps, maps each with t' = r t / (1 + (r - 1) t), and takes Euler steps. So does diffusers'
-`FlowMatchEulerDiscreteScheduler` at noise levels t'; only the sign of the velocity differs, which the pipeline turns.
-Discrete timesteps and sampling without the transform, which upstream also has, are off in its configurations of 1.2 and
-left out. Float32 throughout, in upstream's order: the transformer takes a timestep as an angle, where rounding shows.
+`FlowMatchEulerDiscreteScheduler` at noise levels t'; only the sign of the velocity differs, which the pipeline flips.
+Discrete timesteps and sampling without the transform, which upstream also has, are off in its 1.2 configurations and
+left out here. All arithmetic is in float32 and in upstream's order: the transformer turns a timestep into an angle, so
+rounding would show.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 BASE_PIXELS = 512 * 512
-FRAMES_PER_BLOCK, LATENT_FRAMES_PER_BLOCK = 17, 5  # of the VAE; upstream counts whole blocks only
+FRAMES_PER_BLOCK, LATENT_FRAMES_PER_BLOCK = 17, 5  # the VAE's; upstream counts whole blocks only
 
 
 def rectified_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of Open-Sora 1.2: 1000 training steps; `set_timesteps` below shifts for it."""
+    """The scheduler of Open-Sora 1.2: 1000 training steps, no shift of its own (`set_timesteps` below shifts)."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
 
 
@@ -41,7 +42,7 @@ def set_timesteps(
     num_frames: int,
     device: torch.device | str | None = None,
 ) -> None:
-    """Give the scheduler upstream's timesteps for a video of this size. Raises ValueError as `timestep_shift`."""
+    """Set upstream's timesteps for a video of this size in pixels and frames. Raises ValueError as `timestep_shift`."""
     shift = timestep_shift(height, width, num_frames)
     times = ((1.0 - np.arange(num_inference_steps) / num_inference_steps) * 1000).astype(np.float32) / np.float32(1000)
     scheduler.set_timesteps(sigmas=shift * times / (1 + (shift - 1) * times), device=device)

@@ -1,4 +1,4 @@
-"""STDiT3, the transformer of Open-Sora 1.2: blocks over space and blocks over time take turns, text by cross-attention.
+"""STDiT3, the transformer of Open-Sora 1.2: alternating blocks over space and over time, text by cross-attention.
 
 Computes what opensora/models/stdit/stdit3.py of https://github.com/hpcaitech/Open-Sora does at tag v1.2.0 (17cce90);
 `convert_keys.py` maps its weights. Left out: conditioning on given frames (`x_mask`), sequence parallelism, dropout.
@@ -34,8 +34,8 @@ Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (frames, channe
 class STDiT3AttnProcessor:
     """Scaled dot-product attention of diffusers' `Attention`; self-attention along one axis of the video.
 
-    axis: "space" (tokens of a frame see each other), "time" (tokens of a place do), None for cross-attention. Tokens
-        come and go as (B, frames * places, width), whatever the axis.
+    axis: "space" (tokens of one frame attend to each other), "time" (tokens of one place do), None for cross-attention.
+        Tokens enter and leave as (B, frames * places, width), whatever the axis.
     """
 
     _attention_backend = None  # written by `set_attention_backend`
@@ -66,7 +66,7 @@ class STDiT3AttnProcessor:
         if attn.norm_q is not None:
             query, key = attn.norm_q(query), attn.norm_k(key)
         if rotary_emb is not None:
-            query, key = (apply_rotary_emb(each, rotary_emb, sequence_dim=1) for each in (query, key))
+            query, key = (apply_rotary_emb(states, rotary_emb, sequence_dim=1) for states in (query, key))
         tokens = dispatch_attention_fn(
             query, key, value, attn_mask=attention_mask, backend=self._attention_backend, parallel_config=None
         )
@@ -78,7 +78,7 @@ class STDiT3AttnProcessor:
 
 
 class Gate(nn.Module):
-    """Scales a residual by its gate. A module, so that a cache can keep what comes out of it."""
+    """Scales a residual by its gate. It is a module so that a cache can store its output."""
 
     def forward(self, hidden_states: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
         return gate * hidden_states
@@ -87,7 +87,7 @@ class Gate(nn.Module):
 class STDiT3Block(nn.Module):
     """Self-attention over space or over time, cross-attention to the text, MLP.
 
-    Shift, scale and gate of attention and MLP are a table of the block's own plus what all blocks share for a timestep.
+    Shift, scale and gate of attention and MLP are the block's own table plus a term per timestep that all blocks share.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, qk_norm: bool, axis: str) -> None:
@@ -188,13 +188,13 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         self.gradient_checkpointing = False
 
     def embed_timestep(self, timestep: torch.Tensor, fps: torch.Tensor) -> torch.Tensor:
-        """Timestep and frame rate, both (B,), as (B, width). The timestep is rounded to the weights' precision."""
+        """Timestep and frame rate, both (B,), embedded as (B, width). Both are rounded to the weights' precision."""
         dtype = self.patch_embed.weight.dtype  # `self.dtype` looks through all modules, each time it is asked
-        time, rate = (self.time_proj(each.to(dtype)).to(dtype) for each in (timestep, fps))
+        time, rate = (self.time_proj(value.to(dtype)).to(dtype) for value in (timestep, fps))
         return self.time_embedder(time) + self.fps_embedder(rate)
 
     def embed_latent(self, latent: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
-        """Latent (B, C, T, H, W), zeros added up to whole patches, as tokens (B, frames, places, width)."""
+        """Latent (B, C, T, H, W), zero-padded to whole patches, as tokens (B, frames, places, width)."""
         missing = [-n % p for n, p in zip(latent.shape[2:], self.config.patch_size, strict=True)]
         padded = F.pad(latent, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else latent
         grid = self.patch_embed(padded)
@@ -202,9 +202,9 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         return grid.flatten(3).permute(0, 2, 3, 1) + positions.to(grid.dtype)
 
     def _positions(self, rows: int, columns: int, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
-        """Sines and cosines (places, width) of row and column, as in a square of as many tokens.
+        """Sines and cosines (places, width) of row and column, scaled as in a square with the same number of tokens.
 
-        They shrink as the video grows beyond `input_sq_size` pixels a side; without a synchronisation of the device.
+        Positions shrink as the video grows beyond `input_sq_size` pixels a side. Needs no device synchronisation.
         """
         side = round((rows * columns) ** 0.5)
         shrink = self.config.input_sq_size / (height.float() * width.float()).sqrt()
@@ -227,14 +227,14 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """The prediction (B, out_channels, T, H, W) in float32; the first half of its channels is the velocity.
 
-        hidden_states: noisy latent (B, in_channels, T, H, W), of any size: padded to whole patches inside.
+        hidden_states: noisy latent (B, in_channels, T, H, W) of any size; it is padded to whole patches.
         timestep: (B,), 0 to 1000. fps: (B,) frames a second.
         encoder_hidden_states: T5's embeddings (B, L, caption_channels).
-        encoder_attention_mask: (B, L), nonzero where a text token counts; the others are as if not there. With fewer
-            rows than B it is repeated: the official sampler masks the null caption as it does the prompt.
+        encoder_attention_mask: (B, L), nonzero where a text token counts; other tokens are ignored. With fewer rows
+            than B it is repeated: the official sampler masks the null caption as it does the prompt.
         height, width: (B,) pixels of the video; all videos of a call have the first one's size.
 
-        Raises ValueError without fps, height and width, or with attention_kwargs, of which there are none.
+        Raises ValueError without fps, height and width, or with any attention_kwargs: it supports none.
         """
         if fps is None or height is None or width is None:
             raise ValueError("Open-Sora's transformer needs fps, height and width")
@@ -264,7 +264,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         return block(*inputs)
 
     def _unpatchify(self, tokens: torch.Tensor, size: torch.Size) -> torch.Tensor:
-        """Tokens (B, N, patch volume * channels) as a latent of `size` (T, H, W), the padding cut off."""
+        """Tokens (B, N, patch volume * channels) as a latent of `size` (T, H, W), without the padding."""
         patch = tuple(self.config.patch_size)
         frames, rows, columns = (-(-n // p) for n, p in zip(size, patch, strict=True))
         cells = tokens.unflatten(2, (*patch, -1)).unflatten(1, (frames, rows, columns))
@@ -273,7 +273,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
 
 
 def _text_mask(mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
-    """(B, L), or fewer rows, as attention takes it: (B, 1, 1, L), true where a token counts."""
+    """The mask (B, L), or with fewer rows, in attention's form: (B, 1, 1, L), true where a token counts."""
     if mask is None:
         return None
     if batch % len(mask):

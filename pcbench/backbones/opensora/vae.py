@@ -19,14 +19,14 @@ from torch import nn
 def latent_size(
     frames: int, height: int, width: int, micro_frame_size: int = 17, temporal_factor: int = 4, spatial_factor: int = 8
 ) -> tuple[int, int, int]:
-    """(T, H, W) of the latent of a video; pixels beyond the last whole cell are lost, as upstream."""
+    """(T, H, W), in cells, of the latent of a video; pixels beyond the last whole cell are lost, as upstream."""
     blocks, rest = divmod(frames, micro_frame_size)
     count = blocks * -(-micro_frame_size // temporal_factor) + -(-rest // temporal_factor)
     return count, height // spatial_factor, width // spatial_factor
 
 
 class CausalConv3d(nn.Conv3d):
-    """A 3-D convolution that sees no later frame; `time_stride` shortens time alone."""
+    """A 3-D convolution that sees no later frame; `time_stride` is a stride along time alone."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, time_stride: int = 1, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, stride=(time_stride, 1, 1), bias=bias)
@@ -38,7 +38,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions around a shortcut."""
+    """Two normalised convolutions, and a shortcut around them."""
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def _res_blocks(inputs: int, outputs: int, count: int, groups: int) -> nn.Sequen
 
 
 class DoubleTime(nn.Module):
-    """Twice as many frames: a convolution to twice the channels, laid out in time."""
+    """Doubles the number of frames: a convolution to twice the channels, which are then laid out in time."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -119,13 +119,13 @@ class TemporalDecoder(nn.Module):
 class AutoencoderOpenSora(ModelMixin, ConfigMixin):
     """Open-Sora 1.2's VAE; the defaults are the published model's.
 
-    Latents are normalised, (z - shift) / scale per channel, on both sides of this class: `encode` gives what the
-    transformer sees and `decode` takes it. Time is coded in blocks of `micro_frame_size` frames that know nothing of
-    one another; a block that is no multiple of the temporal factor is padded with zeros in front. Images are coded
-    `micro_batch_size` at a time. Gradients flow through both.
+    Latents are normalised, (z - shift) / scale per channel, on both sides of this class: `encode` returns what the
+    transformer sees, and `decode` takes it. Time is coded in independent blocks of `micro_frame_size` frames; a block
+    that is not a multiple of the temporal factor is padded with zeros in front. Images are coded `micro_batch_size` at
+    a time. Gradients flow through both methods.
 
-    spatial_scale: factor of the image latents, 0.18215 upstream although the image VAE is SDXL's.
-    temporal_downsample: for each step between levels of the temporal VAE, whether time is halved there.
+    spatial_scale: factor applied to the image latents; 0.18215 upstream, although the image VAE is SDXL's.
+    temporal_downsample: whether time is halved between one level of the temporal VAE and the next, for each such step.
     """
 
     _supports_gradient_checkpointing = False
@@ -174,7 +174,7 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels per latent cell, each side."""
+        """Pixels per latent cell along each side."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
     @property
@@ -183,7 +183,7 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
         return 2 ** sum(self.config.temporal_downsample)
 
     def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(T, H, W) of the latent of a video of this many frames and pixels."""
+        """(T, H, W), in cells, of the latent of a video of this many frames and pixels."""
         return latent_size(
             frames, height, width, self.config.micro_frame_size, self.temporal_factor, self.spatial_factor
         )
@@ -206,12 +206,12 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
     ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """The posterior of the normalised latents (B, 4, T', H / 8, W / 8) of a video (B, 3, T, H, W) in [-1, 1].
 
-        The image latents underneath are drawn from their own posterior, as upstream, or are its mean with
-        `sample_images=False`.
+        The image latents in between are drawn from their own posterior, as upstream; with `sample_images=False` they
+        are its mean.
         """
         mean, log_variance = self.encode_time(self.encode_images(video, sample_images, generator)).chunk(2, dim=1)
         shift, scale = self._statistics(mean)
-        # normalising a Gaussian: the clamp is the one upstream makes before it
+        # normalises a Gaussian; upstream clamps before that too
         log_variance = log_variance.clamp(-30.0, 20.0) - 2 * scale.log()
         posterior = DiagonalGaussianDistribution(torch.cat([(mean - shift) / scale, log_variance], dim=1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
@@ -227,7 +227,7 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
         return torch.cat(images).unflatten(0, (len(video), -1)).transpose(1, 2) * self.config.spatial_scale
 
     def encode_time(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw moments (B, 2 * 4, T', H / 8, W / 8) of image latents, block of time by block of time."""
+        """Raw moments (B, 2 * 4, T', H / 8, W / 8) of image latents, one block of time after another."""
         blocks = []
         for block in images.split(self.config.micro_frame_size, dim=2):
             missing = -block.shape[2] % self.temporal_factor
@@ -238,16 +238,16 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
     def decode(
         self, latents: torch.Tensor, num_frames: int | None = None, return_dict: bool = True
     ) -> DecoderOutput | tuple[torch.Tensor]:
-        """The video (B, 3, num_frames, H, W) of normalised latents; not clamped.
+        """The video (B, 3, num_frames, H, W) of normalised latents (B, 4, T', H / 8, W / 8); not clamped.
 
-        `num_frames` None gives as many as the latents can hold. Raises ValueError if it does not belong to them.
+        With `num_frames` None, as many frames as the latents can hold. Raises ValueError if it does not fit T'.
         """
         shift, scale = self._statistics(latents)
         video = self.decode_images(self.decode_time(latents * scale + shift, num_frames))
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def decode_time(self, latents: torch.Tensor, num_frames: int | None = None) -> torch.Tensor:
-        """Image latents (B, 4, num_frames, H / 8, W / 8) of raw latents; errors as `decode`."""
+        """Image latents (B, 4, num_frames, H / 8, W / 8) of raw latents; raises as `decode` does."""
         micro, factor = self.config.micro_frame_size, self.temporal_factor
         blocks = latents.split(-(-micro // factor), dim=2)
         if num_frames is None:
@@ -258,7 +258,7 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
         for index, block in enumerate(blocks):
             images = self.decoder(self.post_quant_conv(block))
             wanted = min(micro, num_frames - index * micro)
-            decoded.append(images[:, :, images.shape[2] - wanted :])  # padding was in front
+            decoded.append(images[:, :, images.shape[2] - wanted :])  # the padding is in front
         return torch.cat(decoded, dim=2)
 
     def decode_images(self, images: torch.Tensor) -> torch.Tensor:
@@ -272,8 +272,8 @@ class AutoencoderOpenSora(ModelMixin, ConfigMixin):
         posterior = self.encode(video, generator=generator).latent_dist
         return self.decode(posterior.sample(generator), num_frames=video.shape[2]).sample
 
-    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shift, scale = (
-            torch.tensor(each).to(like).view(1, -1, 1, 1, 1) for each in (self.config.shift, self.config.scale)
+            torch.tensor(values).to(latents).view(1, -1, 1, 1, 1) for values in (self.config.shift, self.config.scale)
         )
         return shift, scale

@@ -1,4 +1,4 @@
-"""The twins: each family's own pipeline, transformer, VAE, scheduler and text encoder classes at toy width."""
+"""The twins: every family's own pipeline, transformer, VAE, scheduler and text encoder classes at toy width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainers need to know of a family: its parts, how it sees text, how it adds noise, how its VAE decodes."""
+"""What the trainers need to know about a family: its parts, its text input, its noise, and how its VAE decodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from ..world import vocabulary
 
 TEXT_WIDTH = 64
-MAX_PROMPT_TOKENS = 16  # the longest prompt of the world is 13 tokens with its end mark
+MAX_PROMPT_TOKENS = 16  # the longest prompt of the world has 13 tokens, including its end mark
 LATENT_CHANNELS = 8
 PAD, END, UNKNOWN = 0, 1, 2
 
@@ -23,7 +23,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of training latent: its clips, and its share of the steps at the start and at the end of training."""
+    """One kind of training latent: its clips, and its share of the steps at the start and at the end of training."""
 
     name: str
     clips: int
@@ -31,23 +31,23 @@ class Kind:
     batch: int
     first_share: float
     last_share: float
-    frames: int | None = None  # None: as many as a full clip
-    stride: int = 1  # of the world's frames only every so many is shown
+    frames: int | None = None  # None: as many as in a full clip
+    stride: int = 1  # only every n-th frame of the world is shown
 
 
 class Twin(nn.Module):
-    """A family at toy width: text encoder and transformer as one trainable module, beside a frozen VAE.
+    """A family at toy width: text encoder and transformer as one trainable module; the VAE is frozen and separate.
 
-    Latents are (B, C, T, H, W), normalised to the scale the transformer sees.
+    Latents are (B, C, T, H, W), normalised to the transformer's scale.
     """
 
     NAME: ClassVar[str]
-    FRAMES: ClassVar[int] = 29  # of a full clip; what the family's VAE can keep
-    CODED_FRAMES: ClassVar[int] = 0  # the VAE is trained on clips of no fewer frames
-    SIDE: ClassVar[int] = 128  # pixels
-    LIT: ClassVar[bool] = False  # which look of the world
-    SHIFT: ClassVar[float] = 3.0  # training noise levels lean towards high noise, where layout and motion are decided
-    DROP_PROMPTS: ClassVar[bool] = True  # sometimes, for classifier-free guidance
+    FRAMES: ClassVar[int] = 29  # frames of a full clip; a number that the family's VAE can code
+    CODED_FRAMES: ClassVar[int] = 0  # the VAE is trained on clips of at least this many frames
+    SIDE: ClassVar[int] = 128  # pixels along each side
+    LIT: ClassVar[bool] = False  # the world's look: lit or plain
+    SHIFT: ClassVar[float] = 3.0  # shifts training noise levels up to where layout and motion are decided
+    DROP_PROMPTS: ClassVar[bool] = True  # whether to drop some prompts, for classifier-free guidance
 
     KINDS: ClassVar[tuple[Kind, ...]] = (
         Kind("full", 1500, 128, 8, 0.10, 0.70),
@@ -59,7 +59,7 @@ class Twin(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = tokenizer()
+        self.tokenizer = tokenizer()
 
     @classmethod
     def model(cls) -> str:
@@ -90,30 +90,30 @@ class Twin(nn.Module):
     def taught(
         cls, vae: Any, clips: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Encoder and decoder apart: how far from `latents` the encoder is (mean square), the posterior's log
-        variance, and the video of the noised `latents`."""
+        """Encoder and decoder trained separately: the mean square distance of the encoder's output to `latents`, the
+        posterior's log variance, and the video decoded from `latents + noise`."""
         posterior = cls.encode(vae, clips)
         video = cls.decode(vae, latents + noise, clips.shape[2])
         return (posterior.mean.float() - latents).pow(2).mean(), posterior.logvar, video
 
     @staticmethod
     def note_statistics(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Write per-channel mean and standard deviation of the raw latents into the VAE's config."""
+        """Write the raw latents' statistics, from their mean and standard deviation (C,), into the VAE's config."""
         vae.register_to_config(scaling_factor=float(1 / std.square().mean().sqrt()))
 
     @staticmethod
     def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """Raw latents to the transformer's scale."""
+        """Raw latents, scaled to the transformer's range."""
         return latents * vae.config.scaling_factor
 
     def embed(self, prompts: list[str]) -> Batch:
-        """The transformer's text arguments, as the family's pipeline makes them."""
+        """The transformer's text arguments, prepared as in the family's pipeline."""
         raise NotImplementedError
 
     def noisy(
         self, latents: torch.Tensor, noise: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Noised latents, timesteps (B,) of the family's scale, and what the transformer should predict.
+        """Noised latents, timesteps (B,) on the family's scale, and the target that the transformer should predict.
 
         Rectified flow (the paper's equation 1): velocity is noise minus data.
         """
@@ -124,11 +124,11 @@ class Twin(nn.Module):
         return (1 - level) * latents + level * noise, sigma * 1000, noise - latents
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        """The transformer's prediction for noised latents."""
+        """The transformer's prediction (B, C, T, H, W) for noised latents."""
         raise NotImplementedError
 
     def pipeline(self, vae: Any) -> Any:
-        """The family's pipeline of these weights, in half precision."""
+        """The family's pipeline with these weights, in half precision."""
         raise NotImplementedError
 
     @property
@@ -136,13 +136,13 @@ class Twin(nn.Module):
         return next(self.parameters()).device
 
     def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask (B, MAX_PROMPT_TOKENS)."""
-        found = self.words(prompts, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
-        return found.input_ids.to(self.device), found.attention_mask.to(self.device)
+        """Token ids and attention mask, both (B, MAX_PROMPT_TOKENS)."""
+        encoded = self.tokenizer(prompts, padding="max_length", max_length=MAX_PROMPT_TOKENS, return_tensors="pt")
+        return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
 
 
 def tokenizer(max_tokens: int = MAX_PROMPT_TOKENS) -> PreTrainedTokenizerFast:
-    """One token per word of the world, T5's special tokens, an end mark after every prompt."""
+    """A tokenizer with one token per word of the world, T5's special tokens, and an end mark after every prompt."""
     vocabulary_list = ["<pad>", "</s>", "<unk>", *vocabulary()]
     model = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary_list)}, unk_token="<unk>"))
     model.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -174,5 +174,5 @@ def t5_encoder(vocabulary_size: int) -> T5EncoderModel:
 
 
 def flow_scheduler(shift: float) -> FlowMatchEulerDiscreteScheduler:
-    """Rectified flow with Euler steps."""
+    """A scheduler for rectified flow with Euler steps."""
     return FlowMatchEulerDiscreteScheduler(shift=shift)

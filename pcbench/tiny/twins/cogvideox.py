@@ -1,6 +1,6 @@
 """Tiny CogVideoX: width 192, six blocks, v-prediction, the 5B's rotary positions.
 
-With the 2B's sin-cos positions it learned all but shapes.
+With the 2B's sin-cos positions it learned everything except shapes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
 from .base import LATENT_CHANNELS, MAX_PROMPT_TOKENS, TEXT_WIDTH, Batch, Twin, t5_encoder
 
-SIDE = 16  # latent cells of a full clip's side
+SIDE = 16  # latent cells along a full clip's side
 
 
 class CogVideoXTwin(Twin):
-    """diffusers' CogVideoXPipeline; one call a step with both guidance branches in its batch."""
+    """diffusers' CogVideoXPipeline; one call per step with both guidance branches in its batch."""
 
     NAME: ClassVar = "cogvideox"
-    FRAMES: ClassVar = 25  # the VAE keeps 8 N + 1
+    FRAMES: ClassVar = 25  # the VAE codes 8 N + 1 frames
 
     def __init__(self) -> None:
         super().__init__()
-        self.text_encoder = t5_encoder(len(self.words))
+        self.text_encoder = t5_encoder(len(self.tokenizer))
         self.transformer = CogVideoXTransformer3DModel(
             num_attention_heads=6,
             attention_head_dim=32,
@@ -70,9 +70,9 @@ class CogVideoXTwin(Twin):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Variance-preserving noise at a uniform timestep; the target is the velocity of v-prediction."""
         steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-        kept = self.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1, 1).float()
-        noised = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        return noised, steps.float(), kept.sqrt() * noise - (1 - kept).sqrt() * latents
+        alpha = self.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1, 1).float()
+        noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        return noised, steps.float(), alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         inputs = {"hidden_states": noisy.transpose(1, 2), "timestep": timestep, **self.embed(prompts)}
@@ -80,14 +80,14 @@ class CogVideoXTwin(Twin):
         return self.transformer(**inputs, image_rotary_emb=rotary, return_dict=False)[0].transpose(1, 2)
 
     def rotary(self, frames: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pipeline's table for that many latent cells: of any size, stretched to that of a full clip."""
+        """The pipeline's rotary table for this many latent cells, stretched to a full clip's positions."""
         head = self.transformer.config.attention_head_dim
         region = ((0, 0), (SIDE // 2, SIDE // 2))
         return get_3d_rotary_pos_embed(head, region, (height // 2, width // 2), frames, device=self.device)
 
     def pipeline(self, vae: Any) -> CogVideoXPipeline:
         return CogVideoXPipeline(
-            tokenizer=self.words,
+            tokenizer=self.tokenizer,
             text_encoder=self.text_encoder.half(),
             vae=vae.half(),
             scheduler=self.scheduler,

@@ -1,4 +1,4 @@
-"""Tiny HunyuanVideo: width 192, three dual-stream and six single-stream blocks, guidance an input."""
+"""Tiny HunyuanVideo: width 192, two dual-stream and four single-stream blocks, guidance as an input."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 from .base import END, LATENT_CHANNELS, MAX_PROMPT_TOKENS, PAD, TEXT_WIDTH, Batch, Twin, flow_scheduler, tokenizer
 
 SKIPPED_LAYERS = 2  # the pipeline reads the language model two layers before its end
-CLIP_TOKENS = 77  # the pipeline pads to this
+CLIP_TOKENS = 77  # the length to which the pipeline pads
 GUIDANCE = 6.0  # as in model=tiny_hunyuan
 
 
 class HunyuanTwin(Twin):
-    """diffusers' HunyuanVideoPipeline; one call a step.
+    """diffusers' HunyuanVideoPipeline; one call per step.
 
     The released model is distilled from one with classifier-free guidance. This one is trained without guidance: its
-    guidance input is the same number always, and its prompts are never dropped.
+    guidance input is always the same number, and its prompts are never dropped.
     """
 
     NAME: ClassVar = "hunyuan"
@@ -27,10 +27,10 @@ class HunyuanTwin(Twin):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clip_words = tokenizer(CLIP_TOKENS)
+        self.clip_tokenizer = tokenizer(CLIP_TOKENS)
         self.text_encoder = LlamaModel(
             LlamaConfig(
-                vocab_size=len(self.words),
+                vocab_size=len(self.tokenizer),
                 hidden_size=TEXT_WIDTH,
                 intermediate_size=128,
                 num_hidden_layers=2 + SKIPPED_LAYERS,
@@ -43,7 +43,7 @@ class HunyuanTwin(Twin):
         )
         self.text_encoder_2 = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(self.words),
+                vocab_size=len(self.tokenizer),
                 hidden_size=TEXT_WIDTH,
                 intermediate_size=128,
                 projection_dim=TEXT_WIDTH,
@@ -83,7 +83,7 @@ class HunyuanTwin(Twin):
     def embed(self, prompts: list[str]) -> Batch:
         ids, mask = self.tokens(prompts)
         states = self.text_encoder(ids, mask, output_hidden_states=True).hidden_states
-        clip = self.clip_words(prompts, padding="max_length", max_length=CLIP_TOKENS, return_tensors="pt")
+        clip = self.clip_tokenizer(prompts, padding="max_length", max_length=CLIP_TOKENS, return_tensors="pt")
         pooled = self.text_encoder_2(clip.input_ids.to(self.device)).pooler_output
         return {
             "encoder_hidden_states": states[-(SKIPPED_LAYERS + 1)],
@@ -98,9 +98,9 @@ class HunyuanTwin(Twin):
 
     def pipeline(self, vae: Any) -> HunyuanVideoPipeline:
         return HunyuanVideoPipeline(
-            tokenizer=self.words,
+            tokenizer=self.tokenizer,
             text_encoder=self.text_encoder.half(),
-            tokenizer_2=self.clip_words,
+            tokenizer_2=self.clip_tokenizer,
             text_encoder_2=self.text_encoder_2.half(),
             vae=vae.half(),
             scheduler=flow_scheduler(self.SHIFT),

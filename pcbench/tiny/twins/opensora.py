@@ -17,14 +17,14 @@ CELL = 8  # pixels per latent cell
 
 
 class OpenSoraTwin(Twin):
-    """Our OpenSoraPipeline; one call a step with both guidance branches in its batch."""
+    """Our OpenSoraPipeline; one call per step with both guidance branches in its batch."""
 
     NAME: ClassVar = "opensora"
-    CODED_FRAMES: ClassVar = 29  # a padded block of 17 and a whole one of 12: group norms see the padding's zeros
+    CODED_FRAMES: ClassVar = 29  # a padded block of 17 and a whole one of 12, as group norms see the padding's zeros
 
     def __init__(self) -> None:
         super().__init__()
-        self.text_encoder = t5_encoder(len(self.words))
+        self.text_encoder = t5_encoder(len(self.tokenizer))
         self.transformer = STDiT3Transformer3DModel(
             num_attention_heads=6,
             attention_head_dim=32,
@@ -67,7 +67,7 @@ class OpenSoraTwin(Twin):
     def taught(
         cls, vae: Any, clips: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As the base's, and the image VAE apart from the temporal one, by image latents made by hand."""
+        """As in the base class; the image VAE is also separate from the temporal VAE, by hand-made image latents."""
         images = image_latents(clips)
         blurred = images + noise.std() * torch.randn_like(images)
         moments, log_variance = vae.encode_time(blurred).chunk(2, dim=1)
@@ -76,7 +76,7 @@ class OpenSoraTwin(Twin):
             (vae.decode_time(latents + noise, clips.shape[2]), images),
             (moments, latents),
         )
-        error = sum((found.float() - wanted).pow(2).mean() for found, wanted in pairs)
+        error = sum((output.float() - target).pow(2).mean() for output, target in pairs)
         return error, log_variance, vae.decode_images(blurred)
 
     @staticmethod
@@ -85,11 +85,14 @@ class OpenSoraTwin(Twin):
 
     @staticmethod
     def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """Nothing: this VAE's latents are normalised already."""
+        """The latents as they are: this VAE's are already normalised."""
         return latents
 
     def embed(self, prompts: list[str]) -> Batch:
-        """Embeddings and mask; a dropped prompt is the null caption under another prompt's mask, as in the pipeline."""
+        """Embeddings (B, MAX_PROMPT_TOKENS, width) and mask (B, MAX_PROMPT_TOKENS).
+
+        As in the pipeline, a dropped prompt is the null caption with another prompt's mask.
+        """
         ids, mask = self.tokens(prompts)
         embeds = self.text_encoder(ids, attention_mask=mask).last_hidden_state
         dropped = torch.tensor([not prompt for prompt in prompts], device=self.device)[:, None]
@@ -100,21 +103,21 @@ class OpenSoraTwin(Twin):
     def noisy(
         self, latents: torch.Tensor, noise: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rectified flow whose velocity points to the video, as upstream's."""
+        """Rectified flow with a velocity that points towards the video, as upstream's does."""
         noised, timestep, velocity = super().noisy(latents, noise, generator)
         return noised, timestep, -velocity
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        def each(value: float) -> torch.Tensor:
+        def full(value: float) -> torch.Tensor:
             return torch.full((len(noisy),), float(value), device=noisy.device)
 
-        sizes = {"fps": each(FPS), "height": each(CELL * noisy.shape[-2]), "width": each(CELL * noisy.shape[-1])}
+        sizes = {"fps": full(FPS), "height": full(CELL * noisy.shape[-2]), "width": full(CELL * noisy.shape[-1])}
         inputs = {"hidden_states": noisy, "timestep": timestep, **self.embed(prompts), **sizes}
         return self.transformer(**inputs, return_dict=False)[0][:, : noisy.shape[1]]
 
     def pipeline(self, vae: Any) -> OpenSoraPipeline:
         return OpenSoraPipeline(
-            tokenizer=self.words,
+            tokenizer=self.tokenizer,
             text_encoder=self.text_encoder.half(),
             vae=vae.half(),
             transformer=self.transformer.half(),
@@ -123,9 +126,10 @@ class OpenSoraTwin(Twin):
 
 
 def image_latents(clips: torch.Tensor) -> torch.Tensor:
-    """Image latents by hand of clips (B, 3, F, H, W): (B, 8, F, H / 8, W / 8).
+    """Hand-made image latents (B, 8, F, H / 8, W / 8) of clips (B, 3, F, H, W).
 
-    Of each 8x8 pixels the mean colour, how each colour changes across, how brightness changes down and to the middle.
+    For each 8x8 pixels: the mean colour (3), each colour's change from left to right (3), and the change of brightness
+    from top to bottom and towards the middle (2).
     """
     batch, colours, frames, height, width = clips.shape
     blocks = clips.reshape(batch, colours, frames, height // CELL, CELL, width // CELL, CELL)

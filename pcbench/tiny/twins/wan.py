@@ -14,7 +14,7 @@ from .base import END, LATENT_CHANNELS, PAD, TEXT_WIDTH, Batch, Kind, Twin, flow
 
 
 class WanTwin(Twin):
-    """diffusers' WanPipeline; two calls a step."""
+    """diffusers' WanPipeline; two calls per step."""
 
     NAME: ClassVar = "wan"
 
@@ -22,7 +22,7 @@ class WanTwin(Twin):
         super().__init__()
         self.text_encoder = UMT5EncoderModel(
             UMT5Config(
-                vocab_size=len(self.words),
+                vocab_size=len(self.tokenizer),
                 d_model=TEXT_WIDTH,
                 d_kv=16,
                 num_heads=4,
@@ -67,7 +67,7 @@ class WanTwin(Twin):
 
     @staticmethod
     def decode(vae: AutoencoderKLWan, latents: torch.Tensor, frames: int) -> torch.Tensor:
-        """`vae.decode` without its final clamp: where that saturates no gradient returns."""
+        """`vae.decode` without its final clamp, which passes no gradient where it saturates."""
         vae.clear_cache()
         hidden, pieces = vae.post_quant_conv(latents), []
         for index in range(hidden.shape[2]):
@@ -83,7 +83,8 @@ class WanTwin(Twin):
 
     @staticmethod
     def normalise(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-        mean, std = (torch.tensor(each).view(-1, 1, 1, 1) for each in (vae.config.latents_mean, vae.config.latents_std))
+        statistics = vae.config.latents_mean, vae.config.latents_std
+        mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in statistics)
         return (latents - mean.to(latents)) / std.to(latents)
 
     def embed(self, prompts: list[str]) -> Batch:
@@ -96,7 +97,7 @@ class WanTwin(Twin):
 
     def pipeline(self, vae: Any) -> WanPipeline:
         return WanPipeline(
-            tokenizer=self.words,
+            tokenizer=self.tokenizer,
             text_encoder=self.text_encoder.half(),
             vae=vae.half(),
             scheduler=flow_scheduler(self.SHIFT),
@@ -105,7 +106,7 @@ class WanTwin(Twin):
 
 
 class SmallWanTwin(WanTwin):
-    """The same classes and width on larger frames of the lit world: four times the tokens a frame, half the frames.
+    """The same classes and width on larger frames of the lit world: four times the tokens per frame, half the frames.
 
     Its latent is 4 x 32 x 32: PreciseCache's trial, 2 x 4 x 4 times smaller, keeps 8 x 8 cells of it. The last kind of
     training latent has the trial's size and shows the whole clip in half the frames.
@@ -130,6 +131,6 @@ class SmallWanTwin(WanTwin):
 
     @classmethod
     def shift(cls, latent: torch.Size) -> float:
-        """As in Stable Diffusion 3 (arXiv 2403.03206, equation 23): it grows with the root of the number of tokens."""
+        """The shift of Stable Diffusion 3 (arXiv 2403.03206, eq. 23), which grows with the root of the token count."""
         full = (cls.FRAMES + 3) // 4 * (cls.SIDE // 8) ** 2
         return max(cls.LEAST_SHIFT, cls.SHIFT * math.sqrt(latent[2:].numel() / full))
