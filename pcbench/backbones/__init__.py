@@ -80,8 +80,9 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
         pipe.vae.enable_tiling()
     # diffusers remembers one backend for all models of the process, so it is compared and set for every model.
     backend = attention_of(recipe)
+    changes = backend != attention_backend()
     for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
-        if transformer is not None and backend != attention_backend():
+        if transformer is not None and changes:
             transformer.set_attention_backend(backend)
         if transformer is not None and recipe.numerics.parallel > 1:
             spread(transformer, recipe.numerics.parallel)

@@ -34,7 +34,8 @@ class Moment:
     """One denoising step. Tensors are on the CPU, in the model's own layout, by guidance branch.
 
     trials: by size, then by branch. blocks: by branch and block path, the RMS of what the block adds to the video's
-    tokens, and that RMS divided by the tokens' own. guidance: the scale, if a step has several branches. sigma: the noise level.
+    tokens, and that RMS divided by the tokens' own. guidance: the scale, if a step has several branches. sigma: the
+    noise level.
     """
 
     predictions: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -80,5 +80,5 @@ def status() -> list[tuple[str, str, list[str]]]:
         missing = lacking(dimension)
         present = [w.path for w in dimension.weights if not any(w.path in line for line in missing)]
         files = [f"has {weights_folder() / path}" for path in present] + missing
-        rows.append((name, imports[name] or "ok", files))
+        rows.append((name, imports.get(name, "not tried yet: run setup again") or "ok", files))
     return rows
