@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 import methods
 from methods import Method, StepwiseCache, apply
@@ -25,12 +26,27 @@ CLASSES: dict[str, type[Method]] = {
 }
 
 
-# On a CPU attention is an operator the counter does not know.
-ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
-        sdpa_flop_count(q, k, v)
-    )
+# On a CPU attention is an operator that PyTorch's formulas do not cover.
+FORMULAS = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_val=None, **__: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
 }
+
+
+class FlopCounter(TorchDispatchMode):
+    """FLOPs of all that runs inside, by PyTorch's own formulas; FlopCounterMode also follows modules, which is slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if (formula := FORMULAS.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output
 
 
 def presets() -> dict[str, Method]:
@@ -107,10 +123,10 @@ def _outcome(preset: str, family: str) -> Outcome | str:
     pipe, before = uncached(family)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
+        counter = FlopCounter()
         try:
             with apply(pipe, method, **kind.options) as handle, counter:
                 latents = kind.call(pipe)
         except ValueError as error:
             return str(error)
-        return Outcome(kind, handle.method, before, latents, handle.trace, pipe, counter.get_total_flops() // 2)
+        return Outcome(kind, handle.method, before, latents, handle.trace, pipe, counter.total // 2)
