@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 
 from .engine.denoiser import Denoiser
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.reuse import SAME_LEVEL
 from .engine.trace import Step
 
@@ -41,6 +41,7 @@ class ControlledConfig(StepwiseCache):
     reuse: str = "extrapolate"
 
     NAME: ClassVar[str] = "controlled"
+    TRADEOFF: ClassVar = Tradeoff("tolerance", 1e-7, 100.0)
     INERT: ClassVar = {"tolerance": 0.0}
     EAGER: ClassVar = {"tolerance": 0.1}
 

@@ -21,7 +21,7 @@ from .engine.anatomy import Anatomy
 from .engine.caller import transformers_of
 from .engine.core import HOOK_NAME
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import Cache, Rule
+from .engine.method import Cache, Rule, Tradeoff
 
 FAMILIES = ("wan", "hunyuanvideo", "cogvideox")
 
@@ -53,6 +53,7 @@ class DBCacheConfig(Cache):
     separate_cfg: bool | None = None
 
     NAME: ClassVar[str] = "dbcache"
+    TRADEOFF: ClassVar = Tradeoff("residual_diff_threshold", 1e-5, 100.0)
     INERT: ClassVar[dict[str, Any] | None] = {"residual_diff_threshold": 0.0}
     EAGER: ClassVar[dict[str, Any]] = {"fn_blocks": 1, "residual_diff_threshold": 0.5, "protect_first": 2}
 

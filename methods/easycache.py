@@ -15,7 +15,7 @@ import torch
 
 from .engine.anatomy import Anatomy
 from .engine.denoiser import Denoiser
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 
 # Family -> threshold, steps computed at the start.
@@ -51,6 +51,7 @@ class EasyCacheConfig(StepwiseCache):
     reuse: str = "residual"
 
     NAME: ClassVar[str] = "easycache"
+    TRADEOFF: ClassVar = Tradeoff("threshold", 1e-5, 100.0)
     INERT: ClassVar = {"threshold": 0.0}
     EAGER: ClassVar = {"threshold": 0.5, "protect_first": 3}
 

@@ -16,7 +16,7 @@ import torch
 
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import Cache, Rule
+from .engine.method import Cache, Rule, Tradeoff
 from .engine.trace import Step
 from .frequency import low_passed
 
@@ -72,6 +72,7 @@ class FasterCacheConfig(Cache):
     branch: str = "fixed"
 
     NAME: ClassVar[str] = "fastercache"
+    TRADEOFF: ClassVar = Tradeoff("cfg_every", 2, None)
     INERT: ClassVar = {"attention_every": 1, "attention_phase": 0, "cfg_every": 1}
 
     def __post_init__(self) -> None:

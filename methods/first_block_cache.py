@@ -14,7 +14,7 @@ import torch
 
 from .engine.anatomy import Anatomy, Block
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import Cache, Rule
+from .engine.method import Cache, Rule, Tradeoff
 from .engine.reuse import hidden_of, replaced, video_of
 
 
@@ -34,6 +34,7 @@ class FirstBlockCacheConfig(Cache):
     threshold: float = 0.05
 
     NAME: ClassVar[str] = "first_block_cache"
+    TRADEOFF: ClassVar = Tradeoff("threshold", 1e-5, 100.0)
     INERT: ClassVar = {"threshold": 0.0}
     EAGER: ClassVar = {"threshold": 0.5}
 

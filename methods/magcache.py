@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from .calibration import FOLDER, measured, signature
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -67,6 +67,7 @@ class MagCacheConfig(StepwiseCache):
     reuse: str = "stack"
 
     NAME: ClassVar[str] = "magcache"
+    TRADEOFF: ClassVar = Tradeoff("threshold", 1e-5, 100.0)
     INERT: ClassVar = {"threshold": 0.0}
     EAGER: ClassVar = {"threshold": 0.2, "max_skip": 2, "ratios": {"all": [1.0, *[0.97] * 11]}, "ratio_set": None}
     DECIDES_PER_BRANCH: ClassVar[bool] = True

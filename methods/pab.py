@@ -15,7 +15,7 @@ import torch
 
 from .engine.anatomy import Anatomy
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import Cache, Rule
+from .engine.method import Cache, Rule, Tradeoff
 
 RANGES = {"spatial_range": "self", "temporal_range": "temporal", "cross_range": "cross"}  # field -> kind of module
 
@@ -62,6 +62,7 @@ class PABConfig(Cache):
     mlp_skip_count: int = 2
 
     NAME: ClassVar[str] = "pab"
+    TRADEOFF: ClassVar = Tradeoff("spatial_range", 2, None)
     INERT: ClassVar = {"spatial_range": 1, "temporal_range": 1, "cross_range": 1, "mlp_timesteps": ()}
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from .calibration import all_measured, measured
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 from .schedule import check_actions, check_fits, check_steps
 
@@ -49,6 +49,7 @@ class PlannedConfig(StepwiseCache):
     reuse: str = "extrapolate"
 
     NAME: ClassVar[str] = "planned"
+    TRADEOFF: ClassVar = Tradeoff("steps", 1, None, more_is_faster=False)
     INERT: ClassVar = {"actions": "F" * 12}
     EAGER: ClassVar = {"actions": "FFFrFrrFrrrF"}
 

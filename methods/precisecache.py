@@ -21,7 +21,7 @@ import torch
 from .block_cache import RANKINGS, SETS, BlockCache
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 from .frequency import DOWNSAMPLE_MODES, NORMS, SPECTRA, low_frequency_difference, low_passed
 
@@ -104,6 +104,7 @@ class PreciseCacheConfig(StepwiseCache):
 
     NAME: ClassVar[str] = "precisecache"
     VERSION: ClassVar[int] = 2  # 1: `reference` was "previous_trial" unless set
+    TRADEOFF: ClassVar = Tradeoff("alpha", 0.001, 1000.0)
     INERT: ClassVar = {"alpha": 0.0, "block_cache_rate": 0.0}
     EAGER: ClassVar = {"alpha": 5.0, "downsample_factor": (2, 2, 2)}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
-from .engine.method import Method, StepwiseCache, StepwiseRule
+from .engine.method import Method, StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 
 
@@ -35,6 +35,7 @@ class FewerStepsConfig(Method):
     steps: int = 25
 
     NAME: ClassVar[str] = "fewer_steps"
+    TRADEOFF: ClassVar = Tradeoff("steps", 1, None, more_is_faster=False)
     EAGER: ClassVar = {"steps": 6}
     EXPECTS_REUSE: ClassVar[bool] = False
 
@@ -99,6 +100,7 @@ class UniformConfig(StepwiseCache):
     steps: int = 25
 
     NAME: ClassVar[str] = "uniform"
+    TRADEOFF: ClassVar = Tradeoff("steps", 1, None, more_is_faster=False)
     INERT: ClassVar = {"steps": 12}
     EAGER: ClassVar = {"steps": 6}
 

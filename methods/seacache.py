@@ -19,7 +19,7 @@ import torch
 
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.reuse import StackResidual
 from .engine.trace import Step
 from .teacache import relative_l1
@@ -62,6 +62,7 @@ class SeaCacheConfig(StepwiseCache):
     reuse: str = "stack"
 
     NAME: ClassVar[str] = "seacache"
+    TRADEOFF: ClassVar = Tradeoff("threshold", 1e-5, 100.0)
     DECIDES_PER_BRANCH: ClassVar[bool] = True
     INERT: ClassVar = {"threshold": 0.0}
     EAGER: ClassVar = {"threshold": 5.0}

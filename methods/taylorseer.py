@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from .engine.anatomy import Anatomy
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import Cache, Rule
+from .engine.method import Cache, Rule, Tradeoff
 
 
 @dataclass(kw_only=True)
@@ -42,6 +42,7 @@ class TaylorSeerConfig(Cache):
     max_order: int = 1
 
     NAME: ClassVar[str] = "taylorseer"
+    TRADEOFF: ClassVar = Tradeoff("interval", 2, None)
     INERT: ClassVar[dict[str, Any] | None] = {"interval": 1}
     EAGER: ClassVar[dict[str, Any]] = {"interval": 3}
 
@@ -78,6 +79,7 @@ class ForaConfig(TaylorSeerConfig):
     max_order: int = 0
 
     NAME: ClassVar[str] = "fora"
+    TRADEOFF: ClassVar = Tradeoff("interval", 2, None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,7 @@ import torch
 from .calibration import measured
 from .engine.anatomy import Anatomy
 from .engine.denoiser import Denoiser
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 from .teacache_official import RETENTION_SETS, SETS, Official, set_of
 
@@ -63,6 +63,7 @@ class TeaCacheConfig(StepwiseCache):
     reuse: str = "stack"
 
     NAME: ClassVar[str] = "teacache"
+    TRADEOFF: ClassVar = Tradeoff("threshold", 1e-5, 100.0)
     INERT: ClassVar = {"threshold": 0.0}
     EAGER: ClassVar = {"threshold": 1.5, "coefficients": [1.0, 0.0]}
 

@@ -32,7 +32,7 @@ LAYERS = {
         feasible record integrity
         stages runs summary plan
         compose
-        cli calibrate benchmark fidelity_benchmark
+        cli calibrate tune benchmark fidelity_benchmark
         tiny __main__
     """,
     "methods": """

@@ -63,6 +63,25 @@ def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tens
             yield from tensors_in(item, seen)
 
 
+@dataclass(frozen=True)
+class Tradeoff:
+    """The field by which a method trades quality for speed, and the range in which it may be tuned.
+
+    Whole numbers alone, if the limits are whole; `high` None is the number of steps. more_is_faster: whether larger
+    values leave more to be reused.
+    """
+
+    field: str
+    low: float
+    high: float | None
+    more_is_faster: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether the field takes whole numbers alone."""
+        return isinstance(self.low, int)
+
+
 @dataclass(kw_only=True)
 class Method(ABC):
     """Base of every method's config: plain data, checked when made, shared by any number of calls."""
@@ -70,6 +89,7 @@ class Method(ABC):
     NAME: ClassVar[str]
     VERSION: ClassVar[int] = 1  # raised when the same fields give other pixels than before
     EXPECTS_REUSE: ClassVar[bool] = True  # a call without any reuse deserves a warning
+    TRADEOFF: ClassVar[Tradeoff | None] = None  # None: no single field tunes it
     # For the contract tests, which every method gets for free: settings under which it never reuses anything (None:
     # there are none), and under which it does within a dozen steps on random weights.
     INERT: ClassVar[dict[str, Any] | None] = None

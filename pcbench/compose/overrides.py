@@ -6,20 +6,23 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, ValueType
 
 from ..config import ConfigError
 from ..messages import nearest, shortened
-from .schemas import EXPERIMENT, GROUPS, names
+from .schemas import EXPERIMENT, GROUPS, names, schemas
 
 MOST_RUNS = 100_000  # the most runs of one command line
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
     """The words as Hydra parses them. Raises ConfigError for what is not supported: deletions, packages, hydra.*."""
+    words = [opened for word in words for opened in opened_preset(word)]
     for word in words:
         if word.startswith("~"):
             raise ConfigError(f"{shortened(word)!r}: an option cannot be taken away; give it another value")
@@ -42,6 +45,38 @@ def parsed(words: Sequence[str]) -> list[Override]:
         if override.package is not None:
             raise ConfigError(f"{shortened(override.input_line)!r}: a config group has one place, leave the @… away")
     return overrides
+
+
+def opened_preset(word: str) -> list[str]:
+    """The words that `method=FILE.yaml`, a preset of the user's own, stands for; any other word as it is.
+
+    Raises ConfigError if the file is missing, or is no preset.
+    """
+    key, _, name = word.partition("=")
+    if key != "method" or not name.endswith(".yaml"):
+        return [word]
+    try:
+        data = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        base, *_ = data.pop("defaults")
+        if base not in schemas():
+            raise ValueError(f"its defaults begin with {base!r}, which is no method")
+        return [
+            f"method={base.removeprefix('_')}",
+            *(f"method.{field}={_text(value)}" for field, value in data.items()),
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{shortened(word)!r} is no preset of a method: {shortened(error)}") from error
+
+
+def _text(value: Any) -> str:
+    """A plain value as Hydra's grammar has it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "\\'") + "'"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def is_choice(override: Override) -> bool:

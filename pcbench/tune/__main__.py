@@ -1,0 +1,119 @@
+"""`python -m pcbench.tune model=tiny_wan method=teacache target=2x prompts=training`: tune a method to a target.
+
+target is a speedup by MACs (2x), a mean number of computed steps (25steps), or a PSNR that the mean reaches with 95 %
+confidence (45dB). What is tuned is the method's own field (TeaCache's threshold, PreciseCache's alpha, a number of
+steps, …). The first half of the prompts is tuned on, the other half checks. Every setting that was tried is kept under
+the results folder, so the same command goes on where it was stopped. At the end a preset with its evidence is written
+to results/presets/, to be used as method=FILE.
+
+All other options are those of `python -m pcbench`: model, method and its fields, prompts, model.sampling.steps, …
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from methods.engine.method import Method
+
+from .. import compose, integrity
+from ..backbones import weights
+from ..config import ConfigError, Run
+from ..job import job_of
+from ..runs import anatomy_of
+from ..store.atomic import write_whole
+from . import target as targets
+from .evidence import Bench
+from .search import Search, UnreachableError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 1 if a setting failed, 2 for what cannot be tuned or reached."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0
+    try:
+        bench = parse(arguments)
+        weights.require(bench.run.recipe.backbone, bench.run.download)
+    except Exception as error:
+        print(f"pcbench.tune: {compose.one_line(error)}", file=sys.stderr)
+        return 2
+    try:
+        path = tune(bench)
+    except UnreachableError as error:
+        print(f"pcbench.tune: {bench.target} cannot be reached by {bench.run.label}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pcbench.tune: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"pcbench.tune: failed: {compose.one_line(error)}", file=sys.stderr)
+        return 1
+    print(f"{path.read_text()}written to {path}; use it as method={path}")
+    return 0
+
+
+def tune(bench: Bench) -> Path:
+    """Find the setting, check it on the other half of the prompts, and write the preset; returns its path."""
+    integrity.tidy([job_of(bench.run)])
+    low, high = bench.limits
+    rises = bench.tradeoff.more_is_faster == bench.target.faster_is_more
+    search = Search(bench.tune, low, high, rises, bench.tradeoff.whole)
+    value = search.find(bench.target.value, bench.default)
+    checked = bench.measure(value, bench.halves[1])
+    run = bench.with_setting(value)
+    path = run.results / "presets" / f"{run.recipe.method.NAME}-{run.recipe.backbone.name}-{_name(bench.target)}.yaml"
+    text = preset(bench, run, search.tried[value], checked)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return path
+
+
+def preset(bench: Bench, run: Run, tuned: float, checked: float) -> str:
+    """The preset as YAML: the method's fields that differ from its defaults, under the evidence."""
+    tune_on, check_on = bench.halves
+    method = run.recipe.method
+    lines = [
+        f"{method.NAME} on {run.recipe.backbone.name}, tuned to {bench.target} over {bench.tradeoff.field}:",
+        f"{bench.target.text(tuned)} on the {len(tune_on)} prompts tuned on,"
+        f" {bench.target.text(checked)} on {len(check_on)} others.",
+        f"Tried: {'; '.join(bench.settled)}.",
+    ]
+    plain = type(method)().for_backbone(anatomy_of(run.recipe.backbone))
+    fields = yaml.safe_dump(differences(method, plain), sort_keys=False)
+    return "".join(f"# {line}\n" for line in lines) + f"defaults: [_{method.NAME}, _self_]\n{fields}"
+
+
+def differences(method: Method, plain: Method) -> dict[str, Any]:
+    """The fields whose values differ from those of another config of the method, as plain data."""
+    others = asdict(plain)
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(method).items()
+        if value != others[name]
+    }
+
+
+def parse(arguments: list[str]) -> Bench:
+    """The run to tune and the target. Raises ConfigError for what cannot be tuned."""
+    if flags := [word for word in arguments if word.startswith("-")]:
+        raise ConfigError(f"{flags[0]!r} is no option here: one method on one model at a time")
+    given = [word.partition("=")[2] for word in arguments if word.startswith("target=")]
+    if len(given) != 1:
+        raise ConfigError("say what to tune to: target=2x, target=25steps or target=45dB")
+    run = compose.run_from([word for word in arguments if not word.startswith("target=")])
+    return Bench(run, targets.parse(given[0]), lambda line: print(line, flush=True))
+
+
+def _name(target: targets.Target) -> str:
+    return f"{target.value:g}{target.unit}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What a method is tuned to: a speedup, a number of computed steps, or a PSNR; and how a record is measured by it."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import ConfigError
+from ..messages import shortened
+
+Sample = Mapping[str, Any]  # a sample of a record
+PSNR = "psnr@2"
+
+
+@dataclass(frozen=True)
+class Target:
+    """value: the number aimed at. unit: "x", "steps" or "dB". faster_is_more: whether a faster setting has more of it.
+
+    stages: what must be carried out to measure it.
+    """
+
+    value: float
+    unit: str
+    measure: Callable[[Sequence[Sample], float], float]
+    stages: tuple[str, ...] = ("generate",)
+    faster_is_more: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{self.unit}" if self.unit == "x" else f"{self.value:g} {self.unit}"
+
+    def text(self, measured: float) -> str:
+        """A measured value with its unit."""
+        return f"{measured:.3f}x" if self.unit == "x" else f"{measured:.2f} {self.unit}"
+
+
+def speedup(samples: Sequence[Sample], reference_macs: float) -> float:
+    """How many times fewer MACs than without a cache, over all samples."""
+    return reference_macs / statistics.fmean(sample["macs"] for sample in samples)
+
+
+def computed(samples: Sequence[Sample], reference_macs: float) -> float:
+    """Mean number of steps not answered from the cache."""
+    return statistics.fmean(sample["computed"] for sample in samples)
+
+
+def safe_psnr(samples: Sequence[Sample], reference_macs: float) -> float:
+    """Lower end of the 95 % interval of the mean PSNR over videos; infinite if all are identical to their reference."""
+    values = [value for sample in samples if (value := sample["fidelity"][PSNR]) is not None]
+    if not values:
+        return float("inf")
+    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.fmean(values) - half
+
+
+def parse(text: str) -> Target:
+    """`2x`, `25steps` or `45dB` as a target. Raises ConfigError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(x|steps|dB)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(
+            f"target={shortened(text)}: give a speedup by MACs (2x), a mean number of computed steps (25steps), or a"
+            " PSNR that the mean reaches with 95 % confidence (45dB)"
+        )
+    value, unit = float(match[1]), match[2]
+    if unit == "x":
+        return Target(value, unit, speedup, faster_is_more=True)
+    if unit == "steps":
+        return Target(value, unit, computed)
+    return Target(value, unit, safe_psnr, ("generate", "score"))

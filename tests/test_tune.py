@@ -1,0 +1,102 @@
+"""Tuning: the search hits its target with few evaluations, or says what is reachable; its preset is a method."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import yaml
+
+from pcbench import cli
+from pcbench.config import ConfigError
+from pcbench.tune import __main__ as tune
+from pcbench.tune import target as targets
+from pcbench.tune.search import Search, UnreachableError
+
+SMALL = [
+    "model.sampling.steps=8", "model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64",
+    "prompts=training",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [1e-4, 0.3, 50.0])
+@pytest.mark.parametrize("rises", [True, False])
+def test_a_smooth_measure_is_hit_within_a_percent(start, rises):
+    measured = []
+
+    def measure(value: float) -> float:
+        measured.append(value)
+        share = value / (value + 0.2)
+        return 1 + 3 * (share if rises else 1 - share)
+
+    search = Search(measure, 1e-5, 100.0, rises)
+    value = search.find(2.5, start)
+    assert search.tried[value] == pytest.approx(2.5, rel=0.01)
+    assert len(measured) == len(set(measured)) <= 16
+
+
+@pytest.mark.parametrize("target", range(1, 51))
+def test_whole_values_are_hit_exactly(target):
+    search = Search(lambda value: 50 / value, 1, 50, rises=False, whole=True)
+    value = search.find(50 / target, 25)
+    assert search.tried[value] == pytest.approx(50 / target, rel=0.01)
+    assert len(search.tried) <= 12
+
+
+def test_steps_in_a_measure_give_the_nearest():
+    search = Search(lambda value: float(math.floor(value * 10)), 0.01, 10.0, rises=True)
+    assert search.tried[search.find(7.4, 0.1)] == 7
+
+
+@pytest.mark.parametrize(("target", "rises"), [(5.0, True), (0.5, True), (5.0, False)])
+def test_what_is_out_of_reach_is_refused_with_the_range(target, rises):
+    search = Search(lambda value: 1 + (value if rises else 1 - value), 0.001, 1.0, rises)
+    with pytest.raises(UnreachableError, match=r"from 1\.001 to 2 is|from 1 to 1\.999 is"):
+        search.find(target, 0.1)
+
+
+def test_targets():
+    samples = [{"macs": 2, "computed": 20, "fidelity": {targets.PSNR: 40.0}}] * 3
+    samples.append({"macs": 4, "computed": 24, "fidelity": {targets.PSNR: 44.0}})
+    for text, measured in {"2x": 4.0, "25steps": 21.0, "45 dB": 41 - 1.96 * 2 / 2}.items():
+        assert targets.parse(text).measure(samples, 10.0) == pytest.approx(measured)
+    for text in ("", "2", "x2", "0x", "-1x", "2X", "nanx"):
+        with pytest.raises(ConfigError, match="give a speedup"):
+            targets.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=none", "target=2x"], "no single field"),
+        (["method=adacache", "target=2x"], "no single field"),
+        (["method=uniform"], "say what to tune to"),
+        (["method=uniform", "target=2x", "target=3x"], "say what to tune to"),
+        (["method=uniform", "method.steps=2", "target=2x", "prompts.limit=1"], "two prompts"),
+        (["-m", "method=uniform,pab", "target=2x"], "no option here"),
+        (["method=nowhere.yaml", "target=2x"], "no preset of a method"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line_before_anything_runs(words, message, tmp_path, capsys):
+    assert tune.main([*words, *SMALL, f"results={tmp_path / 'results'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_method_is_tuned_checked_resumed_and_used(tmp_path, capsys):
+    words = ["method=uniform", "method.steps=2", "method.reuse=extrapolate", *SMALL, "prompts.limit=3"]
+    words.append(f"results={tmp_path}")
+    assert tune.main([*words, "target=2x"]) == 0
+    out = capsys.readouterr().out
+    path = tmp_path / "presets" / "uniform-tiny_wan-2x.yaml"
+    assert yaml.safe_load(path.read_text()) == {"defaults": ["_uniform", "_self_"], "reuse": "extrapolate", "steps": 4}
+    assert "2.000x on the 2 prompts tuned on, 2.000x on 1 others" in out
+    before = {each: os.stat(each).st_mtime_ns for each in tmp_path.rglob("*.safetensors")}
+    assert tune.main([*words, "target=2x"]) == 0  # nothing is made again
+    assert before == {each: os.stat(each).st_mtime_ns for each in tmp_path.rglob("*.safetensors")}
+    run = cli.run_from([f"method={path}", *SMALL, "method.damping=0.5"])
+    assert (run.recipe.method.steps, run.recipe.method.reuse, run.recipe.method.damping) == (4, "extrapolate", 0.5)
+    assert tune.main([*words, "target=9x"]) == 2
+    assert "cannot be reached by uniform" in capsys.readouterr().err
