@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +63,13 @@ class Settings:
         check_fields(self, "")
         if not self.results.strip():
             raise ConfigError("results is empty: give a folder")
+        try:
+            os.lstat(self.results)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            pass  # whether it can be written is found out when something is to be
+        except (OSError, ValueError) as error:  # a name that no file system takes
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"results folder {shortened(self.results)!r} cannot be: {why}") from error
         if not self.stages:
             raise ConfigError(f"stages is empty; stages are {', '.join(ALL_STAGES)}")
         self.fidelity, self.observe = names_of("fidelity", self.fidelity), names_of("observe", self.observe)
