@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from methods.calibration import NotCalibratedError
+
 from . import compose, feasible, integrity, plan, stages, summary, tracking
 from .backbones import weights
 from .compose import run_from
@@ -93,7 +95,13 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
     if flags.config:
         print(compose.composed_yaml(words), end="")
         return None
-    composed = compose.compose(words, flags.multirun)
+    try:
+        composed = compose.compose(words, flags.multirun)
+    except compose.RefusedError as error:
+        if not isinstance(error.__cause__, NotCalibratedError) or "plan=true" not in words:
+            raise
+        print(f"{error}\n{plan.calibration(words)}")
+        return None
     settings, jobs = composed.settings, jobs_of(composed.runs)
     tracking.mode_of(settings.wandb)
     style = plan.style_of(settings.plan)

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .compose import run_from
 from .config import ConfigError
 from .cost.estimate import Price, price_of
 from .cost.macs import PETA, reference_macs
@@ -41,6 +42,7 @@ GPUS: dict[str, tuple[float, int]] = {
 UTILISATION = 0.45
 BYTES_PER_PIXEL = 0.05  # rough size of an mp4
 STYLES = ("true", "json", "table1")
+CALIBRATION = 8  # prompts that are enough to calibrate with
 WIDTH = 400  # characters a line: in a narrower table, rich would shorten numbers
 
 
@@ -92,6 +94,18 @@ def show(
     else:
         for line in [*table(rows, total, device), *map(_in_words, observations)]:
             say(line)
+
+
+def calibration(words: Sequence[str]) -> str:
+    """What calibrating the method of a command line would cost, as a line for people."""
+    rest = [word for word in words if not word.startswith(("method", "prompts.limit"))]
+    run = run_from([*rest, "method=none", f"prompts.limit={CALIBRATION}"])
+    macs = len(run.samples) * price_of(run).expected.total
+    device = Device()
+    return (
+        f"a calibration takes {len(run.samples)} videos without a cache ({_number(macs / PETA)} PMACs,"
+        f" {_number(device.seconds(macs) / 3600)} GPU hours of an {device.words}), and prints how well it fits"
+    )
 
 
 def priced(jobs: Sequence[Job]) -> list[tuple[Job, Price]]:

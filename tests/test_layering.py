@@ -30,8 +30,9 @@ LAYERS = {
         fidelity cost vbench
         observe
         feasible record integrity
-        stages runs summary plan
+        stages runs summary
         compose
+        plan
         cli calibrate tune benchmark fidelity_benchmark
         tiny __main__
     """,

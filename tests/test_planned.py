@@ -151,3 +151,11 @@ def test_the_command_measures_what_is_planned_with(tmp_path, monkeypatch, capsys
     run = cli.run_from(["method=planned", "method.steps=3", *words])
     assert run.recipe.method.calibration == fingerprint(data)
     forecast_errors.cache_clear()
+
+
+def test_the_plan_of_what_is_not_calibrated_is_that_of_its_calibration(tmp_path, capsys):
+    assert cli.main(["model=wan_1_3b", "method=planned", "plan=true", f"results={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "python -m pcbench.calibrate method=planned model=wan_1_3b" in out
+    assert "a calibration takes 6 videos without a cache" in out
+    assert cli.main(["model=wan_1_3b", "method=planned", f"results={tmp_path}"]) == 2

@@ -20,7 +20,7 @@ from .errors import one_line
 from .overrides import chosen, parsed
 from .schemas import EXPERIMENT, GROUPS, names, preset
 
-__all__ = ["GROUPS", "Composed", "compose", "composed_yaml", "names", "one_line", "preset", "run_from"]
+__all__ = ["GROUPS", "Composed", "RefusedError", "compose", "composed_yaml", "names", "one_line", "preset", "run_from"]
 
 
 @dataclass(frozen=True)
