@@ -133,3 +133,19 @@ def test_a_guidance_scale_nobody_publishes_is_asked_for():
     with apply(pipe, PreciseCacheConfig(alpha=5.0, downsample_factor=(2, 2, 2), guidance="cond")) as handle:
         family.call(pipe)
     assert handle.trace.reused
+
+
+def test_calls_are_joined_only_where_all_their_arguments_can_be():
+    anatomy = anatomy_of(FAMILIES["wan"].pipeline().transformer)
+    table, latents = torch.ones(7, 3), [torch.randn(1, 4, 5, 8, 8), torch.randn(1, 4, 5, 8, 8)]
+    calls = [
+        {"hidden_states": latent, "timestep": torch.tensor([9.0]), "rotary": table, "flag": False} for latent in latents
+    ]
+    joined = anatomy.joined(calls)
+    assert torch.equal(joined["hidden_states"], torch.cat(latents))
+    assert joined["timestep"].tolist() == [9.0, 9.0]
+    assert joined["rotary"] is table
+    assert joined["flag"] is False
+    for other in ({"flag": True}, {"rotary": table.clone()}, {"hidden_states": latents[0][..., :4]}, {"more": 1},
+                  {"timestep": torch.tensor([9.0], dtype=torch.float64)}):  # fmt: skip
+        assert anatomy.joined([calls[0], {**calls[1], **other}]) is None

@@ -66,7 +66,9 @@ def test_it_is_algorithm_1(pipe, reference, alpha):
     with apply(pipe, PreciseCacheConfig(alpha=alpha, downsample_factor=FACTOR, reference=reference)) as handle:
         latents = call(pipe)
     assert [row.action for row in handle.trace.steps] == actions
-    assert [row.indicator for row in handle.trace.steps[1:]] == pytest.approx(lfds, rel=1e-6)
+    assert [row.indicator for row in handle.trace.steps[1:]] == pytest.approx(
+        lfds, rel=1e-5
+    )  # both branches are one call
     assert torch.equal(latents, expected)
 
 

@@ -136,19 +136,26 @@ class Denoiser:
         `guidance` is "guided" (all branches, combined as the pipeline will) or "cond" (the conditional branch alone).
         No module is visited, nothing is cached, and only the trial itself is counted.
         """
-        predictions = {}
+        trials = {}
         for name, branch in self.branches.items():
-            if guidance == "cond" and self.anatomy.is_unconditional(name):
-                continue
             inputs = branch.last_inputs if previous else branch.inputs
-            if inputs is None:
+            if inputs is None or (guidance == "cond" and self.anatomy.is_unconditional(name)):
                 continue
             if guidance == "cond" and self.batched:
                 inputs = self.anatomy.part_of_batch(inputs, first=self.anatomy.BATCHED == "cond_first")
-            trial = self.anatomy.trial_inputs(inputs, size, mode)
-            predictions[name] = _sample(self.forward(**trial))
-            self.step.calls.append(Call(size, self.anatomy.batch(trial), trial=True))
+            trials[name] = self.anatomy.trial_inputs(inputs, size, mode)
+        predictions = dict(zip(trials, self._run_together(list(trials.values())), strict=True))
         return self._guide(predictions, guidance)
+
+    def _run_together(self, trials: list[dict[str, Any]]) -> list[torch.Tensor]:
+        """The predictions of several trials, by one call where their arguments can be joined: a small call's time is
+        mostly its fixed cost. Each is counted as a call of its own, for its MACs are those."""
+        for inputs in trials:
+            self.step.calls.append(Call(self.anatomy.latent_size(inputs), self.anatomy.batch(inputs), trial=True))
+        joined = self.anatomy.joined(trials) if len(trials) > 1 else None
+        if joined is None:
+            return [_sample(self.forward(**inputs)) for inputs in trials]
+        return list(_sample(self.forward(**joined)).split([self.anatomy.batch(inputs) for inputs in trials]))
 
     def cached(self, size: Size, mode: str, guidance: str = "guided") -> torch.Tensor:
         """The prediction last used (B, C, *size), resized to `size`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -106,6 +106,24 @@ class Anatomy:
     def timestep(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> int:
         """A call's timestep, as methods that schedule by timestep use it; the largest if there is one per token."""
         return int(inputs["timestep"].max())
+
+    def joined(self, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """The arguments of several calls as those of one, batch after batch; None if they cannot be.
+
+        Arguments without a batch (rotary tables, switches) must be the same in all calls.
+        """
+        whole, batches = dict(calls[0]), [self.batch(inputs) for inputs in calls]
+        if any(inputs.keys() != whole.keys() for inputs in calls):
+            return None
+        for name, value in calls[0].items():
+            values = [inputs[name] for inputs in calls]
+            if all(_has_batch(each, batch) for each, batch in zip(values, batches, strict=True)):
+                if any(each.shape[1:] != value.shape[1:] or each.dtype != value.dtype for each in values):
+                    return None
+                whole[name] = torch.cat(values)
+            elif not all(_same(each, value) for each in values):
+                return None
+        return whole
 
     def resize(self, latent: torch.Tensor, size: Size, mode: str, conditioned: bool = False) -> torch.Tensor:
         """A latent or a prediction, in this family's layout, at another (T, H, W).
@@ -215,3 +233,11 @@ def pick_frames(video: torch.Tensor, frames: int, patch: int = 1) -> torch.Tenso
     picks = [(2 * i * (available - 1) + wanted - 1) // (2 * (wanted - 1)) for i in range(wanted)] if wanted > 1 else [0]
     index = [pick * patch + inside for pick in picks for inside in range(patch)]
     return video[:, :, index]
+
+
+def _has_batch(value: Any, batch: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == batch
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, torch.Tensor | tuple | list | dict) and bool(a == b))
