@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig, UniformConfig, apply
+from methods.engine.anatomy import anatomy_of
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
 from .families import FAMILIES
