@@ -119,8 +119,10 @@ def faults(path: Path) -> Iterator[tuple[Path, str]]:
         data = load_json(path)
         if not fits(data, shape):
             raise DamagedError("another program's, or from elsewhere")
-        if path.name.endswith("latency.json") and data.get("recipe") not in (None, path.parent.name.rpartition("-")[2]):
-            raise DamagedError("of another recipe")
+        own = SampleFiles(path.with_name(path.name.partition(".")[0])).identity
+        for name in ("recipe", "sample"):
+            if not of_vbench and data.get(name) not in (None, own[name]):  # older files do not say
+                raise DamagedError(f"of another {name}")
         if path.name.endswith(TRACE):
             if sample_key(data["prompt"], data["seed"]) != path.name.removesuffix(TRACE):
                 raise DamagedError("the trace of another sample")

@@ -85,7 +85,7 @@ def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Callab
         say(f"{run.label}  {reason}")
     reported |= lacking
     latents = [checksum(files), checksum(reference)]
-    header = {"reference": job.reference.id, "latents": latents, "fps": run.fps}
+    header = {**files.identity, "reference": job.reference.id, "latents": latents, "fps": run.fps}
     with alone(files.fidelity.parent):  # another process may have scored it with other conventions
         write_sealed(files.fidelity, header | {"metrics": stored(job, files) | new})
 

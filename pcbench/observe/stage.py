@@ -129,7 +129,7 @@ def _observe_one(job: Job, prompt: str, seed: int, say: Callable[[str], None]) -
 def _write(files: SampleFiles, found: Found) -> None:
     with alone(files.observations.parent):  # another process may have observed other kinds
         found = stored(files) | found
-        write_sealed(files.observations, {"latent": checksum(files), **_ordered(found)})
+        write_sealed(files.observations, {**files.identity, "latent": checksum(files), **_ordered(found)})
 
 
 def _look(

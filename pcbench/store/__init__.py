@@ -168,6 +168,11 @@ class SampleFiles:
         return self.stem.with_name(self.stem.name + suffix)
 
     @property
+    def identity(self) -> dict[str, str]:
+        """Whose the files are, as files next to the trace say it: the recipe's id and the sample's name."""
+        return {"recipe": self.stem.parent.name.rpartition("-")[2], "sample": self.stem.name}
+
+    @property
     def latent(self) -> Path:
         return self._with(".safetensors")
 
