@@ -29,7 +29,8 @@ CLASSES: dict[str, Any] = {
     cls.NAME: cls for name in methods.__all__ if name.endswith("Config") for cls in [getattr(methods, name)]
 }
 # Presets whose computed steps depend on the video. All others follow a schedule and are priced exactly.
-LOOKING = {"precisecache", "teacache", "seacache", "easycache", "first_block_cache", "adacache", "dbcache"}
+LOOKING = {"precisecache", "teacache", "seacache", "easycache", "first_block_cache", "adacache", "dbcache",
+           "controlled"}  # fmt: skip
 
 
 # --- what an uncached video costs -------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ LOOKS = {
     "easycache": (PINK, "o"),
     "magcache": (SKY, "o"),
     "adacache": (ORANGE, "o"),
+    "controlled": (BLACK, "o"),
     # blocks of a step
     "first_block_cache": (BLUE, "s"),
     "dbcache": (GREEN, "s"),
@@ -48,6 +49,7 @@ LOOKS = {
     "taylorseer": (ORANGE, "v"),
     "fora": (SKY, "v"),
     # whole steps, on a schedule
+    "planned": (BLUE, "x"),
     "uniform": (BLACK, "x"),
     "fewer_steps": (GREY, "x"),
     "replay": (GREY, "+"),
