@@ -50,6 +50,7 @@ def everything(tmp_path_factory):
 
 def found_in(run) -> dict:
     found = load_json(files_of(run).observations)
+    assert {name: found.pop(name) for name in ("recipe", "sample")} == files_of(run).identity
     found.pop("latent")  # which latent it was seen of
     return found
 
