@@ -187,7 +187,7 @@ def test_online_falls_back_to_offline(bench, tmp_path, trouble):
     with server(answers=False) as (address, _):
         where = address if "says nothing" in trouble else "http://127.0.0.1:9"
         key = {} if trouble == "no key" else {"WANDB_API_KEY": KEY}
-        done = project(tmp_path, str(bench), "--mode", "online", WANDB_BASE_URL=where, **key)
+        done = project(tmp_path, str(bench), "--mode", "online", WANDB_BASE_URL=where, WANDB_INIT_TIMEOUT="4", **key)
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("wandb: online failed (")

@@ -12,7 +12,8 @@ from ..store import read_json, records, write_json
 from .entries import Entry, displayed, of_record, of_sweep
 
 PROJECT = "pcbench"  # unless WANDB_PROJECT says otherwise
-INIT_TIMEOUT, FINISH_TIMEOUT = 15.0, 300.0  # seconds, online
+INIT_TIMEOUT = float(os.environ.get("WANDB_INIT_TIMEOUT", "15"))  # seconds, online; W&B's own variable
+FINISH_TIMEOUT = 300.0
 
 
 class Projection:
