@@ -6,12 +6,10 @@ A mistake of the user's is reported in one line, with exit code 2. If a run fail
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from methods.calibration import NotCalibratedError
 
@@ -116,7 +114,7 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
     if style:
         return None
     for results in {run.results for run in composed.runs}:
-        check_writable(results)
+        feasible.check_writable(results)
     jobs, too_large = _fitting(jobs, bool(settings.sweeps))
     for run in {job.recipe.backbone.source: job.run for job in jobs}.values():
         weights.require(run.recipe.backbone, run.download)
@@ -175,14 +173,3 @@ def _failures(sweep: stages.Sweep, share: stages.Share, say: Callable[[str], Non
         return [failure.line for failure in sweep.carry_out(share, say)]
     except Exception as error:  # keep only its text: the exception would hold stack frames and the tensors in them
         return [compose.one_line(error)]
-
-
-def check_writable(results: Path) -> None:
-    """Raise ConfigError if nothing can be written under `results`."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"results folder {shortened(results)!r} cannot be written: {why}") from error

@@ -1,5 +1,5 @@
 """Checks of a backbone and a machine before weights are loaded: a config that does not fit its weights, an attention
-backend that does not run here, a video too large for the memory here."""
+backend that does not run here, a video too large for the memory here, a folder that cannot be written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,14 @@ def total_bytes(device: str) -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(machine, int(text)) if text.isdigit() else machine
+
+
+def check_writable(results: Path) -> None:
+    """Raise ConfigError if nothing can be written under `results`."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"results folder {shortened(results)!r} cannot be written: {why}") from error

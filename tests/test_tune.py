@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pcbench import cli
+from pcbench.calibrate import __main__ as calibrate
 from pcbench.config import ConfigError
 from pcbench.tune import __main__ as tune
 from pcbench.tune import target as targets
@@ -83,6 +84,15 @@ def test_what_cannot_be_tuned_is_one_line_before_anything_runs(words, message, t
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("command", [tune, calibrate])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("methods.calibration.FOLDER", tmp_path / "file" / "calibrations")
+    (tmp_path / "file").write_text("")
+    words = ["method=uniform", "method.steps=2", "target=2x"] if command is tune else ["method=magcache"]
+    assert command.main([*words, *SMALL, f"results={tmp_path / 'file' / 'results'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_method_is_tuned_checked_resumed_and_used(tmp_path, capsys):

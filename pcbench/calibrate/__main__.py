@@ -24,7 +24,7 @@ import torch
 from methods import calibration
 from methods.engine.anatomy import anatomy_of
 
-from .. import backbones, compose, provenance
+from .. import backbones, compose, feasible, provenance
 from ..backbones import weights
 from ..config import ConfigError, Run
 from ..observe.watch import Caller
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         method, run = parse(arguments)
+        used = calibration.path_of(method, run.recipe.backbone.name)
+        path = run.results / "calibrations" / used.name if used.exists() else used
+        feasible.check_writable(path.parent)  # before minutes of work, not after
         weights.require(run.recipe.backbone, run.download)
     except Exception as error:
         print(f"pcbench.calibrate: {compose.one_line(error)}", file=sys.stderr)
@@ -56,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     data |= {"model": recipe.backbone.name, "source": recipe.backbone.source, "revision": recipe.backbone.revision}
     data |= {"sampling": asdict(recipe.sampling), "dtype": recipe.numerics.dtype}
     data |= {"prompts": run.prompts, "seeds": run.seeds, "packages": provenance.revision()["packages"]}
-    used = calibration.path_of(method, recipe.backbone.name)
-    path = run.results / "calibrations" / used.name if used.exists() else used
     write_json(path, data)
     stays = f"; {used} stays in use until you put this one in its place" if path != used else ""
     describe = gram.describe if method == "planned" else changes.describe

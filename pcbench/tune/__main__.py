@@ -21,9 +21,10 @@ import yaml
 
 from methods.engine.method import Method
 
-from .. import compose, integrity
+from .. import compose, feasible, integrity
 from ..backbones import weights
 from ..config import ConfigError, Run
+from ..cost import memory
 from ..job import job_of
 from ..runs import anatomy_of
 from ..store.atomic import write_whole
@@ -40,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         bench = parse(arguments)
+        feasible.check_writable(bench.run.results)
+        if too_large := memory.why_too_large(job_of(bench.run)):
+            raise ConfigError(too_large)
         weights.require(bench.run.recipe.backbone, bench.run.download)
+        feasible.check_here(bench.run)
     except Exception as error:
         print(f"pcbench.tune: {compose.one_line(error)}", file=sys.stderr)
         return 2
