@@ -12,6 +12,7 @@ import pandas as pd
 
 from pcbench.store import records
 
+from .approaches import approach_of
 from .metrics import Metric, metric_of
 
 IDENTICAL_PSNR_1 = 100.0
@@ -67,7 +68,7 @@ RECORD = (
 )
 SAMPLE = tuple(Column(name, name) for name in ("prompt", "seed", "steps", "computed", "partial", "macs", "seconds"))
 TEXT = {"machine", "model", "method", "id", "reference", "family", "status", "error", "cpu", "gpu", "dtype",
-        "attention", "offload", "prompt"}  # fmt: skip
+        "attention", "offload", "prompt", "approach"}  # fmt: skip
 
 
 def folders(results: Path) -> list[Path]:
@@ -82,8 +83,8 @@ def folders(results: Path) -> list[Path]:
 
 def load_records(root: Path) -> pd.DataFrame:
     """One row per record of one folder: the columns of RECORD (missing: NaN or None), the method's `version` (raised
-    when the same fields give other pixels) and `fields` (a dict), the number of `samples` and of `timed_prompts`, and
-    `overall_speedup_median`, `_min`, `_max`. MACs are in PMACs a video, latency in seconds.
+    when the same fields give other pixels), `fields` (a dict) and `approach` (approaches.py), the number of `samples`
+    and of `timed_prompts`, and `overall_speedup_median`, `_min`, `_max`. MACs are in PMACs a video, latency in seconds.
 
     The overall speedup is for all the record's videos: the MACs' ratio times the timed calls' efficiency. A method that
     decides by its data may compute many more steps for another prompt than for the timed one, whose own speedup is
@@ -95,11 +96,11 @@ def load_records(root: Path) -> pd.DataFrame:
 def _records_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
     rows = [
         {column.name: column.of(record) for column in RECORD}
-        | {"version": _version(record), "fields": _fields(record)}
+        | {"version": _version(record), "fields": _fields(record), "approach": approach_of(record)}
         | {"samples": len(record["samples"]), "timed_prompts": _timed_prompts(record)}
         for record in raw
     ]
-    added = ("version", "fields", "samples", "timed_prompts")
+    added = ("version", "fields", "approach", "samples", "timed_prompts")
     frame = _numeric(pd.DataFrame(rows, columns=[*(column.name for column in RECORD), *added]))
     for part in SPREAD:
         overall = frame["macs_speedup"] * frame[f"{EFFICIENCY}_{part}"]

@@ -54,6 +54,9 @@ class Metric:
         return text if self.convention == RAW else f"{text} ({self.convention})"
 
 
+PEAK_MEMORY = Metric("peak_memory", "Peak memory", "GiB", 2, lower_is_better=True, shown=True)
+
+
 def metric_of(name: str, records: Iterable[dict[str, Any]] = ()) -> Metric:
     """A metric by its name, as the first record that describes it does."""
     kind = name.partition("@")[0].rpartition(".")[2]

@@ -20,6 +20,7 @@ from .stats import at_quality, at_speedup, interval, weights
 
 TARGETS = (1.5, 2.0, 2.5)
 RESAMPLES = 1000
+PSNR = "psnr@2"
 BASELINES = ("uniform prediction", "fewer_steps")  # the first that the bench has
 METRICS = {"psnr@2": "PSNR dB", "ssim@2": "SSIM"}
 SPECS = {"psnr@2": ".2f", "ssim@2": ".4f"}
@@ -61,10 +62,11 @@ class Curve:
 
     For a prompt with several seeds, values are means over its seeds; a video without a score is left out. labels: each
     setting's, as in the bench's records. fields: as `kind_of` returns them, and the method's `version`; an older
-    version has curves of its own. scores: by metric.
+    version has curves of its own. scores: by metric. approach: what it leaves out, and by what rule (approaches.py).
     """
 
     name: str
+    approach: str
     fields: dict[str, Any]
     labels: list[str]
     macs: np.ndarray
@@ -87,6 +89,12 @@ def mean_score(scores: np.ndarray) -> np.ndarray:
     """Mean over the last axis of the videos that have a score: one identical to its reference has no PSNR."""
     counts = (~np.isnan(scores)).sum(-1)
     return np.divide(np.nansum(scores, -1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+
+
+def worst_score(scores: np.ndarray) -> np.ndarray:
+    """Lowest over the last axis of the videos that have a score; NaN where none has."""
+    lowest = np.where(np.isnan(scores), np.inf, scores).min(-1)
+    return np.where(np.isinf(lowest), np.nan, lowest)
 
 
 def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
@@ -112,6 +120,7 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
         nothing = np.full(len(tables[0]), np.nan)
         found[str(name)] = Curve(
             str(name),
+            group["approach"].iloc[0],
             _kind(group.iloc[0]) | {"version": group["version"].iloc[0]},
             list(group["label"]),
             np.stack([table["macs"].to_numpy(float) for table in tables]),
@@ -142,6 +151,27 @@ def _curve_name(record: pd.Series) -> str:
     changed = [name for name, value in kind.items() if value != usual[name] and name != "reuse"]
     reuse = [kind["reuse"]] if kind["reuse"] else []
     return " ".join([kind["name"], *reuse, *(f"{name.replace('_', ' ')} {kind[name]}" for name in changed)])
+
+
+def short_names(found: dict[str, Curve]) -> dict[str, str]:
+    """A shorter name for each curve: the method, with what tells the curve from the others of this method here."""
+    names = {}
+    for name, curve in found.items():
+        peers = [each.fields for each in found.values() if each.fields["name"] == curve.fields["name"]]
+        usual = kind_of({"name": curve.fields["name"]}) | {"version": max(peer["version"] for peer in peers)}
+        told = [
+            _told(field, value)
+            for field, value in curve.fields.items()
+            if value != usual[field] and any(peer[field] != value for peer in peers)
+        ]
+        names[name] = ", ".join([curve.fields["name"], *told]).replace("_", " ")
+    return names if len(set(names.values())) == len(names) else {name: name for name in found}
+
+
+def _told(field: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return field if value else f"no {field}"
+    return value if isinstance(value, str) else f"{field} {value}"
 
 
 def qualities(found: dict[str, Curve], metric: str) -> list[float]:
@@ -181,6 +211,9 @@ def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> l
                 rows = _rows(points, baseline, at_quality, levels, Cell(unit="×"))
                 at = " / ".join(f"{level:g}" for level in levels)
                 quality.append(Block(f"{title}: speedup by {by} at {unit} {at}, {n}", rows))
+        if qualities(found, PSNR):
+            heading = f"{title}: {METRICS[PSNR]} of the worst prompt at equal MACs, {prompts} prompts"
+            speed.append(Block(heading, _worst_rows(found, baseline, prompts)))
     notes = [
         "Over the prompts that all records of a block have; brackets: 95 % bootstrap intervals over prompts.",
         "On straight lines between a method's settings, over the share of the cost that is left; – where no two "
@@ -227,6 +260,30 @@ def _rows(
             row.append(_cell(values, style))
             same = baseline is None or name == baseline.name
             row.append(Cell() if same else _cell(values - baseline_values[number], style, sign="+"))
+        rows.append(row)
+    return rows
+
+
+def _worst_rows(found: dict[str, Curve], baseline: Curve | None, prompts: int) -> list[list[Cell]]:
+    """One row per curve: the PSNR at each target of the prompt that is worst there, and how much more it is than the
+    baseline's worst; the best first. Speeds are means over the prompts."""
+    everything = np.arange(prompts)
+
+    def lowest(curve: Curve) -> list[float]:
+        speedups = curve.speedups(everything, latency=False)
+        return [float(worst_score(at_speedup(speedups, curve.scores[PSNR].T, target))) for target in TARGETS]
+
+    measured = {name: lowest(curve) for name, curve in found.items()}
+    behind = measured[baseline.name] if baseline else []
+    rows = []
+    for name in sorted(
+        measured, key=lambda name: (-np.nan_to_num(measured[name][len(TARGETS) // 2], nan=-np.inf), name)
+    ):
+        row = [Cell(text=name)]
+        for number, value in enumerate(measured[name]):
+            row.append(Cell(value, spec=SPECS[PSNR]))
+            same = baseline is None or name == baseline.name
+            row.append(Cell() if same else Cell(value - behind[number], spec=f"+{SPECS[PSNR]}"))
         rows.append(row)
     return rows
 

@@ -72,6 +72,7 @@ class FasterCacheConfig(Cache):
     branch: str = "fixed"
 
     NAME: ClassVar[str] = "fastercache"
+    APPROACH: ClassVar[str] = "attention"
     TRADEOFF: ClassVar = Tradeoff("cfg_every", 2, None)
     INERT: ClassVar = {"attention_every": 1, "attention_phase": 0, "cfg_every": 1}
 

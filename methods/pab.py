@@ -62,6 +62,7 @@ class PABConfig(Cache):
     mlp_skip_count: int = 2
 
     NAME: ClassVar[str] = "pab"
+    APPROACH: ClassVar[str] = "attention"
     TRADEOFF: ClassVar = Tradeoff("spatial_range", 2, None)
     INERT: ClassVar = {"spatial_range": 1, "temporal_range": 1, "cross_range": 1, "mlp_timesteps": ()}
 

@@ -49,6 +49,7 @@ class PlannedConfig(StepwiseCache):
     reuse: str = "extrapolate"
 
     NAME: ClassVar[str] = "planned"
+    APPROACH: ClassVar[str] = "schedule"
     TRADEOFF: ClassVar = Tradeoff("steps", 1, None, more_is_faster=False)
     INERT: ClassVar = {"actions": "F" * 12}
     EAGER: ClassVar = {"actions": "FFFrFrrFrrrF"}

@@ -100,6 +100,7 @@ class UniformConfig(StepwiseCache):
     steps: int = 25
 
     NAME: ClassVar[str] = "uniform"
+    APPROACH: ClassVar[str] = "schedule"
     TRADEOFF: ClassVar = Tradeoff("steps", 1, None, more_is_faster=False)
     INERT: ClassVar = {"steps": 12}
     EAGER: ClassVar = {"steps": 6}
@@ -141,6 +142,7 @@ class ReplayConfig(StepwiseCache):
     actions: str = ""
 
     NAME: ClassVar[str] = "replay"
+    APPROACH: ClassVar[str] = "schedule"
     INERT: ClassVar = {"actions": "F" * 12}
     EAGER: ClassVar = {"actions": "FFFrFrrFrrrF"}
 

@@ -42,6 +42,7 @@ class TaylorSeerConfig(Cache):
     max_order: int = 1
 
     NAME: ClassVar[str] = "taylorseer"
+    APPROACH: ClassVar[str] = "schedule"
     TRADEOFF: ClassVar = Tradeoff("interval", 2, None)
     INERT: ClassVar[dict[str, Any] | None] = {"interval": 1}
     EAGER: ClassVar[dict[str, Any]] = {"interval": 3}

@@ -83,6 +83,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
         "status": "failed" if error or failures else "ok",
         "error": error or "; ".join(lines) or None,
         "preset": run.preset,
+        "approach": recipe.method.APPROACH,
         "recipe": {
             "backbone": asdict(recipe.backbone),
             "sampling": asdict(recipe.sampling),

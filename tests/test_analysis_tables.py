@@ -166,6 +166,45 @@ def test_any_folder_gets_the_general_table(tmp_path):
     assert "mine-first-equal-speed" in {each.name for each in tables(tmp_path)}
 
 
+def test_the_worst_prompt_is_beside_the_mean_even_where_no_video_has_a_psnr(tmp_path):
+    write(tmp_path / "mine", record("none"), record("pab", 1.3, None))
+    columns = table(tmp_path, "mine").columns
+    assert columns.index("worst") == columns.index("PSNR (dB) ↑") + 1
+
+
+MEMORY = "Peak memory (GiB) ↓"
+
+
+def test_peak_memory_is_shown_where_it_was_measured(tmp_path):
+    measured, not_measured = record("pab", 1.3, 30.0), record("teacache", 1.9, 40.0)
+    measured["latency"] |= {"peak_gpu_bytes": 3 * 2**29, "reference_peak_gpu_bytes": 2**30}
+    not_measured["latency"]["peak_gpu_bytes"] = None
+    write(tmp_path / "mine", record("none") | {"latency": None}, measured, not_measured)
+    found = table(tmp_path, "mine")
+    shown = {name: row[MEMORY].words()[0] for name, row in rows(found).items()}
+    assert shown == {"none": DASH, "pab": "1.50", "teacache": DASH}
+    assert f"{DASH} in Peak memory (GiB) (1 of 3 rows): peak memory is that of a GPU; torch counts none on a CPU." in (
+        found.all_notes()
+    )
+
+
+def test_where_no_gpu_was_used_a_note_says_so_and_no_column(tmp_path):
+    write(tmp_path / "mine", *table1())
+    found = table(tmp_path, "mine")
+    assert MEMORY not in found.columns
+    assert any(note.startswith("Peak memory:") and "torch counts none on a CPU" in note for note in found.notes)
+
+
+def test_the_papers_tables_get_both_where_asked_for(tmp_path):
+    write(tmp_path / "table1", *table1())
+    (found, *_) = tables(tmp_path, more=True)
+    assert found.columns[-4:] == ("PSNR (dB) ↑", "worst", MEMORY, "n")
+    assert rows(found)["PAB"]["worst"].value == 30
+    assert rows(found)["PAB"][MEMORY].missing
+    assert main([str(tmp_path), "--more", "--out", str(tmp_path / "out")]) == 0
+    assert MEMORY in (tmp_path / "out" / "table1.md").read_text()
+
+
 def test_another_convention_may_be_asked_for(tmp_path, capsys):
     scored = record("pab", 1.3, 30.0, preset="pab")
     for sample in scored["samples"]:

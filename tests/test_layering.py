@@ -43,7 +43,7 @@ LAYERS = {
         *
     """,
     "analysis": """
-        metrics stats render
+        approaches metrics stats render
         load command
         pareto conventions
         tables

@@ -47,7 +47,19 @@ def test_scores_at_equal_speed(tmp_path, seeds):
     assert (apart.value, apart.low, apart.high) == pytest.approx((5, 5, 5))
     assert found["uniform prediction"]["difference at 2×"].missing
     assert speed.blocks[0].heading.endswith("PSNR dB at equal MACs, 4 prompts")
-    assert len(speed.blocks) == 4  # two metrics, by MACs and by latency
+    assert len(speed.blocks) == 5  # two metrics, by MACs and by latency; and the worst prompt
+
+
+def test_the_worst_prompt_at_equal_speed(tmp_path):
+    """Prompt i has i dB more, so the worst is 1.5 dB below the mean."""
+    speed, _ = pareto.tables("x", bench(tmp_path))
+    mean, worst = cells(speed), cells(speed, 4)
+    assert speed.blocks[4].heading.endswith("PSNR dB of the worst prompt at equal MACs, 4 prompts")
+    for name in ("teacache stack", "uniform prediction"):
+        assert worst[name]["at 2×"].value == pytest.approx(mean[name]["at 2×"].value - 1.5)
+    assert worst["teacache stack"]["at 1.5×"].missing
+    assert worst["uniform extrapolate damping 0.5"]["difference at 2×"].value == pytest.approx(5)
+    assert worst["uniform prediction"]["difference at 2×"].missing
 
 
 def test_speed_at_equal_quality(tmp_path):
@@ -91,8 +103,8 @@ def test_a_video_without_a_score_is_left_out_of_the_mean():
     assert np.isnan(pareto.mean_score(scores)[1])
 
 
-def chosen(tmp_path):
-    """LFCache and Flash at several α, and choices beside them: better, worse, too fast."""
+def chosen(tmp_path, worse=0.0):
+    """LFCache and Flash at several α, and choices beside them: better (but for one prompt), worse, too fast."""
     flash = {"reuse": "prediction", "block_cache_rate": 0.4}
     found = [
         record("precisecache", 1.5, 45.0, reuse="prediction", alpha=0.1),
@@ -105,6 +117,7 @@ def chosen(tmp_path):
         record("precisecache", 6.0, 28.0, reuse="prediction", alpha=0.7, max_reused=9),
         record("precisecache", 5.0, 21.0, reuse="prediction", alpha=0.7, block_cache_rate=0.6),
     ]
+    found[5]["samples"][2]["fidelity"]["psnr@2"] -= worse
     (made,) = benches(write(tmp_path / "ambiguities", record("none"), *found))
     return made
 
@@ -118,6 +131,10 @@ def test_a_choice_is_read_against_the_usual_ones_at_equal_macs(tmp_path):
     assert {name for name, choice in found.items() if "block cache" in choice.usual} == {"block cache rate 0.6"}
     gained = found["norm l2"].gains["psnr@2"]
     assert (gained.low, gained.high) == pytest.approx((3, 3))  # in every prompt
+    assert found["norm l2"].lowest_gains["psnr@2"] == pytest.approx(3)
+    bench = chosen(tmp_path / "one_prompt_worse", worse=7)
+    (choice,) = [each for each in choices.choices(*pareto.curves(bench)) if each.changed == "norm l2"]
+    assert choice.lowest_gains["psnr@2"] == pytest.approx(3 - 7)
 
 
 def test_the_usual_choices_are_the_configs_defaults():

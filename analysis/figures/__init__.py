@@ -5,26 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pcbench.store import write_whole
 
 from ..command import Parser, run
 from ..load import Bench, benches
-from . import blocks, bound, choices, quality, reuse, sizes, steps, strips, style
+from . import blocks, bound, budget, choices, pareto, quality, reuse, sizes, steps, strips, style
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
+from .highlight import DEFAULT, Options, read_oracle
 
-__all__ = ["Claim", "Drawing", "NotDrawnError", "claims_table", "drawings", "main", "write"]
+__all__ = ["Claim", "Drawing", "NotDrawnError", "Options", "claims_table", "drawings", "main", "write"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of figure, and the experiment whose records it shows. each: whether a model has one per bench."""
+    """A kind of figure, and the experiment whose records it shows ("": none of its own).
+
+    each: whether a model has one per bench. together: whether it is drawn from all benches of an experiment at once, as
+    a list. compares: whether it takes `options`, which say what stands out among methods.
+    """
 
     name: str
     made_by: str
-    draw: Callable[[Bench], Drawing]
+    draw: Callable[..., Drawing]
     each: bool = False
+    together: bool = False
+    compares: bool = False
 
 
 KINDS = (
@@ -39,28 +47,36 @@ KINDS = (
     Kind("alpha", "alpha", quality.alpha),
     Kind("ambiguities", "ambiguities", choices.ambiguities),
     Kind("downsample", "table3", quality.downsample),
-    Kind("pareto", "table1", quality.pareto, each=True),
+    Kind("pareto", "table1", pareto.pareto, each=True, compares=True),
+    Kind("pareto-ssim", "table1", partial(pareto.pareto, view=pareto.BY_SSIM), each=True, compares=True),
+    Kind("pareto-latency", "table1", partial(pareto.pareto, view=pareto.BY_LATENCY), each=True, compares=True),
+    Kind("budget", "", budget.budget, together=True, compares=True),
 )
 
 
-def drawings(results: Path) -> tuple[list[Drawing], list[str]]:
+def drawings(results: Path, options: Options = DEFAULT) -> tuple[list[Drawing], list[str]]:
     """Every figure that the records under a folder suffice for; and one line for each kind that has no figure.
 
-    Raises ValueError if there are no records at all.
+    Raises ValueError if there are no records at all, or none of what the options name.
     """
     found_benches = benches(results)
+    options.check(found_benches)
+    together: dict[str, list[Bench]] = {}
+    for bench in found_benches:
+        together.setdefault(bench.experiment, []).append(bench)
     found: list[Drawing] = []
     missing: list[str] = []
     for kind in KINDS:
         drawn, reasons = [], []
-        for bench in found_benches:
+        draw = partial(kind.draw, options=options) if kind.compares else kind.draw
+        for group in together.values() if kind.together else [[bench] for bench in found_benches]:
             try:
                 with style.styled():
-                    drawn.append((bench, kind.draw(bench)))
+                    drawn.append((group[0], draw(group if kind.together else group[0])))
             except NotDrawnError as error:
                 reasons += [str(error)] if str(error) else []
         found += _named(kind, drawn)
-        if not drawn:
+        if not drawn and kind.made_by:
             command = f"python -m pcbench +experiment={kind.made_by} (or {kind.made_by}_tiny)"
             missing.append(f"{kind.name}: not drawn, {reasons[-1] if reasons else 'no records'}; {command} makes it")
     return found, missing
@@ -72,6 +88,8 @@ def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
 
     def names(bench: Bench) -> list[str]:
         folder = bench.experiment.replace("/", "-")
+        if kind.together:
+            return [kind.name if folder == kind.name else f"{kind.name}-{folder}"]
         candidates = [f"{kind.name}-{bench.model}"] if not kind.each else []
         candidates += [f"{kind.name}-{folder}-{bench.model}"]
         endings = (bench.reference, bench.machine, f"{bench.reference}-{bench.machine}")
@@ -92,13 +110,13 @@ def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
     ]
 
 
-def write(results: Path, out: Path, say: Callable[[str], None] = print) -> int:
+def write(results: Path, out: Path, say: Callable[[str], None] = print, options: Options = DEFAULT) -> int:
     """Write <name>.pdf, .png and .md of every figure, and claims.md, which has all answers in one table.
 
     Reports what is missing, and the command that makes it. Returns the number of figures. Raises ValueError if there
-    are no records.
+    are no records, or none of what the options name.
     """
-    found, missing = drawings(results)
+    found, missing = drawings(results, options)
     for drawing in found:
         start = time.perf_counter()
         style.save(drawing.figure, out / drawing.name)
@@ -136,5 +154,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="analysis figures", description=__doc__)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="folder with records in it")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
+    parser.add_argument("--highlight", help="methods or curves that stand out, separated by commas")
+    parser.add_argument(
+        "--oracle", type=Path, help="JSON: for each model [speedup by MACs, PSNR] of the best schedules"
+    )
     args = parser.parse_args(argv)
-    return run(lambda: f"{write(args.results, args.out)} figures")
+
+    def work() -> str:
+        highlight = args.highlight.split(",") if args.highlight else None
+        options = Options(highlight, read_oracle(args.oracle) if args.oracle else {})
+        return f"{write(args.results, args.out, options=options)} figures"
+
+    return run(work)

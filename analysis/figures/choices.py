@@ -38,13 +38,16 @@ def ambiguities(bench: Bench) -> Drawing:
             panel.errorbar(
                 value[chosen], heights[chosen], xerr=bars[:, chosen], fmt="o", color=colour, capsize=2, elinewidth=0.8
             )
+        lowest = [choice.lowest_gains[metric] for choice in placed]
+        panel.plot(lowest, heights, "o", color=style.GREY, markerfacecolor="white", markersize=3)
         panel.axvline(0, color=style.BLACK, linewidth=0.6)
         panel.set_xlabel(f"{title} gained at equal MACs")
     axes[0, 0].set(yticks=heights, yticklabels=[f"{choice.changed} ({choice.speedup.value:.2f}×)" for choice in placed])
     title = (
         f"The paper's open choices on {bench.title}, one at a time: the quality of each minus that of the usual choices"
         f" at several α, where those cost as many MACs (in brackets: how many times fewer than no cache); {prompts}"
-        " prompts, 95 % bootstrap intervals over them, red where they leave out zero."
+        " prompts, 95 % bootstrap intervals over them, red where they leave out zero;"
+        " hollow the prompt that gains least."
     )
     notes = (*_gains_and_losses(placed), *_not_compared([choice for choice in made if choice not in placed]))
     return Drawing("ambiguities", "ambiguities", bench.model, title, figure, (), notes)

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from ..load import NO_CACHE, Bench
 from ..paper.published import published
-from ..pareto import METRICS, Curve, curves, mean_score
-from ..stats import Interval, bootstrap, mean_interval
-from ..tables.layouts import layout_of
+from ..pareto import METRICS
+from ..stats import Interval, mean_interval
 from . import style
 from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError, at_least, at_most, over_prompts, words
 from .measures import spearman
@@ -27,110 +25,6 @@ PRESETS = {0.5: "base", 0.7: "turbo"}
 LEGEND = 3  # columns of the legend
 SAME = 0.1  # relative distance within which a MACs ratio agrees with the paper's
 SIZE = (2, 4, 4)
-
-
-def pareto(bench: Bench) -> Drawing:
-    """PSNR and SSIM against speedup, one line per curve. Open choices have a figure of their own."""
-    if layout_of(bench).choices:
-        raise NotDrawnError
-    try:
-        found, prompts = curves(bench)
-    except ValueError as error:
-        raise NotDrawnError(str(error)) from error
-    found = {name: curve for name, curve in found.items() if not np.isnan(curve.scores[PSNR]).all()}
-    if len(found) < 2:
-        raise NotDrawnError("fewer than two methods have scores")
-    timed = any(not np.isnan(curve.efficiency).any() for curve in found.values())
-    kinds = (False, True) if timed else (False,)
-    height = 4.4 + 0.15 * -(-len(found) // LEGEND)
-    figure, axes = style.panels(2, len(kinds), height=height, sharey="row", sharex="col")
-    for row, metric in enumerate((PSNR, SSIM)):
-        for column, latency in enumerate(kinds):
-            _draw(axes[row, column], found, prompts, metric, latency)
-    for panel, latency in zip(axes[-1], kinds, strict=True):
-        panel.set_xlabel("speedup by latency" if latency else "speedup by MACs")
-    axes[0, 0].set_ylabel("PSNR, dB")
-    axes[1, 0].set_ylabel("1 − SSIM (better upwards)")
-    axes[1, 0].set_yscale("log")
-    axes[1, 0].invert_yaxis()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND, fontsize=6.5)
-    by = f", MACs and latency on {bench.machine}" if timed else ""
-    title = (
-        f"Quality against speed, {bench.experiment} on {bench.title}{by}: mean over {prompts} prompts that all records"
-        " have, against the uncached videos. Videos identical to their reference have no PSNR and no say in its mean."
-    )
-    claims = {rival: _against(found, prompts, rival) for rival in RIVALS if _curves_of(found, rival)}
-    answered = tuple(claim for claim in claims.values() if claim is not None)
-    notes = _leaders(found, prompts)
-    if apart := [rival for rival, claim in claims.items() if claim is None and OURS in found]:
-        speeds = ", ".join(f"{target:g}×" for target in sorted(TARGETS))
-        notes += (
-            f"Not compared with LFCache at {speeds}, where not both have settings around it: {', '.join(apart)}.",
-        )
-    return Drawing("pareto", "pareto", bench.model, title, figure, answered, notes)
-
-
-def _curves_of(found: dict[str, Curve], method: str) -> list[Curve]:
-    return [curve for name, curve in found.items() if name.split()[0] == method]
-
-
-def _draw(axes: Axes, found: dict[str, Curve], prompts: int, metric: str, latency: bool) -> None:
-    variants: dict[str, int] = {}
-    everything = np.arange(prompts)
-    for name, curve in found.items():
-        method = name.split()[0]
-        look = style.of_method(method, variants.get(method, 0))
-        variants[method] = variants.get(method, 0) + 1
-        x = curve.speedups(everything, latency)
-        order = np.argsort(x)
-        values = np.array([_mean(scores, prompts) for scores in curve.scores[metric]])[order]
-        if metric == SSIM:
-            values = 1 - values[:, [0, 2, 1]]
-            values[values <= 0] = np.nan
-        mean, low, high = values.T
-        bars = np.nan_to_num(np.maximum([mean - low, high - mean], 0))
-        axes.errorbar(x[order], mean, bars, label=name, elinewidth=0.4, linewidth=0.9, markersize=3.2, **look)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-
-
-def _mean(scores: np.ndarray, prompts: int) -> Interval:
-    return bootstrap(lambda chosen: mean_score(scores[chosen]), prompts, resamples=500)
-
-
-def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
-    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None if at no target both have a score."""
-    rival_curves = _curves_of(found, rival)
-    lfcache = found.get(OURS)
-    if lfcache is None:
-        return None
-    for target in TARGETS:
-        for curve in rival_curves:
-
-            def difference(chosen: np.ndarray, target: float = target, curve: Curve = curve) -> np.ndarray:
-                return lfcache.at(PSNR, target, False, chosen) - curve.at(PSNR, target, False, chosen)
-
-            if not np.isnan(difference(np.arange(prompts))):
-                return Claim(
-                    f"At {target:g}× by MACs, is LFCache (PreciseCache) closer to no cache than {curve.name}?",
-                    f"it is better than {rival} at higher speed (Table 1)",
-                    "Its PSNR minus theirs, in dB,",
-                    bootstrap(difference, prompts, resamples=1000),
-                    ABOVE_ZERO,
-                    prompts,
-                )
-    return None
-
-
-def _leaders(found: dict[str, Curve], prompts: int) -> tuple[str, ...]:
-    """A note of the three best curves at each speedup; empty without scores."""
-    everything, lines = np.arange(prompts), []
-    for target in sorted(TARGETS):
-        scores = {name: curve.at(PSNR, target, False, everything) for name, curve in found.items()}
-        best = sorted((name for name in scores if not np.isnan(scores[name])), key=lambda name: -scores[name])[:3]
-        if best:
-            lines.append(f"at {target:g}× {', '.join(f'{name} {scores[name]:.1f}' for name in best)}")
-    return (f"The best PSNR in dB, by MACs: {'; '.join(lines)}.",) if lines else ()
 
 
 def _require_experiment(bench: Bench, experiment: str) -> None:
@@ -182,6 +76,13 @@ def _errorbar(axes: Axes, x: Any, found: list[Interval], **look: Any) -> None:
     )
 
 
+def _hollow(axes: Axes, x: Any, worst: list[float], look: dict[str, Any]) -> None:
+    """The worst video under each mean."""
+    axes.plot(
+        x, worst, color=look["color"], marker=look["marker"], linestyle="", markerfacecolor="white", markersize=3.5
+    )
+
+
 def alpha(bench: Bench) -> Drawing:
     """Speed and quality of LFCache over its threshold factor α."""
     _require_experiment(bench, "alpha")
@@ -194,6 +95,9 @@ def alpha(bench: Bench) -> Drawing:
         for panel, measure in zip(axes[0], (_macs_ratio, _psnr, _ssim), strict=True):
             if len(table):
                 _errorbar(panel, table["alpha"], [measure(bench, row) for _, row in table.iterrows()], **look)
+        for panel, metric in zip(axes[0, 1:], (PSNR, SSIM), strict=True):
+            worst = [_samples(bench, row["id"])[metric].min() for _, row in table.iterrows()]
+            _hollow(panel, table["alpha"], worst, look)
     paper = _published_ratios()
     for value, ratios in paper.items():
         named = {"label": "paper's LFCache"} if value == min(paper) else {}
@@ -203,8 +107,8 @@ def alpha(bench: Bench) -> Drawing:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     title = (
-        f"PreciseCache over its threshold factor α on {bench.title}; bars are intervals, blue dashes the MACs ratios of"
-        " Base and Turbo on the four backbones of the paper's Table 1."
+        f"PreciseCache over its threshold factor α on {bench.title}; bars are intervals, hollow markers"
+        " the worst video, blue dashes the MACs ratios of Base and Turbo on the four backbones of the paper's Table 1."
     )
     claims = [_carries(bench, rows, value) for value in PRESETS if (rows["alpha"] == value).any()]
     return Drawing("alpha", "alpha", bench.model, title, figure, (*claims, _falls(bench, rows)))
@@ -260,11 +164,15 @@ def downsample(bench: Bench) -> Drawing:
             x = _macs_ratio(bench, row).value if by == "MACs" else row["overall_speedup_median"]
             look = {"color": style.CYCLE[number % len(style.CYCLE)], "marker": "osD^v"[number % 5], "linestyle": ""}
             _errorbar(panel, [x], [_psnr(bench, row)], label=_factor(row), **look)
+            _hollow(panel, [x], [_samples(bench, row["id"])[PSNR].min()], look)
         panel.set_xlabel(f"speedup by {by}")
         panel.margins(x=0.12)
     axes[0, 0].set_ylabel("PSNR, dB")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5 if timed else 3)
-    title = f"LFCache by the downsampling of its trial (frames × height × width) on {bench.title}; bars are intervals."
+    title = (
+        f"LFCache by the downsampling of its trial (frames × height × width) on {bench.title}; bars are intervals,"
+        " hollow markers the worst video."
+    )
     return Drawing("downsample", "downsample", bench.model, title, figure, _sizes_claims(bench, rows))
 
 

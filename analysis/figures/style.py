@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from pcbench.store import write_whole
 
@@ -28,6 +29,9 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
 )  # fmt: skip
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK, YELLOW)
 GREY = "#888888"
+DARK, PALE = "#666666", "#E2E2E2"
+NARROWEST = 1.4  # high over low end of an axis of speedups, at least
+MARKERS = "osD^vP<X>*"
 SEQUENTIAL = "cividis"  # colour map for ordered values; uniform for the colour-blind too
 # The marker says what a method skips, the colour which method it is.
 LOOKS = {
@@ -58,12 +62,12 @@ OTHERS = "D"  # the marker of methods that are not listed
 DASHES = ("-", "--", ":", "-.")
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
-    "font.size": 7.5,
-    "axes.titlesize": 8,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -116,6 +120,19 @@ def of_method(method: str, variant: int = 0) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "linestyle": DASHES[variant % len(DASHES)]}
 
 
+def highlighted(number: int) -> dict[str, Any]:
+    """Colour, marker and dashes of a line that stands out; `number` says which: 0, 1, …"""
+    colours = (BLACK, BLUE, RED, GREEN, PINK, ORANGE)
+    dashes = ("-", "-", "--", "-.", ":", "--")
+    place = number % len(colours)
+    return {"color": colours[place], "marker": MARKERS[number % len(MARKERS)], "linestyle": dashes[place]}
+
+
+def muted(number: int) -> dict[str, Any]:
+    """The same of a line that does not stand out; `number` tells those of a panel apart."""
+    return {"color": DARK, "marker": MARKERS[number % len(MARKERS)], "linestyle": DASHES[number % len(DASHES)]}
+
+
 def by_prompt(axes: Axes, steps: np.ndarray, values: Sequence[np.ndarray]) -> None:
     """One thin line per prompt, and their median on top. Steps without any value are left out."""
     table = np.array(values, dtype=float)
@@ -123,6 +140,23 @@ def by_prompt(axes: Axes, steps: np.ndarray, values: Sequence[np.ndarray]) -> No
     for number, line in enumerate(table):
         axes.plot(steps[has_value], line[has_value], color=CYCLE[number % 6], linewidth=0.6, alpha=0.6)
     axes.plot(steps[has_value], np.nanmedian(table[:, has_value], 0), color=BLACK, linewidth=1.4, label="median")
+
+
+def over_speedups(axes: Axes) -> None:
+    """A logarithmic axis of speedups, with round numbers on it, and room for names at the right end."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    short = max(0.0, np.log(NARROWEST * low / high)) / 2
+    low, high = low * np.exp(-short), high * np.exp(short)
+    axes.set_xlim(low, high * (high / low) ** 0.08)
+    spacing = 0.11 * np.log(axes.get_xlim()[1] / low)  # of two ticks, at least
+    places: list[float] = []
+    for speedup in (1, 2, 4, 3, 1.5, 6, 5, 8, 10, 2.5, 1.2, 1.3, 1.4, 1.6, 1.8, 1.1, 1.7, 1.9, 0.8, 0.9):
+        if low <= speedup <= axes.get_xlim()[1] and all(abs(np.log(speedup / place)) > spacing for place in places):
+            places.append(speedup)
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_major_formatter("{x:g}×")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def over_steps(axes: Axes, count: int) -> None:

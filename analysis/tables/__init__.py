@@ -16,7 +16,7 @@ from ..command import Parser, publish, run
 from ..load import NO_CACHE, Bench, experiments
 from ..render import Block, Cell, Table
 from ..stats import worst
-from . import choices
+from . import budget, choices
 from .cells import Row
 from .layouts import Layout, layout_of
 from .noise import noise_floor
@@ -25,18 +25,20 @@ CONVENTION = "raw"
 WORST = 10
 
 
-def tables(results: Path, convention: str = CONVENTION, against: str | None = None) -> list[Table]:
+def tables(results: Path, convention: str = CONVENTION, against: str | None = None, more: bool = False) -> list[Table]:
     """Every table of a results folder. convention: whose PSNR, SSIM and LPIPS (docs/fidelity.md).
 
-    against: the curve to compare with at equal speed and quality. Raises ValueError if there are no records.
+    against: the curve to compare with at equal speed and quality. more: whether the paper's tables get the columns that
+    they lack, the worst prompt and peak memory. Raises ValueError if there are no records.
     """
     made, found = [], experiments(results)
     _check(convention, [bench for benches in found.values() for bench in benches])
     for experiment, benches in found.items():
         name = experiment.replace("/", "-")
-        layout = layout_of(benches[0])
+        layout = layout_of(benches[0]).with_more() if more else layout_of(benches[0])
         made.append(main_table(name, layout, benches, convention))
         made += pareto.tables(name, benches, against) if layout.curves else []
+        made += budget.tables(name, benches, layout.budgets) if layout.budgets else []
         made += choices.tables(name, benches) if layout.choices else []
         made += worst_table(name, benches, convention)
     return made
@@ -121,5 +123,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="tables", help="folder to write to; - prints them in Markdown instead")
     parser.add_argument("--convention", default=CONVENTION, help="whose PSNR, SSIM, LPIPS: raw, videosys, easycache, …")
     parser.add_argument("--against", help="the method that comparisons at equal speed and quality are to")
+    parser.add_argument("--more", action="store_true", help="worst prompt and peak memory in the paper's tables too")
     args = parser.parse_args(argv)
-    return run(lambda: publish(tables(args.results, args.convention, args.against), args.out))
+    return run(lambda: publish(tables(args.results, args.convention, args.against, args.more), args.out))

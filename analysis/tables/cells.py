@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 
 from ..load import EFFICIENCY, NO_CACHE, Bench
-from ..metrics import RAW, metric_of
+from ..metrics import PEAK_MEMORY, RAW, metric_of
 from ..render import Cell
 from ..stats import mean_interval, pareto_front
 
-PETA = 1e15
+PETA, GIB = 1e15, 2**30
 NOT_TIMED = "latency was not measured (stages without latency)"
+NO_GPU = "peak memory is that of a GPU; torch counts none on a CPU"
 IDENTICAL = "every video is identical to its reference, whose PSNR is infinite"
 
 
@@ -142,6 +143,12 @@ def _times(row: Row, name: str) -> tuple[float, float, float]:
     return row.record[f"{name}_median"], row.record[f"{name}_min"], row.record[f"{name}_max"]
 
 
+def memory(row: Row) -> Cell:
+    """Most GiB on the GPU in the timed call's denoising, weights included; torch does not count those of a CPU."""
+    why = "the run failed" if row.failed else NO_GPU if row.raw.get("latency") else NOT_TIMED
+    return Cell(row.record["peak_gpu_bytes"] / GIB, spec=PEAK_MEMORY.spec, why=why)
+
+
 def vbench(row: Row) -> Cell:
     """VBench's Total in %, where the official protocol is complete."""
     suites = row.raw.get("vbench") or []
@@ -213,6 +220,7 @@ COLUMNS = {
     "speedup": Column("Speedup ↑", speedup),
     "latency": Column("Latency (s) ↓", latency),
     "efficiency": Column("efficiency", efficiency),
+    "memory": Column(PEAK_MEMORY.heading, memory),
     "vbench": Column("VBench ↑", vbench),
     "lpips": Column("LPIPS ↓", score_of("lpips")),
     "ssim": Column("SSIM ↑", score_of("ssim")),

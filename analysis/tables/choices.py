@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..load import Bench
-from ..pareto import METRICS, SPECS, Curve, curves, resampled
+from ..pareto import METRICS, SPECS, Curve, curves, resampled, worst_score
 from ..render import Block, Cell, Table
 from ..stats import Interval, at_speedup, interval
 
@@ -23,7 +25,8 @@ class Choice:
 
     changed: what it does differently: "norm l2". usual: the other curve's name. speedup: by MACs. scores, gains: by
     metric; a gain is the score minus the other curve's at that speedup, on the same prompts, NaN where that curve has
-    no settings around it. All with 95 % intervals over prompts.
+    no settings around it. All with 95 % intervals over prompts. lowest_gains: of the prompt that gains least, where
+    speeds are means over prompts.
     """
 
     changed: str
@@ -31,6 +34,7 @@ class Choice:
     speedup: Interval
     scores: dict[str, Interval]
     gains: dict[str, Interval]
+    lowest_gains: dict[str, float]
 
 
 def choices(found: dict[str, Curve], prompts: int) -> list[Choice]:
@@ -56,14 +60,16 @@ def _distance(curve: Curve, usual: Curve) -> tuple[int, float]:
 
 
 def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
-    scores, gains = {}, {}
+    scores, gains, lowest = {}, {}, {}
     for metric in METRICS:
         speeds, values = (drawn[:, 0] for drawn in resampled(curve, metric, False, prompts))  # speeds are of any metric
         scores[metric] = interval(values[0], values[1:])
         gain = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
         gains[metric] = interval(gain[0], gain[1:])
+        line = at_speedup(usual.speedups(np.arange(prompts), latency=False), usual.scores[metric].T, speeds[0])
+        lowest[metric] = float(worst_score(curve.scores[metric][0] - line))
     changed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _changed(curve, usual).items())
-    return Choice(changed, usual.name, interval(speeds[0], speeds[1:]), scores, gains)
+    return Choice(changed, usual.name, interval(speeds[0], speeds[1:]), scores, gains, lowest)
 
 
 def tables(name: str, benches: Sequence[Bench]) -> list[Table]:

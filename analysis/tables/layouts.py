@@ -24,6 +24,10 @@ EXPECTED = (NO_CACHE, *dict.fromkeys(name for preset, name in NAMES.items() if "
 FIRST = ("none", "pab", "teacache", "fastercache")  # methods at the top of Table 1; then others, then PreciseCache
 STRATEGIES = {"prediction": "Reuse prediction (F)", "residual": "Reuse residuals (R)", "taylorseer": "TaylorSeer"}
 TIMES = ("latency", "speedup", "efficiency")
+MEMORY_NOTE = (
+    "Peak memory: the most on the GPU while denoising, weights included, decoding not; torch counts none on a CPU, and "
+    "where no record has any there is no column."
+)
 QUALITY = ("vbench", "lpips", "ssim", "psnr")
 
 
@@ -34,8 +38,9 @@ class Layout:
     rest: the columns after the first, by their keys in COLUMNS. optional: columns left out where no row has a number.
     every_metric: whether metrics without a column in COLUMNS get one where a record has them. kept: whether a record
     has a row. remark: an additional note. curves: whether settings of a method differ only in degree, so that one may
-    interpolate between them. choices: whether they differ in what they do, one thing at a time. merged: whether benches
-    of one machine share a block, because no number compares two benches.
+    interpolate between them. choices: whether they differ in what they do, one thing at a time. budgets: the speedups
+    by MACs to which every method was tuned. merged: whether benches of one machine share a block, because no number
+    compares two benches.
     """
 
     title: str
@@ -49,15 +54,26 @@ class Layout:
     kept: Callable[[Row], bool] = lambda row: True
     curves: bool = True
     choices: bool = False
+    budgets: tuple[float, ...] = ()
     merged: bool = False
     remark: str = ""
+
+    def with_more(self) -> Layout:
+        """This layout with the columns that the paper's tables lack: the worst PSNR beside PSNR, and peak memory."""
+        rest = list(self.rest)
+        if "psnr" in rest and "worst" not in rest:
+            rest.insert(rest.index("psnr") + 1, "worst")
+        if "memory" not in rest:
+            rest.insert(len(rest) - (rest[-1] == "count"), "memory")
+        return replace(self, rest=tuple(rest))
 
     def columns(self, benches: Sequence[Bench], convention: str) -> dict[str, Column]:
         """The columns after the first, by key, in order; those of metrics without a place of their own after PSNR."""
         found: dict[str, Column] = {}
+        last = "worst" if "worst" in self.rest else "psnr"
         for key in self.rest:
             found[key] = COLUMNS[key]
-            if key == "psnr" and self.every_metric:
+            if key == last and self.every_metric:
                 more = [metric for bench in benches for metric in bench.metrics if metric.convention == convention]
                 found |= {
                     metric.kind: Column(metric.heading, score_of(metric.kind))
@@ -96,11 +112,15 @@ class Layout:
             notes.append(
                 f"Fidelity to the uncached video of the same machine: {', '.join(metrics)} (docs/fidelity.md)."
             )
-        if "worst" in self.rest:
+        if "front" in self.rest:
             notes.append(
                 "worst: the lowest PSNR of a video; ●: no record of the block costs as few MACs at as high a PSNR; "
                 "efficiency: the timed call's speedup over its own MACs' ratio."
             )
+        elif "worst" in self.rest:
+            notes.append("worst: the lowest PSNR of a video.")
+        if "memory" in self.optional and calls:
+            notes.append(MEMORY_NOTE)
         return notes
 
 
@@ -191,11 +211,12 @@ LAYOUTS = {
 }  # fmt: skip
 GENERAL = Layout(
     "", "method",
-    ("steps", "macs", "macs_ratio", *TIMES, *QUALITY, "worst", "front", "count"),
+    ("steps", "macs", "macs_ratio", *TIMES, "memory", *QUALITY, "worst", "front", "count"),
     lambda row: row.label, _by_macs,
-    optional=("vbench", "lpips", *TIMES, "worst", "front"), every_metric=True,
+    optional=("vbench", "lpips", *TIMES, "memory", "front"), every_metric=True,
 )  # fmt: skip
 LAYOUTS["ambiguities"] = replace(GENERAL, curves=False, choices=True)
+LAYOUTS |= dict.fromkeys(("budget", "budget_tiny"), replace(GENERAL, budgets=(1.5, 2.0, 2.5, 3.0)))
 
 
 def layout_of(bench: Bench) -> Layout:

@@ -82,6 +82,9 @@ class Tradeoff:
         return isinstance(self.low, int)
 
 
+APPROACHES = ("threshold", "schedule", "blocks", "attention")
+
+
 @dataclass(kw_only=True)
 class Method(ABC):
     """Base of every method's config: plain data, checked when made, shared by any number of calls."""
@@ -90,6 +93,9 @@ class Method(ABC):
     VERSION: ClassVar[int] = 1  # raised when the same fields give other pixels than before
     EXPECTS_REUSE: ClassVar[bool] = True  # a call without any reuse deserves a warning
     TRADEOFF: ClassVar[Tradeoff | None] = None  # None: no single field tunes it
+    # One of APPROACHES, by which figures group methods: whole steps are left out by a threshold on what a video does,
+    # or on a schedule fixed before it; or parts of a step are, blocks, or attention and guidance branches.
+    APPROACH: ClassVar[str] = "schedule"
     # For the contract tests, which every method gets for free: settings under which it never reuses anything (None:
     # there are none), and under which it does within a dozen steps on random weights.
     INERT: ClassVar[dict[str, Any] | None] = None
@@ -175,6 +181,7 @@ class Cache(Method):
     protect_first: float = 1
     protect_last: int = 0
 
+    APPROACH: ClassVar[str] = "blocks"
     # Whether it keeps only whole predictions, which mean the same whichever transformer of a pipeline made them. If
     # not, the first step of a transformer that takes over in mid-call is computed.
     KEEPS_PREDICTIONS: ClassVar[bool] = False
@@ -224,6 +231,7 @@ class StepwiseCache(Cache):
     damping: float = 1.0
     taylor_order: int = 1
 
+    APPROACH: ClassVar[str] = "threshold"
     KEEPS_PREDICTIONS: ClassVar[bool] = True
     DECIDES_PER_BRANCH: ClassVar[bool] = False  # each guidance branch for itself, as some methods were published
 

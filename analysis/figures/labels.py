@@ -1,0 +1,140 @@
+"""Names written beside the lines they belong to, where there is room: over no other name, and over few lines."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+CELL = 2  # pixels of a figure at 100 per inch: how finely places are looked for
+PADDING = 1.5  # pixels around a name
+CROSSED = 120.0  # pixels of distance that a name goes to cover no line rather than nothing but lines
+FAR = 9.0  # pixels from its point beyond which a thin line leads to a name
+TRIED = 20_000  # places, the best first, among which one is taken whose thin line crosses no other name
+START = 14.0  # pixels by which a line's end is preferred to its start
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line in data coordinates: x and y in the order of x, without NaN. text: its name, or "" for one without."""
+
+    x: np.ndarray
+    y: np.ndarray
+    text: str = ""
+    color: str = "black"
+    weight: str = "normal"
+
+
+def place(figure: Figure, panels: Sequence[tuple[Axes, Sequence[Line]]], size: float) -> None:
+    """Write every line's name, at `size` points; those given first have the first choice.
+
+    Call it last: limits that change afterwards would move lines away from their names.
+    """
+    if not isinstance(figure.canvas, FigureCanvasAgg):
+        FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what was laid out stays
+    for axes, lines in panels:
+        room = _Room(axes, lines)
+        for line in lines:
+            if line.text and len(line.x):
+                room.write(line, size)
+
+
+class _Room:
+    """What is free in one panel. Pixels are counted from the lower left corner of the axes."""
+
+    def __init__(self, axes: Axes, lines: Sequence[Line]) -> None:
+        self.axes = axes
+        box = axes.get_window_extent()
+        self.corner, self.shape = np.array([box.x0, box.y0]), (int(box.height) // CELL + 1, int(box.width) // CELL + 1)
+        self.crowded = np.zeros(self.shape)  # 1 where a line passes
+        self.taken = np.zeros(self.shape, dtype=bool)  # by a name, or the thin line to one
+        for line in lines:
+            self._draw(self.pixels(line))
+
+    def pixels(self, line: Line) -> np.ndarray:
+        """The line's points (points, 2)."""
+        transformed: np.ndarray = self.axes.transData.transform(np.column_stack([line.x, line.y])) - self.corner
+        return transformed
+
+    def _draw(self, points: np.ndarray) -> None:
+        for start, end in itertools.pairwise(points):
+            count = int(np.abs(end - start).max() / CELL) + 2
+            self._mark(np.linspace(start, end, count), self.crowded)
+        for shift in itertools.product((-CELL, 0, CELL), repeat=2):  # a marker
+            self._mark(points + shift, self.crowded)
+
+    def _mark(self, points: np.ndarray, table: np.ndarray) -> None:
+        columns, rows = (points // CELL).astype(int).T
+        inside = (rows >= 0) & (rows < self.shape[0]) & (columns >= 0) & (columns < self.shape[1])
+        table[rows[inside], columns[inside]] = 1
+
+    def write(self, line: Line, size: float) -> None:
+        """Find the best place for the line's name and write it there."""
+        text = self.axes.text(
+            0, 0, line.text, fontsize=size, color=line.color, weight=line.weight, transform=None, linespacing=0.95,
+            ha="left", va="bottom", zorder=6,
+        )  # fmt: skip
+        text.set_in_layout(False)
+        extent = text.get_window_extent()
+        sides = np.array([extent.width, extent.height]) + 2 * PADDING
+        low, leader = self._best(sides, self.pixels(line))
+        inverse = self.axes.transAxes.inverted()
+        text.set_transform(self.axes.transAxes)
+        x, y = inverse.transform(low + PADDING + self.corner)
+        text.set_position((x, y))
+        if _length(leader) > FAR:
+            ends = inverse.transform(leader + self.corner)
+            made = Line2D(*ends.T, color=line.color, linewidth=0.5, zorder=5, transform=self.axes.transAxes)
+            self.axes.add_artist(made).set_in_layout(False)
+            self._mark(np.linspace(leader[0], leader[1], int(_length(leader) / CELL) + 2), self.taken)
+
+    def _best(self, sides: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The lower left corner of the name's place, and the line from there to the end that it stands at."""
+        columns, rows = np.ceil(sides / CELL).astype(int)
+        if rows >= self.shape[0] or columns >= self.shape[1]:  # larger than the panel
+            return np.zeros(2), points[[-1, -1]]
+        crowded, taken = (_sums(table, rows, columns) for table in (self.crowded, self.taken))
+        corners = np.stack(np.meshgrid(np.arange(taken.shape[1]), np.arange(taken.shape[0])), -1) * float(CELL)
+        ends = points[[-1, 0]]
+        apart = np.stack([np.clip(end, corners, corners + sides) - end for end in ends])
+        far = np.hypot(apart[..., 0], apart[..., 1]) + np.array([0, START])[:, None, None]
+        cost = far.min(0) + CROSSED * crowded / columns + 1e6 * (taken > 0)
+        found = []
+        places = np.argsort(cost, axis=None, kind="stable")[:TRIED]
+        free = places[~(taken > 0).flat[places]]
+        for place in free if len(free) else places[:1]:
+            row, column = np.unravel_index(place, cost.shape)
+            low, end = corners[row, column], ends[far[:, row, column].argmin()]
+            found.append((low, np.array([np.clip(end, low + PADDING, low + sides - PADDING), end])))
+            if not self._crosses_a_name(found[-1][1]):
+                break
+        low, leader = found[-1] if not self._crosses_a_name(found[-1][1]) else found[0]
+        column, row = (low // CELL).astype(int)
+        self.taken[row : row + rows, column : column + columns] = True
+        return low, leader
+
+    def _crosses_a_name(self, leader: np.ndarray) -> bool:
+        points = np.linspace(leader[0], leader[1], int(_length(leader) / CELL) + 2)
+        columns, rows = (points // CELL).astype(int).T
+        return bool(self.taken[rows.clip(0, self.shape[0] - 1), columns.clip(0, self.shape[1] - 1)].any())
+
+
+def _length(leader: np.ndarray) -> float:
+    return float(np.hypot(*(leader[1] - leader[0])))
+
+
+def _sums(table: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The sum of every window (rows, columns) of a table, by the window's first corner."""
+    summed = np.pad(table.astype(float), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    windows: np.ndarray = (
+        summed[rows:, columns:] - summed[:-rows, columns:] - summed[rows:, :-columns] + summed[:-rows, :-columns]
+    )
+    return windows
