@@ -14,7 +14,7 @@ from matplotlib.text import Text
 import methods
 from analysis import figures, pareto
 from analysis.approaches import OLDER, TITLES
-from analysis.figures import Options, style
+from analysis.figures import Options, read_oracle, style
 from analysis.figures.pareto import BY_MACS, BY_SSIM, ORACLE
 from analysis.figures.pareto import pareto as draw
 from analysis.load import benches
@@ -169,7 +169,10 @@ def test_asking_for_what_is_not_there_is_one_line(tmp_path, capsys):
     assert figures.main([str(tmp_path), "--highlight", "planned,magic"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("analysis: nothing to highlight is called 'magic'; there are: fewer_steps, magcache stack,")
-    for content, words in (("[1, 2]", "is not JSON of the form"), ('{"wan": [[2, 50]]}', "no records of 'wan'")):
+    for content, words in (
+        ("[1, 2]", "has neither {model: [[speedup, PSNR], …]} nor a summary"),
+        ('{"wan": [[2, 50]]}', "no records of 'wan'"),
+    ):
         (tmp_path / "oracle.json").write_text(content)
         assert figures.main([str(tmp_path), "--oracle", str(tmp_path / "oracle.json")]) == 2
         assert words in capsys.readouterr().err
@@ -184,6 +187,20 @@ def test_the_best_schedules_found_are_a_dashed_line(tmp_path):
     assert ORACLE in told(mean)
     assert ORACLE not in told(worst)
     assert ORACLE not in told(drawn(tmp_path, options, BY_SSIM).figure.axes[0])  # whose quality is another
+
+
+def test_summaries_of_a_search_are_read(tmp_path):
+    """As pcbench.oracle writes them; at one number of steps the best payload counts. Other JSON beside them is not."""
+    for name, steps, scores in (("a", 25, [50.0, 60.0]), ("b", 25, [40.0, 41.0]), ("c", 20, [None, 45.0])):
+        data = {"model": "tiny_wan", "steps": steps, "of": 50, "schedules": {"best per prompt": {"psnr": scores}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    (tmp_path / "tried.json").write_text('{"a prompt": {"FrF": 0.1}}')
+    assert read_oracle(tmp_path) == {"tiny_wan": [(2.0, 55.0), (2.5, 45.0)]}
+    assert read_oracle(tmp_path / "b.json") == {"tiny_wan": [(2.0, 40.5)]}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="no summary"):
+        read_oracle(empty)
 
 
 def test_the_worst_prompt_is_beside_the_mean(tmp_path):

@@ -16,7 +16,9 @@ from . import blocks, bound, budget, choices, pareto, quality, reuse, sizes, ste
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
 from .highlight import DEFAULT, Options, read_oracle
 
-__all__ = ["Claim", "Drawing", "NotDrawnError", "Options", "claims_table", "drawings", "main", "write"]
+__all__ = [
+    "Claim", "Drawing", "NotDrawnError", "Options", "claims_table", "drawings", "main", "read_oracle", "write",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
     parser.add_argument("--highlight", help="methods or curves that stand out, separated by commas")
     parser.add_argument(
-        "--oracle", type=Path, help="JSON: for each model [speedup by MACs, PSNR] of the best schedules"
+        "--oracle", type=Path, help="summaries of pcbench.oracle, or JSON {model: [[speedup, PSNR], …]}"
     )
     args = parser.parse_args(argv)
 

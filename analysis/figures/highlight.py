@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from . import style
 PSNR = next(iter(METRICS))
 OURS = "precisecache prediction"  # the name of LFCache's curve, as the paper defines it, in pareto.curves
 HIGHLIGHT = ("controlled", "planned", OURS)  # and the best of the others
+PER_PROMPT = "best per prompt"  # the kind of schedule in a summary of pcbench.oracle
 TARGETS = (2.0, 1.5, 2.5)  # speedups; the first at which there are scores decides
 
 
@@ -48,12 +51,34 @@ DEFAULT = Options()
 
 
 def read_oracle(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """`Options.oracle` from JSON: {"tiny_wan": [[1.5, 60.1], [2, 55.3]]}. Raises ValueError for anything else."""
+    """`Options.oracle` from JSON {"tiny_wan": [[1.5, 60.1], [2, 55.3]]}, or from summaries of `pcbench.oracle`.
+
+    path: a file, or a folder, of whose files the summaries are read. A summary's point is the mean PSNR of the prompts'
+    best schedules; of several at one speedup the best counts. Raises ValueError for anything else.
+    """
+    found: dict[str, dict[float, float]] = {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return {str(model): [(float(speed), float(score)) for speed, score in points] for model, points in data.items()}
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not JSON of the form {{model: [[speedup, PSNR], …]}}") from None
+        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            if path.is_dir() and not (isinstance(data, dict) and "schedules" in data):
+                continue
+            for model, points in (_summary(data) if "schedules" in data else data).items():
+                best = found.setdefault(str(model), {})
+                for speedup, score in points:
+                    best[float(speedup)] = max(float(score), best.get(float(speedup), -math.inf))
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise ValueError(
+            f"{path} has neither {{model: [[speedup, PSNR], …]}} nor a summary of pcbench.oracle"
+        ) from None
+    if not found:
+        raise ValueError(f"no summary of pcbench.oracle in {path}")
+    return {model: sorted(best.items()) for model, best in found.items()}
+
+
+def _summary(data: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """The one point of a summary: steps that are left out cost nothing, so its speedup is a ratio of steps."""
+    scores = [score for score in data["schedules"][PER_PROMPT]["psnr"] if score is not None]
+    return {data["model"]: [(data["of"] / data["steps"], fmean(scores))]}
 
 
 def _names(bench: Bench) -> list[str]:

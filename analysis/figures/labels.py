@@ -11,12 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 CELL = 2  # pixels of a figure at 100 per inch: how finely places are looked for
 PADDING = 1.5  # pixels around a name
 CROSSED = 120.0  # pixels of distance that a name goes to cover no line rather than nothing but lines
 FAR = 9.0  # pixels from its point beyond which a thin line leads to a name
-TRIED = 20_000  # places, the best first, among which one is taken whose thin line crosses no other name
+TRIED = 5000  # places, the best first, among which one is taken whose thin line crosses no other name
+ORDERS = 4  # in which names choose, if such lines cross names
 START = 14.0  # pixels by which a line's end is preferred to its start
 
 
@@ -41,10 +43,38 @@ def place(figure: Figure, panels: Sequence[tuple[Axes, Sequence[Line]]], size: f
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what was laid out stays
     for axes, lines in panels:
-        room = _Room(axes, lines)
-        for line in lines:
-            if line.text and len(line.x):
-                room.write(line, size)
+        named = [(line, _written(axes, line, size)) for line in lines if line.text and len(line.x)]
+        tries: list[list[tuple[Line, Text, _Place]]] = []
+        while len(tries) < ORDERS and not (tries and not _crossings(tries[-1])):
+            room = _Room(axes, lines)
+            tries.append([(line, text, room.find(line, text)) for line, text in named])
+            named = [(line, text) for line, text, _ in sorted(tries[-1], key=lambda each: not each[2].crosses)]
+        for line, text, found in min(tries, key=_crossings):
+            _write(axes, line, text, found)
+
+
+def _crossings(places: Sequence[tuple[Line, Text, _Place]]) -> int:
+    return sum(found.crosses for _, _, found in places)
+
+
+def _written(axes: Axes, line: Line, size: float) -> Text:
+    """The line's name, somewhere."""
+    text = axes.text(
+        0, 0, line.text, fontsize=size, color=line.color, weight=line.weight, transform=None, linespacing=0.95,
+        ha="left", va="bottom", zorder=6,
+    )  # fmt: skip
+    text.set_in_layout(False)
+    return text
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name goes: its lower left corner, with padding; the line from there to its point; whether that line
+    crosses another name."""
+
+    low: np.ndarray
+    leader: np.ndarray
+    crosses: bool
 
 
 class _Room:
@@ -57,9 +87,9 @@ class _Room:
         self.crowded = np.zeros(self.shape)  # 1 where a line passes
         self.taken = np.zeros(self.shape, dtype=bool)  # by a name, or the thin line to one
         for line in lines:
-            self._draw(self.pixels(line))
+            self._draw(self._pixels(line))
 
-    def pixels(self, line: Line) -> np.ndarray:
+    def _pixels(self, line: Line) -> np.ndarray:
         """The line's points (points, 2)."""
         transformed: np.ndarray = self.axes.transData.transform(np.column_stack([line.x, line.y])) - self.corner
         return transformed
@@ -76,55 +106,58 @@ class _Room:
         inside = (rows >= 0) & (rows < self.shape[0]) & (columns >= 0) & (columns < self.shape[1])
         table[rows[inside], columns[inside]] = 1
 
-    def write(self, line: Line, size: float) -> None:
-        """Find the best place for the line's name and write it there."""
-        text = self.axes.text(
-            0, 0, line.text, fontsize=size, color=line.color, weight=line.weight, transform=None, linespacing=0.95,
-            ha="left", va="bottom", zorder=6,
-        )  # fmt: skip
-        text.set_in_layout(False)
+    def find(self, line: Line, text: Text) -> _Place:
+        """The best place that is left for the line's name, which it then takes."""
         extent = text.get_window_extent()
         sides = np.array([extent.width, extent.height]) + 2 * PADDING
-        low, leader = self._best(sides, self.pixels(line))
-        inverse = self.axes.transAxes.inverted()
-        text.set_transform(self.axes.transAxes)
-        x, y = inverse.transform(low + PADDING + self.corner)
-        text.set_position((x, y))
-        if _length(leader) > FAR:
-            ends = inverse.transform(leader + self.corner)
-            made = Line2D(*ends.T, color=line.color, linewidth=0.5, zorder=5, transform=self.axes.transAxes)
-            self.axes.add_artist(made).set_in_layout(False)
-            self._mark(np.linspace(leader[0], leader[1], int(_length(leader) / CELL) + 2), self.taken)
-
-    def _best(self, sides: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The lower left corner of the name's place, and the line from there to the end that it stands at."""
+        ends = self._pixels(line)[[-1, 0]]
         columns, rows = np.ceil(sides / CELL).astype(int)
         if rows >= self.shape[0] or columns >= self.shape[1]:  # larger than the panel
-            return np.zeros(2), points[[-1, -1]]
+            return _Place(np.zeros(2), ends[[0, 0]], crosses=True)
         crowded, taken = (_sums(table, rows, columns) for table in (self.crowded, self.taken))
         corners = np.stack(np.meshgrid(np.arange(taken.shape[1]), np.arange(taken.shape[0])), -1) * float(CELL)
-        ends = points[[-1, 0]]
         apart = np.stack([np.clip(end, corners, corners + sides) - end for end in ends])
         far = np.hypot(apart[..., 0], apart[..., 1]) + np.array([0, START])[:, None, None]
         cost = far.min(0) + CROSSED * crowded / columns + 1e6 * (taken > 0)
-        found = []
         places = np.argsort(cost, axis=None, kind="stable")[:TRIED]
         free = places[~(taken > 0).flat[places]]
-        for place in free if len(free) else places[:1]:
-            row, column = np.unravel_index(place, cost.shape)
+        found = []
+        for number in free if len(free) else places[:1]:
+            row, column = np.unravel_index(number, cost.shape)
             low, end = corners[row, column], ends[far[:, row, column].argmin()]
-            found.append((low, np.array([np.clip(end, low + PADDING, low + sides - PADDING), end])))
-            if not self._crosses_a_name(found[-1][1]):
+            leader = np.array([np.clip(end, low + PADDING, low + sides - PADDING), end])
+            found.append(_Place(low, leader, crosses=self._crosses(leader)))
+            if not found[-1].crosses:
                 break
-        low, leader = found[-1] if not self._crosses_a_name(found[-1][1]) else found[0]
-        column, row = (low // CELL).astype(int)
+        best = found[0] if found[-1].crosses else found[-1]
+        column, row = (best.low // CELL).astype(int)
         self.taken[row : row + rows, column : column + columns] = True
-        return low, leader
+        if _length(best.leader) > FAR:
+            self._mark(_dots(best.leader), self.taken)
+        return best
 
-    def _crosses_a_name(self, leader: np.ndarray) -> bool:
-        points = np.linspace(leader[0], leader[1], int(_length(leader) / CELL) + 2)
-        columns, rows = (points // CELL).astype(int).T
+    def _crosses(self, leader: np.ndarray) -> bool:
+        columns, rows = (_dots(leader) // CELL).astype(int).T
         return bool(self.taken[rows.clip(0, self.shape[0] - 1), columns.clip(0, self.shape[1] - 1)].any())
+
+
+def _write(axes: Axes, line: Line, text: Text, place: _Place) -> None:
+    """Put a name in its place."""
+    corner, inverse = axes.get_window_extent().min, axes.transAxes.inverted()
+    x, y = inverse.transform(place.low + PADDING + corner)
+    text.set_transform(axes.transAxes)
+    text.set_position((x, y))
+    if place.leader[1, 0] > place.low[0] + text.get_window_extent().width / 2:
+        text.set_multialignment("right")  # towards its point
+    if _length(place.leader) > FAR:
+        ends = inverse.transform(place.leader + corner)
+        made = Line2D(*ends.T, color=line.color, linewidth=0.5, zorder=5, transform=axes.transAxes)
+        axes.add_artist(made).set_in_layout(False)
+
+
+def _dots(leader: np.ndarray) -> np.ndarray:
+    """Points (points, 2) on a line from one to another, a cell apart."""
+    return np.linspace(leader[0], leader[1], int(_length(leader) / CELL) + 2)
 
 
 def _length(leader: np.ndarray) -> float:

@@ -39,6 +39,11 @@ class View:
     latency: bool = False
 
     @property
+    def name(self) -> str:
+        """Of its figures' kind."""
+        return "pareto-latency" if self.latency else "pareto" if self.metric == PSNR else "pareto-ssim"
+
+    @property
     def speed(self) -> str:
         return f"speedup by {'latency' if self.latency else 'MACs'}"
 
@@ -71,7 +76,7 @@ def pareto(bench: Bench, view: View = BY_MACS, options: Options = DEFAULT) -> Dr
     if oracle:
         title += f" Dashed: the {ORACLE} by a search, which knows the outcome."
     claims, notes = _answers(found, prompts) if view == BY_MACS else ((), ())
-    return Drawing("pareto", "pareto", bench.model, title, figure, claims, notes)
+    return Drawing(view.name, view.name, bench.model, title, figure, claims, notes)
 
 
 def _curves(bench: Bench, view: View) -> tuple[dict[str, Curve], int]:
