@@ -81,6 +81,10 @@ class Tradeoff:
         """Whether the field takes whole numbers alone."""
         return isinstance(self.low, int)
 
+    def limits(self, num_steps: int) -> tuple[float, float]:
+        """The smallest and the largest value worth trying in a call of so many steps."""
+        return self.low, num_steps if self.high is None else self.high
+
 
 @dataclass(kw_only=True)
 class Method(ABC):
