@@ -22,13 +22,13 @@ import yaml
 from methods.engine.method import Method
 
 from .. import compose, feasible, integrity
+from .. import target as targets
 from ..backbones import weights
 from ..config import ConfigError, Run
 from ..cost import memory
 from ..job import job_of
 from ..runs import anatomy_of
 from ..store.atomic import write_whole
-from .. import target as targets
 from .evidence import Bench, search_on
 from .search import UnreachableError
 
