@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -106,13 +107,21 @@ class Planned(StepwiseRule):
         config, levels = self.config, denoiser.levels
         if levels is None or len(levels) != denoiser.num_steps:
             raise ValueError("planned needs the noise level of every step before the first, which this pipeline lacks")
+        return plan(config, levels)
+
+
+def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] | None = None) -> str:
+    """The letters of the best schedule for these noise levels, by a calibration's data or by the config's own."""
+    num_steps = len(levels)
+    forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
+    damping = {"extrapolate": config.damping, "taylorseer": float(config.taylor_order > 0)}.get(config.reuse, 0.0)
+    positions = tuple(range(0, -num_steps, -1)) if config.reuse == "taylorseer" else tuple(levels)
+    if known is None:
         assert config.calibration is not None
-        num_steps = len(levels)
-        forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
-        damping = {"extrapolate": config.damping, "taylorseer": float(config.taylor_order > 0)}.get(config.reuse, 0.0)
-        positions = tuple(range(0, -num_steps, -1)) if config.reuse == "taylorseer" else tuple(levels)
         errors = forecast_errors(config.calibration, tuple(levels), positions, damping)
-        return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
+    else:
+        errors = errors_by(known, levels, positions, damping)
+    return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
 
 
 def calibrated(name: str) -> dict[str, Any]:
@@ -140,7 +149,11 @@ def forecast_errors(
 
     [k, a, a] is of holding a's prediction. positions: along which the line runs: the levels, or the steps' numbers.
     """
-    known = calibrated(calibration)
+    return errors_by(calibrated(calibration), levels, positions, damping)
+
+
+def errors_by(known: dict[str, Any], levels: Sequence[float], positions: Sequence[float], damping: float) -> np.ndarray:
+    """`forecast_errors` by a calibration's own data."""
     paths = _paths(np.array(known["levels"]), np.array(levels))  # (N, M - 1)
     lower = np.array([row + [0.0] * (len(known["gram"]) - len(row)) for row in known["gram"]])
     gram = lower + np.tril(lower, -1).T

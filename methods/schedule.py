@@ -127,8 +127,12 @@ class _Uniform(StepwiseRule):
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         assert denoiser.num_steps is not None
-        # step i is computed when i * steps / total passes a whole number
-        return denoiser.must_compute or step.index * self.config.steps % denoiser.num_steps < self.config.steps
+        return denoiser.must_compute or evenly(self.config.steps, denoiser.num_steps)[step.index] == "F"
+
+
+def evenly(steps: int, num_steps: int) -> str:
+    """The letters of evenly spaced computed steps: step i is one when i * steps / num_steps passes a whole number."""
+    return "".join("F" if index * steps % num_steps < steps else "r" for index in range(num_steps))
 
 
 @dataclass(kw_only=True)

@@ -35,6 +35,7 @@ LAYERS = {
         compose
         plan tune
         cli calibrate benchmark fidelity_benchmark
+        oracle
         tiny __main__
     """,
     "methods": """

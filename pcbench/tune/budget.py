@@ -51,7 +51,7 @@ class Budgets:
         assert run.budget is not None
         goal = target.parse(run.budget)
         trials = replace(run, results=run.results / "tuning")
-        bench = Bench(trials, goal, run.prompts[:PROMPTS], self.say, lambda line: None)
+        bench = Bench(trials, goal, run.prompts[:PROMPTS], self.say, self.say)
         search = search_on(bench)
         search.close, search.narrow = CLOSE, NARROW
         search.tried = self._tried.setdefault(f"{run.recipe} {goal.unit}", search.tried)
