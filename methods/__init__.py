@@ -9,6 +9,7 @@ print(cache.trace.summary())
 
 from .adacache import AdaCacheConfig
 from .controlled import ControlledConfig
+from .corrected import CorrectedConfig
 from .dbcache import DBCacheConfig
 from .easycache import EasyCacheConfig
 from .engine.attach import Handle, apply
@@ -30,6 +31,7 @@ __all__ = [
     "Cache",
     "Call",
     "ControlledConfig",
+    "CorrectedConfig",
     "DBCacheConfig",
     "EasyCacheConfig",
     "FasterCacheConfig",

@@ -37,7 +37,8 @@ class PlannedConfig(StepwiseCache):
     """Compute `steps` steps, those that a plan for this backbone, schedule and `reuse` says.
 
     steps: how many are computed, protected ones included.
-    calibration: fingerprint of the matrix that is planned with; None is the backbone's own.
+    calibration: fingerprint of the matrix that is planned with, or the model it was measured on; None is the
+        backbone's own.
     actions: a plan of your own instead, a letter a step as in `ReplayConfig`.
 
     What is planned is the error of `reuse`: of "extrapolate" with its damping, of "taylorseer" of order 1; all others
@@ -71,10 +72,7 @@ class PlannedConfig(StepwiseCache):
     def for_backbone(self, anatomy: Anatomy) -> PlannedConfig:
         if self.actions is not None:
             return self
-        if self.calibration is None:
-            return replace(self, calibration=fingerprint(measured(self.NAME, anatomy)))
-        calibrated(self.calibration)
-        return self
+        return replace(self, calibration=chosen(self.calibration, anatomy))
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         super().check(anatomy, latent_size, num_steps)
@@ -124,13 +122,20 @@ def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] |
     return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
 
 
+def chosen(name: str | None, anatomy: Anatomy) -> str:
+    """The fingerprint of a calibration: the named one, or the backbone's own."""
+    return fingerprint(measured(PlannedConfig.NAME, anatomy) if name is None else calibrated(name))
+
+
 def calibrated(name: str) -> dict[str, Any]:
-    """The calibration with this fingerprint. Raises ValueError if there is none."""
-    found = {fingerprint(each): each for each in all_measured(PlannedConfig.NAME)}
+    """The calibration with this fingerprint, or of this model. Raises ValueError if there is none."""
+    known = all_measured(PlannedConfig.NAME)
+    by_model = {each["model"]: each for each in known}
+    found = by_model | {fingerprint(each): each for each in known}
     if name not in found:
         raise ValueError(
-            f"planned: there is no calibration {name!r}, but {', '.join(found) or 'none'}: leave calibration at null,"
-            " or give the plan itself as actions"
+            f"planned: there is no calibration {name!r}, but of {', '.join(by_model) or 'none'}: leave calibration at"
+            " null, or give the plan itself as actions"
         )
     return found[name]
 

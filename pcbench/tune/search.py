@@ -80,14 +80,14 @@ class Search:
         return value if value != end else self._legal(end + math.copysign(1, limit - end))
 
     def _between(self, below: float, above: float, target: float) -> float | None:
-        """A value inside a bracket, near where a line through its ends has the target; None if nothing is between."""
+        """A value inside a bracket, near where a power law through its ends has the target; None if none is between."""
         first, last = self.tried[below], self.tried[above]
-        share = (target - first) / (last - first) if math.isfinite(last - first) else 0.5
-        share = min(max(share, 0.1), 0.9)
+        sound = all(0 < each < math.inf for each in (first, last, target))
+        share = math.log(target / first) / math.log(last / first) if sound else 0.5
+        value = below * (above / below) ** min(max(share, 0.1), 0.9)
         if self.whole:
-            value = min(max(round(below + share * (above - below)), below + 1), above - 1)
-            return float(value) if above - below > 1 else None
-        return self._legal(below ** (1 - share) * above**share) if above / below > self.narrow else None
+            return min(max(float(round(value)), below + 1), above - 1) if above - below > 1 else None
+        return self._legal(value) if above / below > self.narrow else None
 
     def _legal(self, value: float) -> float:
         value = float(round(value)) if self.whole else float(f"{value:.4g}")
