@@ -27,6 +27,7 @@ import numpy as np
 from .calibration import all_measured, measured
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
+from .engine.forecast import Hermite
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 from .schedule import check_actions, check_fits, check_steps
@@ -41,8 +42,10 @@ class PlannedConfig(StepwiseCache):
         backbone's own.
     actions: a plan of your own instead, a letter a step as in `ReplayConfig`.
 
-    What is planned is the error of `reuse`: of "extrapolate" with its damping, of "taylorseer" of order 1; all others
-    are planned as the last prediction held, which "prediction" is.
+    What is planned is the error of `reuse` as a line through the last two computed predictions: in noise levels for
+    "extrapolate" with its damping, and for "second_difference"; in steps for "taylorseer" and "chebyshev", and damped
+    by half for "hermite" (exact for orders up to 1). All others are planned as the last prediction held, which
+    "prediction" is.
     """
 
     steps: int = 25
@@ -112,8 +115,8 @@ def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] |
     """The letters of the best schedule for these noise levels, by a calibration's data or by the config's own."""
     num_steps = len(levels)
     forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
-    damping = {"extrapolate": config.damping, "taylorseer": float(config.taylor_order > 0)}.get(config.reuse, 0.0)
-    positions = tuple(range(0, -num_steps, -1)) if config.reuse == "taylorseer" else tuple(levels)
+    damping, in_steps = _line(config)
+    positions = tuple(range(0, -num_steps, -1)) if in_steps else tuple(levels)
     if known is None:
         assert config.calibration is not None
         errors = forecast_errors(config.calibration, tuple(levels), positions, damping)
@@ -125,6 +128,19 @@ def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] |
 def chosen(name: str | None, anatomy: Anatomy) -> str:
     """The fingerprint of a calibration: the named one, or the backbone's own."""
     return fingerprint(measured(PlannedConfig.NAME, anatomy) if name is None else calibrated(name))
+
+
+def _line(config: PlannedConfig) -> tuple[float, bool]:
+    """The line that stands for `reuse`: its damping (0: the last prediction held), and whether it runs in steps."""
+    order = float(config.taylor_order > 0)
+    lines = {
+        "extrapolate": (config.damping, False),
+        "second_difference": (1.0, False),
+        "taylorseer": (order, True),
+        "hermite": (2 * Hermite.SCALE**2 * order, True),
+        "chebyshev": (1.0, True),
+    }
+    return lines.get(config.reuse, (0.0, False))
 
 
 def calibrated(name: str) -> dict[str, Any]:
