@@ -11,6 +11,7 @@ from .adacache import AdaCacheConfig
 from .controlled import ControlledConfig
 from .corrected import CorrectedConfig
 from .dbcache import DBCacheConfig
+from .dicache import DiCacheConfig
 from .easycache import EasyCacheConfig
 from .engine.attach import Handle, apply
 from .engine.method import Cache, Method, StepwiseCache
@@ -33,6 +34,7 @@ __all__ = [
     "ControlledConfig",
     "CorrectedConfig",
     "DBCacheConfig",
+    "DiCacheConfig",
     "EasyCacheConfig",
     "FasterCacheConfig",
     "FewerStepsConfig",
