@@ -9,7 +9,9 @@ print(cache.trace.summary())
 
 from .adacache import AdaCacheConfig
 from .controlled import ControlledConfig
+from .corrected import CorrectedConfig
 from .dbcache import DBCacheConfig
+from .dicache import DiCacheConfig
 from .easycache import EasyCacheConfig
 from .engine.attach import Handle, apply
 from .engine.method import Cache, Method, StepwiseCache
@@ -30,7 +32,9 @@ __all__ = [
     "Cache",
     "Call",
     "ControlledConfig",
+    "CorrectedConfig",
     "DBCacheConfig",
+    "DiCacheConfig",
     "EasyCacheConfig",
     "FasterCacheConfig",
     "FewerStepsConfig",

@@ -17,7 +17,7 @@ import torch
 
 from .engine.anatomy import Anatomy, Block, Size
 from .engine.denoiser import Denoiser, ModuleCall
-from .engine.method import StepwiseCache, StepwiseRule
+from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.offload import onload
 from .engine.trace import Step
 
@@ -52,6 +52,7 @@ class AdaCacheConfig(StepwiseCache):
     codebook: "slow", "fast", or your own {upper bound of the measure: steps to the next computed one}; above the
         second-to-last bound the last entry applies, as in the official code. A name has codebooks for several numbers
         of steps; the one nearest to this run's number is used unchanged (50 steps: the one for 30).
+    codebook_scale: factor on the codebook's bounds, to tune the method (ours; officially 1).
     metric_block: index over all block lists of the block that is measured; None is the official one, block 13 of 28,
         scaled to this model's depth, and among the temporal blocks if there are any (official cache_res "t-attn").
     moreg: motion regularisation, off by default as in configs/sample_adacache.py.
@@ -82,8 +83,10 @@ class AdaCacheConfig(StepwiseCache):
     moreg_power: float = 8.0
     moreg_divisor: float = 1.0
     mograd: float = 10.0
+    codebook_scale: float = 1.0
 
     NAME: ClassVar[str] = "adacache"
+    TRADEOFF: ClassVar = Tradeoff("codebook_scale", 1e-3, 1e3)
     INERT: ClassVar[dict[str, Any] | None] = {"codebook": {0.0: 1, 1.0: 1}}
     EAGER: ClassVar[dict[str, Any]] = {"codebook": {0.2: 4, 1.0: 2}}
 
@@ -103,8 +106,8 @@ class AdaCacheConfig(StepwiseCache):
             raise ValueError(f"metric_block must be at least 0, not {self.metric_block}")
         if not self.moreg_strides or min(self.moreg_strides) < 1:
             raise ValueError(f"moreg_strides must be whole numbers from 1, not {self.moreg_strides}")
-        if not (self.moreg_scale > 0 and self.moreg_divisor > 0):
-            raise ValueError("moreg_scale and moreg_divisor must be above 0")
+        if not (self.moreg_scale > 0 and self.moreg_divisor > 0 and self.codebook_scale > 0):
+            raise ValueError("moreg_scale, moreg_divisor and codebook_scale must be above 0")
 
     def measured(self, blocks: list[Block]) -> Block:
         """The block whose attention is measured."""
@@ -121,7 +124,8 @@ class AdaCacheConfig(StepwiseCache):
         if isinstance(self.codebook, str):
             codebook = CODEBOOKS[self.codebook][_nearest(CODEBOOKS[self.codebook], num_steps)]
         *bounded, (_, beyond) = codebook.items()
-        return next((steps for bound, steps in bounded if measure < bound), beyond if not math.isnan(measure) else 1)
+        scaled = measure / self.codebook_scale
+        return next((steps for bound, steps in bounded if scaled < bound), beyond if not math.isnan(measure) else 1)
 
     def in_moreg_window(self, step: int, num_steps: int | None) -> bool:
         """Whether the step, counted from 1, is regularised."""

@@ -20,8 +20,8 @@ from typing import ClassVar
 import torch
 
 from .engine.denoiser import Denoiser
+from .engine.kept import SAME_LEVEL
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
-from .engine.reuse import SAME_LEVEL
 from .engine.trace import Step
 
 
@@ -69,10 +69,12 @@ class Controlled(StepwiseRule):
 
     config: ControlledConfig
 
+    SCALE: ClassVar[str] = "curvature"  # what the factor is called in the trace
+
     def __init__(self, config: ControlledConfig) -> None:
         super().__init__(config)
         self.computed: list[tuple[float, torch.Tensor]] = []  # noise level and guided prediction, last two computed
-        self.curvatures: list[float] = []  # of the last computed steps
+        self.scales: list[float] = []  # forecast errors of the last computed steps, over their shape
         self.moved = 0.0  # by the steps reused since the last computed one, root mean square
         self.unseen: float | None = None  # noise level of a computed step whose prediction was not looked at yet
 
@@ -80,11 +82,10 @@ class Controlled(StepwiseRule):
         assert step.sigma is not None
         self._look_at_last(denoiser)
         step.threshold = self.config.tolerance
-        compute = denoiser.must_compute or len(self.computed) < 2 or not self.curvatures
+        compute = denoiser.must_compute or len(self.computed) < 2 or not self.scales
         if not compute:
             (a, _), (b, _) = self.computed[::-1]
-            curvature = max(self.curvatures)
-            step.indicator = curvature * abs(step.sigma - a) * abs(step.sigma - b)
+            step.indicator = max(self.scales) * self.shape(denoiser, step.sigma, a, b)
             step.accumulated = self.moved + step.indicator * abs(step.sigma - denoiser.next_sigma())
             compute = not step.accumulated < self.config.tolerance  # a NaN computes
         if compute:
@@ -93,6 +94,10 @@ class Controlled(StepwiseRule):
             assert step.accumulated is not None
             self.moved = step.accumulated
         return compute
+
+    def shape(self, denoiser: Denoiser, sigma: float, a: float, b: float) -> float:
+        """How the error of a line through levels a and b grows up to `sigma`, but for a factor."""
+        return abs(sigma - a) * abs(sigma - b)
 
     def _look_at_last(self, denoiser: Denoiser) -> None:
         """The prediction of the step before, if it was computed: the error of its forecast, by the two before it."""
@@ -103,8 +108,8 @@ class Controlled(StepwiseRule):
         if len(self.computed) == 2:
             (b, before), (a, last) = self.computed
             line = last + (last - before) * ((sigma - a) / (a - b))
-            curvature = float((prediction - line).square().mean().sqrt()) / (abs(sigma - a) * abs(sigma - b))
-            denoiser.step.details["curvature"] = curvature
-            self.curvatures = [*self.curvatures, curvature][-self.config.remembered :]
+            scale = float((prediction - line).square().mean().sqrt()) / self.shape(denoiser, sigma, a, b)
+            denoiser.step.details[self.SCALE] = scale
+            self.scales = [*self.scales, scale][-self.config.remembered :]
         elsewhere = [each for each in self.computed if abs(each[0] - sigma) > SAME_LEVEL]  # solvers of second order
         self.computed = [*elsewhere[-1:], (sigma, prediction)]

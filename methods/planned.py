@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ import numpy as np
 from .calibration import all_measured, measured
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
+from .engine.forecast import Hermite
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 from .schedule import check_actions, check_fits, check_steps
@@ -36,11 +38,14 @@ class PlannedConfig(StepwiseCache):
     """Compute `steps` steps, those that a plan for this backbone, schedule and `reuse` says.
 
     steps: how many are computed, protected ones included.
-    calibration: fingerprint of the matrix that is planned with; None is the backbone's own.
+    calibration: fingerprint of the matrix that is planned with, or the model it was measured on; None is the
+        backbone's own.
     actions: a plan of your own instead, a letter a step as in `ReplayConfig`.
 
-    What is planned is the error of `reuse`: of "extrapolate" with its damping, of "taylorseer" of order 1; all others
-    are planned as the last prediction held, which "prediction" is.
+    What is planned is the error of `reuse` as a line through the last two computed predictions: in noise levels for
+    "extrapolate" with its damping, and for "second_difference"; in steps for "taylorseer" and "chebyshev", and damped
+    by half for "hermite" (exact for orders up to 1). All others are planned as the last prediction held, which
+    "prediction" is.
     """
 
     steps: int = 25
@@ -71,10 +76,7 @@ class PlannedConfig(StepwiseCache):
     def for_backbone(self, anatomy: Anatomy) -> PlannedConfig:
         if self.actions is not None:
             return self
-        if self.calibration is None:
-            return replace(self, calibration=fingerprint(measured(self.NAME, anatomy)))
-        calibrated(self.calibration)
-        return self
+        return replace(self, calibration=chosen(self.calibration, anatomy))
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         super().check(anatomy, latent_size, num_steps)
@@ -107,22 +109,50 @@ class Planned(StepwiseRule):
         config, levels = self.config, denoiser.levels
         if levels is None or len(levels) != denoiser.num_steps:
             raise ValueError("planned needs the noise level of every step before the first, which this pipeline lacks")
+        return plan(config, levels)
+
+
+def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] | None = None) -> str:
+    """The letters of the best schedule for these noise levels, by a calibration's data or by the config's own."""
+    num_steps = len(levels)
+    forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
+    damping, in_steps = _line(config)
+    positions = tuple(range(0, -num_steps, -1)) if in_steps else tuple(levels)
+    if known is None:
         assert config.calibration is not None
-        num_steps = len(levels)
-        forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
-        damping = {"extrapolate": config.damping, "taylorseer": float(config.taylor_order > 0)}.get(config.reuse, 0.0)
-        positions = tuple(range(0, -num_steps, -1)) if config.reuse == "taylorseer" else tuple(levels)
         errors = forecast_errors(config.calibration, tuple(levels), positions, damping)
-        return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
+    else:
+        errors = errors_by(known, levels, positions, damping)
+    return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
+
+
+def chosen(name: str | None, anatomy: Anatomy) -> str:
+    """The fingerprint of a calibration: the named one, or the backbone's own."""
+    return fingerprint(measured(PlannedConfig.NAME, anatomy) if name is None else calibrated(name))
+
+
+def _line(config: PlannedConfig) -> tuple[float, bool]:
+    """The line that stands for `reuse`: its damping (0: the last prediction held), and whether it runs in steps."""
+    order = float(config.taylor_order > 0)
+    lines = {
+        "extrapolate": (config.damping, False),
+        "second_difference": (1.0, False),
+        "taylorseer": (order, True),
+        "hermite": (2 * Hermite.SCALE**2 * order, True),
+        "chebyshev": (1.0, True),
+    }
+    return lines.get(config.reuse, (0.0, False))
 
 
 def calibrated(name: str) -> dict[str, Any]:
-    """The calibration with this fingerprint. Raises ValueError if there is none."""
-    found = {fingerprint(each): each for each in all_measured(PlannedConfig.NAME)}
+    """The calibration with this fingerprint, or of this model. Raises ValueError if there is none."""
+    known = all_measured(PlannedConfig.NAME)
+    by_model = {each["model"]: each for each in known}
+    found = by_model | {fingerprint(each): each for each in known}
     if name not in found:
         raise ValueError(
-            f"planned: there is no calibration {name!r}, but {', '.join(found) or 'none'}: leave calibration at null,"
-            " or give the plan itself as actions"
+            f"planned: there is no calibration {name!r}, but of {', '.join(by_model) or 'none'}: leave calibration at"
+            " null, or give the plan itself as actions"
         )
     return found[name]
 
@@ -141,7 +171,11 @@ def forecast_errors(
 
     [k, a, a] is of holding a's prediction. positions: along which the line runs: the levels, or the steps' numbers.
     """
-    known = calibrated(calibration)
+    return errors_by(calibrated(calibration), levels, positions, damping)
+
+
+def errors_by(known: dict[str, Any], levels: Sequence[float], positions: Sequence[float], damping: float) -> np.ndarray:
+    """`forecast_errors` by a calibration's own data."""
     paths = _paths(np.array(known["levels"]), np.array(levels))  # (N, M - 1)
     lower = np.array([row + [0.0] * (len(known["gram"]) - len(row)) for row in known["gram"]])
     gram = lower + np.tril(lower, -1).T

@@ -128,8 +128,12 @@ class _Uniform(StepwiseRule):
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         assert denoiser.num_steps is not None
-        # step i is computed when i * steps / total passes a whole number
-        return denoiser.must_compute or step.index * self.config.steps % denoiser.num_steps < self.config.steps
+        return denoiser.must_compute or evenly(self.config.steps, denoiser.num_steps)[step.index] == "F"
+
+
+def evenly(steps: int, num_steps: int) -> str:
+    """The letters of evenly spaced computed steps: step i is one when i * steps / num_steps passes a whole number."""
+    return "".join("F" if index * steps % num_steps < steps else "r" for index in range(num_steps))
 
 
 @dataclass(kw_only=True)
@@ -172,12 +176,12 @@ class _Replay(StepwiseRule):
         return denoiser.must_compute or self.config.actions[step.index] == "F"
 
 
-def check_actions(actions: str) -> None:
+def check_actions(actions: str, name: str = "actions") -> None:
     """Raise ValueError for what is no schedule of letters."""
     if not actions or set(actions) - {"F", "r"}:
-        raise ValueError(f"actions must be letters F (compute) and r (reuse), one a step, not {actions!r}")
+        raise ValueError(f"{name} must be letters F (compute) and r (reuse), one a step, not {actions!r}")
     if actions[0] != "F":
-        raise ValueError("actions must begin with F: there is nothing to reuse at the first step")
+        raise ValueError(f"{name} must begin with F: there is nothing to reuse at the first step")
 
 
 def check_steps(steps: int) -> None:

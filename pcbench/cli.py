@@ -21,6 +21,7 @@ from .cost import memory, paper_check
 from .job import Job, jobs_of
 from .messages import shortened
 from .sampling import parallel
+from .tune.budget import Budgets
 from .vbench import tasks as vbench
 
 USAGE = """python -m pcbench [model=NAME] [method=NAME] [prompts=NAME] [option=value …]
@@ -141,10 +142,16 @@ def _fitting(jobs: list[Job], leave_out: bool) -> tuple[list[Job], list[str]]:
 def _carry_out_all(work: Work) -> int:
     first = work.jobs[0]
     with tracking.beside(first.run.results, work.wandb):
-        code = carry_out(work.jobs)
-        summary.show(work.jobs)
+        budgets = Budgets(lambda line: print(line, flush=True))
+        jobs = jobs_of(budgets.settle(job.run for job in work.jobs))
+        for line in budgets.failed:
+            print(f"pcbench: failed: {line}", file=sys.stderr)
+        code = max(carry_out(jobs), bool(budgets.failed))
+        summary.show(jobs)
         for reason in work.left_out:
             print(f"left out: {reason}")
+        for reason in budgets.missed:
+            print(f"out of reach, the nearest setting instead: {reason}")
         print(f"records: {first.run.results / 'records' / first.place.machine}")
         print(f"videos:  {first.run.results / 'samples' / first.place.machine}", flush=True)
     return code

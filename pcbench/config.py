@@ -277,7 +277,7 @@ class Run:
     """One recipe over some prompts, and what to do with it.
 
     label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has,
-    however they were given; None if there is none.
+    however they were given; None if there is none. budget: what the method is to be set to first (target.py).
     """
 
     label: str
@@ -296,6 +296,7 @@ class Run:
     offload: str = "none"
     download: Download = field(default_factory=Download)
     preset: str | None = None
+    budget: str | None = None
 
     @property
     def samples(self) -> list[tuple[str, int]]:
@@ -305,4 +306,4 @@ class Run:
     @property
     def reference(self) -> Run:
         """The run of the uncached reference over the same samples."""
-        return replace(self, label="none", preset="none", recipe=self.recipe.reference)
+        return replace(self, label="none", preset="none", budget=None, recipe=self.recipe.reference)

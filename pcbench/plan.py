@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from . import target
 from .compose import run_from
 from .config import ConfigError
 from .cost.estimate import Price, price_of
@@ -85,7 +86,7 @@ def show(
     """Print the plan of the jobs and of the references they need, as a table or as one JSON document."""
     device = device or Device()
     all_priced = priced(jobs)
-    rows = [row(job, price, device) for job, price in all_priced]
+    rows = [at_budget(row(job, price, device), job, device) for job, price in all_priced]
     total = totals(rows)
     observations = [todo for job, _ in all_priced if (todo := observation(job, device)) is not None]
     if style == "json":
@@ -110,10 +111,11 @@ def calibration(words: Sequence[str]) -> str:
 
 def priced(jobs: Sequence[Job]) -> list[tuple[Job, Price]]:
     """Every distinct recipe among the jobs and their references, with the price of one video."""
-    distinct: dict[tuple[str, str], Job] = {}
+    distinct: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
         for needed_job in (job.reference, job):
-            distinct.setdefault((needed_job.recipe.backbone.name, needed_job.id), needed_job)
+            key = needed_job.recipe.backbone.name, needed_job.id, needed_job.run.budget
+            distinct.setdefault(key, needed_job)
     known = {folder: known_records(folder) for folder in {job.run.results for job in jobs}}
     return [(job, price_of(job.run, known[job.run.results])) for job in distinct.values()]
 
@@ -163,6 +165,29 @@ def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
         "gpu_hours_missing": count * seconds / 3600,
         "disk_mb_missing": count * _disk_bytes(job) / 1e6,
     }
+
+
+def at_budget(planned: dict[str, Any], job: Job, device: Device) -> dict[str, Any]:
+    """A recipe's plan with the cost that its run's budget asks for, where that is a speedup or a number of steps.
+
+    The setting is not known before trials are made, which the assumption says; their cost is not in it.
+    """
+    if job.run.budget is None:
+        return planned
+    goal = target.parse(job.run.budget)
+    notes = f"set to {goal} first, by some five settings on 2 to 8 of the prompts; they are not counted"
+    share = {"x": 1 / goal.value, "steps": goal.value / planned["steps"]}.get(goal.unit)
+    changed = {"method": f"{planned['method']} {goal}", "videos_missing": planned["videos"], "assumed": notes}
+    if share is not None:
+        ratio = share * reference_macs(job) / PETA / planned["pmacs"]
+        scaled = ("pmacs", "pmacs_linear", "pmacs_attention", "pflops", "gpu_seconds", "trial_pmacs", "trial_overhead")
+        changed |= {name: planned[name] * ratio for name in scaled}
+        changed |= {"pmacs_lower": changed["pmacs"], "pmacs_upper": changed["pmacs"]}
+        changed |= {"computed_steps": share * planned["steps"], "partial_steps": 0, "basis": "budget"}
+    hours = planned["videos"] * changed.get("gpu_seconds", planned["gpu_seconds"]) / 3600
+    return (
+        planned | changed | {"gpu_hours_missing": hours, "disk_mb_missing": planned["videos"] * _disk_bytes(job) / 1e6}
+    )
 
 
 def observation(job: Job, device: Device) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Any
 from methods import Method
 from methods.engine.anatomy import Anatomy, anatomy_for
 
-from . import backbones, feasible
+from . import backbones, feasible, target
 from .config import (
     ALL_STAGES,
     STAGES,
@@ -57,6 +57,7 @@ class Settings:
     plan_gpu: str = "H200"
     plan_utilisation: float = 0.45
     wandb: Any = "off"  # or offline, online
+    budget: str | None = None  # what every method is set to before it runs: 2x, 25steps, 45dB
     sweeps: list[str] = field(default_factory=list)  # an experiment's lines of overrides, each a sweep of its own
 
     def __post_init__(self) -> None:
@@ -73,6 +74,8 @@ class Settings:
         if not self.stages:
             raise ConfigError(f"stages is empty; stages are {', '.join(ALL_STAGES)}")
         self.fidelity, self.observe = names_of("fidelity", self.fidelity), names_of("observe", self.observe)
+        if self.budget is not None:
+            target.parse(self.budget)
         for name in ("plan", "wandb"):
             if not isinstance(getattr(self, name), str | bool | None):
                 raise ConfigError(f"{name} takes a name, not {shortened(getattr(self, name))!r}")
@@ -85,7 +88,7 @@ def run_of(label: str, model: Model, method: Method, prompts: list[str], seeds: 
         recipe=Recipe(
             backbone=model.chosen_backbone,
             sampling=model.sampling,
-            method=_fitted(method, model.backbone, label),
+            method=_within(_fitted(method, model.backbone, label), model.sampling.steps, settings.budget),
             numerics=model.numerics,
         ),
         prompts=prompts,
@@ -101,9 +104,20 @@ def run_of(label: str, model: Model, method: Method, prompts: list[str], seeds: 
         device=settings.device,
         offload=model.offload,
         download=model.download,
+        budget=settings.budget,
     )
     check(run)
     return run
+
+
+def _within(method: Method, num_steps: int, budget: str | None) -> Method:
+    """The method; if it is to be set to a budget, beginning at a setting that so many steps allow."""
+    if budget is None or method.TRADEOFF is None:
+        return method
+    low, high = method.TRADEOFF.limits(num_steps)
+    field = method.TRADEOFF.field
+    value = getattr(method, field)
+    return method if value is None else dataclasses.replace(method, **{field: min(max(value, low), high)})
 
 
 def _fitted(method: Method, backbone: Backbone, label: str) -> Method:
@@ -138,6 +152,8 @@ def check(run: Run) -> None:
     family.check(run.recipe.sampling)
     sampling = run.recipe.sampling
     with _refusals(f"{run.recipe.backbone.name} {run.label}"):
+        if run.budget is not None and run.recipe.method.TRADEOFF is None:
+            raise ValueError("no single field trades quality for speed, so it has no budget")
         run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
     backbones.source(run.recipe.backbone)
 

@@ -22,6 +22,7 @@ LAYERS = {
     "pcbench": """
         messages paper store
         config tracking
+        target
         devices identity
         failures provenance
         backbones
@@ -32,8 +33,9 @@ LAYERS = {
         feasible record integrity
         stages runs summary
         compose
-        plan
-        cli calibrate tune benchmark fidelity_benchmark
+        plan tune
+        cli calibrate benchmark fidelity_benchmark
+        oracle
         tiny __main__
     """,
     "methods": """

@@ -45,7 +45,7 @@ def files_of(run):
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """One sample with all that can be seen of it."""
-    return carried_out(tmp_path_factory.mktemp("all"), "observe=[difference,resolution,blocks,impact,bound]")
+    return carried_out(tmp_path_factory.mktemp("all"), "observe=[difference,resolution,trial,blocks,impact,bound]")
 
 
 def found_in(run) -> dict:
@@ -223,7 +223,7 @@ def test_the_plan_names_and_prices_it(tmp_path, capsys):
 
 
 BAD = {
-    "stages=[generate,observe] observe=magic": "unknown observation 'magic'; there are difference, resolution, blocks",
+    "stages=[generate,observe] observe=magic": "unknown observation 'magic'; there are difference, resolution, trial",
     "stages=[generate,observe]": "observe=[…] and the stage of that name go together",
     "observe=[blocks]": "observe=[…] and the stage of that name go together",
     "stages=[observe] observe=impact observe_stride=0": "observe_stride must be from 1 to 1000, not 0",

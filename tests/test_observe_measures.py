@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig, apply
-from pcbench.observe import bound, change, impact
+from pcbench.observe import bound, change, impact, trial
 from pcbench.observe.watch import Caller, Seen, compact, rms
 
 from .conftest import STEPS, call
@@ -204,3 +205,22 @@ def test_a_run_with_a_cache_is_watched_doing_what_it_does(pipe):
 def test_numbers_are_compact_and_what_is_none_is_none():
     assert compact([1.2345678, [None, float("inf")], float("nan"), 0]) == [1.2346, [None, None], None, 0.0]
     assert rms(torch.full((3, 5), -2.0)) == pytest.approx(2.0)
+
+
+def test_the_map_of_trials_agrees_with_the_measure_of_one_and_with_itself():
+    caller = caller_of("wan")
+    sizes = {"1x1x1": (3, 16, 16), "1x2x2": (3, 8, 8), "1x4x4": (3, 4, 4)}
+    seen = caller.watch(tuple(sizes.values())[1:])
+    sizes["1x1x1"] = tuple(seen.predictions()[0].shape[-3:])
+    known, found = change.resolution(seen, sizes), trial.settings(caller, seen, sizes)
+    assert list(found) == list(sizes)
+    for factor in sizes:
+        mode = "none" if factor == "1x1x1" else "nearest-exact"
+        for kind in ("adjacent", "literal"):
+            assert found[factor][mode]["1/5"][kind][1:] == pytest.approx(known[factor][kind][1:], rel=2e-3)
+        radii = [found[factor][mode][name]["adjacent"][AT] for name in trial.RADII]
+        assert radii == sorted(radii)  # more frequencies, more difference
+    plain = [rms(b - a) for a, b in itertools.pairwise(seen.predictions())]
+    assert found["1x1x1"]["none"]["all"]["adjacent"][1:] == pytest.approx(plain, rel=2e-3)
+    operators = [found["1x2x2"][mode]["all"]["adjacent"][AT] for mode in trial.MODES]
+    assert len(set(operators)) == len(operators)

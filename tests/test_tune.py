@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import random
 
 import pytest
 import yaml
 
 from pcbench import cli
+from pcbench import target as targets
 from pcbench.calibrate import __main__ as calibrate
 from pcbench.config import ConfigError
+from pcbench.store import records
 from pcbench.tune import __main__ as tune
-from pcbench.tune import target as targets
-from pcbench.tune.search import Search, UnreachableError
+from pcbench.tune.search import MOST, Search, UnreachableError
 
 SMALL = [
     "model.sampling.steps=8", "model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64",
@@ -50,6 +52,22 @@ def test_steps_in_a_measure_give_the_nearest():
     assert search.tried[search.find(7.4, 0.1)] == 7
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_measure_with_noise_is_hit_as_closely_as_the_noise_allows(seed):
+    draw = random.Random(seed)
+    search = Search(lambda value: (1 + 3 * value / (value + 0.2)) * draw.uniform(0.97, 1.03), 1e-5, 100.0, rises=True)
+    value = search.find(2.5, draw.choice([1e-4, 0.2, 50.0]))
+    assert 1 + 3 * value / (value + 0.2) == pytest.approx(2.5, rel=0.05)
+    assert len(search.tried) <= MOST + 2
+
+
+def test_a_plateau_is_left_in_one_stride():
+    search = Search(lambda value: min(1 + value, 1.2), 1e-5, 100.0, rises=True)
+    with pytest.raises(UnreachableError, match=r"from 1 to 1\.2 is"):
+        search.find(2.0, 0.5)
+    assert len(search.tried) == 4
+
+
 @pytest.mark.parametrize(("target", "rises"), [(5.0, True), (0.5, True), (5.0, False)])
 def test_what_is_out_of_reach_is_refused_with_the_range(target, rises):
     search = Search(lambda value: 1 + (value if rises else 1 - value), 0.001, 1.0, rises)
@@ -71,7 +89,7 @@ def test_targets():
     ("words", "message"),
     [
         (["method=none", "target=2x"], "no single field"),
-        (["method=adacache", "target=2x"], "no single field"),
+        (["method=replay", "method.actions=FFrFrrFF", "target=2x"], "no single field"),
         (["method=uniform"], "say what to tune to"),
         (["method=uniform", "target=2x", "target=3x"], "say what to tune to"),
         (["method=uniform", "method.steps=2", "target=2x", "prompts.limit=1"], "two prompts"),
@@ -110,3 +128,29 @@ def test_a_method_is_tuned_checked_resumed_and_used(tmp_path, capsys):
     assert (run.recipe.method.steps, run.recipe.method.reuse, run.recipe.method.damping) == (4, "extrapolate", 0.5)
     assert tune.main([*words, "target=9x"]) == 2
     assert "cannot be reached by uniform" in capsys.readouterr().err
+
+
+def test_runs_with_a_budget_are_tuned_first_and_resumed(tmp_path, capsys):
+    words = ["-m", "method=uniform,pab", "budget=1.5x,2x", *SMALL, "prompts.limit=2", "stages=[generate]"]
+    words.append(f"results={tmp_path}")
+    assert cli.main([*words, "plan=true"]) == 0
+    assert "set to 2x first" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    speedups = {record["recipe"]["method"]["name"]: record["macs"]["speedup"] for record in records(tmp_path)}
+    steps = [record["recipe"]["method"].get("steps") for record in records(tmp_path)]
+    assert sorted(filter(None, steps)) == [4, 5]  # of 8; one record of pab, which reaches neither budget
+    assert out.count("out of reach, the nearest setting instead: tiny_wan pab: ") == 2
+    assert 1.1 < speedups["pab"] < 1.5
+    before = {each: os.stat(each).st_mtime_ns for each in tmp_path.rglob("*.safetensors")}
+    assert cli.main(words) == 0
+    assert before == {each: os.stat(each).st_mtime_ns for each in tmp_path.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize("words", [["method=replay", "method.actions=FFrFrrFF"], ["method=none"]])
+def test_a_method_without_a_tradeoff_has_no_budget(words, tmp_path, capsys):
+    assert cli.main([*words, "budget=2x", *SMALL, f"results={tmp_path / 'results'}"]) == 2
+    assert "no single field" in capsys.readouterr().err
+    assert cli.main(["method=uniform", "budget=2", *SMALL, f"results={tmp_path / 'results'}"]) == 2
+    assert "give a speedup" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..observe.watch import Caller
+from ..observe.watch import Caller, Seen
 
 DIGITS = 9  # significant ones
 
@@ -26,21 +26,30 @@ def measure(callers: Iterable[Caller]) -> dict[str, Any]:
         if getattr(caller.pipe, "transformer_2", None) is not None:
             raise ValueError("planned: a pipeline of two transformers cannot be calibrated")
         seen = caller.watch()
+        gram, scale = of_one(seen)
         levels = [moment.sigma for moment in seen.moments]
-        if None in levels or not _falls(levels):
-            raise ValueError("planned needs a scheduler whose noise levels fall from step to step")
-        predictions = torch.stack([each.flatten() for each in seen.predictions()])
-        if not torch.isfinite(predictions).all():
-            raise ValueError("the predictions of these videos are not finite")
-        differences = predictions.diff(dim=0).double()
-        grams.append((differences @ differences.T / predictions.shape[1]).numpy())
-        scales.append(float(predictions.square().mean()))
-    gram = np.mean(grams, axis=0)
+        grams.append(gram)
+        scales.append(scale)
+    return as_data(levels, np.mean(grams, axis=0)) | {"scale": float(f"{np.mean(scales):.5g}"), "samples": len(grams)}
+
+
+def of_one(seen: Seen) -> tuple[np.ndarray, float]:
+    """The Gram matrix (N - 1, N - 1) and scale of one uncached call. Raises ValueError if it is not fit for that."""
+    levels = [moment.sigma for moment in seen.moments]
+    if None in levels or not _falls(levels):
+        raise ValueError("planned needs a scheduler whose noise levels fall from step to step")
+    predictions = torch.stack([each.flatten() for each in seen.predictions()])
+    if not torch.isfinite(predictions).all():
+        raise ValueError("the predictions of these videos are not finite")
+    differences = predictions.diff(dim=0).double()
+    return (differences @ differences.T / predictions.shape[1]).numpy(), float(predictions.square().mean())
+
+
+def as_data(levels: Sequence[float | None], gram: np.ndarray) -> dict[str, Any]:
+    """Levels and the lower half of the matrix as plain data."""
     return {
         "levels": [float(f"{level:.{DIGITS}g}") for level in levels],
         "gram": [[float(f"{value:.{DIGITS}g}") for value in row[: n + 1]] for n, row in enumerate(gram)],
-        "scale": float(f"{np.mean(scales):.5g}"),
-        "samples": len(grams),
     }
 
 

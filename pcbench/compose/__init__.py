@@ -50,7 +50,7 @@ def compose(words: Sequence[str], multirun: bool = False) -> Composed:
                 left_out.append(str(error))
     if settings is None or not runs:
         raise RefusedError(left_out[0] if left_out else "there is nothing to run")
-    return Composed(runs, settings, left_out)
+    return Composed(runs, settings, list(dict.fromkeys(left_out)))
 
 
 def run_from(words: Sequence[str]) -> Run:

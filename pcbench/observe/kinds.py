@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from methods.engine.anatomy import Size
 
-from . import bound, change, impact
-from .watch import Caller, Seen
+from . import bound, change, impact, trial
+from .watch import MODE, Caller, Seen
 
 Data = dict[str, Any]  # the plain data of one observation
 Sizes = dict[str, Size]  # sizes of trials, by factor ("2x4x4")
@@ -50,7 +50,8 @@ class Observation:
     kind: its name in the option `observe`. name: the name of its data, with a version that is raised when their meaning
     changes. measure: yields the data, more than once if they are worth storing before they are complete.
     cached: whether it observes runs with a cache, or uncached ones. blocks: whether it looks at single blocks.
-    sizes: selects the trials it needs from the possible ones. left: the steps still to try, from the data (empty if
+    sizes: selects the trials it needs from the possible ones. modes: by which operators latents are resized for them;
+    those beyond the first are a call of its own each. left: the steps still to try, from the data (empty if
     none yet), the number of steps and the stride. cost: its cost, from the number of steps and the steps left.
     """
 
@@ -60,6 +61,7 @@ class Observation:
     cached: bool = False
     blocks: bool = False
     sizes: Callable[[Sizes], Sizes] = lambda sizes: {}
+    modes: tuple[str, ...] = (MODE,)
     left: Callable[[Data, int, int], list[int]] = lambda data, steps, stride: []
     cost: Callable[[int, list[int]], Cost] = lambda steps, left: Cost(0, 0)
 
@@ -70,6 +72,10 @@ def _difference(subject: Subject) -> Iterator[Data]:
 
 def _resolution(subject: Subject) -> Iterator[Data]:
     yield change.resolution(subject.seen, subject.sizes)
+
+
+def _trial(subject: Subject) -> Iterator[Data]:
+    yield trial.settings(subject.caller, subject.seen, subject.sizes)
 
 
 def _blocks(subject: Subject) -> Iterator[Data]:
@@ -111,6 +117,7 @@ def _deciding(sizes: Sizes) -> Sizes:
 OBSERVATIONS = (
     Observation(kind="difference", name="difference@1", measure=_difference),
     Observation(kind="resolution", name="resolution@1", measure=_resolution, sizes=_all),
+    Observation(kind="trial", name="trial@1", measure=_trial, sizes=_all, modes=(MODE, *trial.MODES)),
     Observation(kind="blocks", name="blocks@1", measure=_blocks, blocks=True),
     Observation(
         kind="impact",

@@ -1,6 +1,6 @@
 """The stage that observes existing samples: the data behind figures 3-6 and appendix A.2.
 
-Options: `stages=[generate,observe]`, `observe=[difference,resolution,blocks,impact,bound]`, `observe_stride=1`.
+Options: `stages=[generate,observe]`, `observe=[difference,resolution,trial,blocks,impact,bound]`, `observe_stride=1`.
 
 The uncached reference is observed; `bound` also compares a run with a cache to it. A sample's observations are in
 <sample>.observations.json, under the versioned names of kinds.py; only missing ones are made (`impact` step by step).
@@ -13,6 +13,7 @@ which has none before it. Numbers have five significant digits. For N steps, B b
 
     difference@1  part -> {rms, relative: [N]}                                   change.py
     resolution@1  "2x4x4" -> {size: [3], adjacent, literal: [N]}                 change.py
+    trial@1       "2x4x4" -> operator -> radius -> {adjacent, literal: [N]}       trial.py
     blocks@1      {paths: [B], rms, relative: [N][B]}                            change.py
     impact@1      part -> {latent_rmse, video_mse, psnr@2: [N]}                  impact.py
     bound@1       {factors: {…}, c_full, c_trial, step_prediction, step_latent, final_prediction: [N]}
@@ -199,7 +200,10 @@ def work(job: Job) -> Work:
         total.samples += 1
         total.steps += steps + sum(cost.steps for cost in costs)
         total.decodes += sum(cost.decodes for cost in costs)
-        for size in trial_sizes(run, todo).values():
+        asked = list(trial_sizes(run, todo).values())
+        for observation in todo:
+            asked += (len(observation.modes) - 1) * list(trial_sizes(run, [observation]).values())
+        for size in asked:
             if size != latent:
                 total.trials[size] = total.trials.get(size, 0) + steps
     return total

@@ -118,19 +118,26 @@ class Caller:
         self.call(watched(self.run.recipe.method, seen, sizes, blocks), keep)
         return seen
 
+    def trials(self, seen: Seen, sizes: tuple[Size, ...], mode: str) -> Seen:
+        """Repeat a watched call by its predictions, with trials at these sizes of latents resized by `mode`."""
+        tried = Seen(seen.anatomy)
+        answered = Answered(answer=lambda step, branch: seen.moments[step].predictions[branch])
+        self.call(watched(answered, tried, sizes, blocks=False, mode=mode))
+        return tried
+
     def again(self, answer: Answer, after_step: AfterStep | None = None) -> torch.Tensor:
         """Call with `answer`'s predictions in place of the transformer's, wherever it gives one."""
         return self.call(Answered(answer=answer), after_step)
 
 
-def watched(method: Method, seen: Seen, sizes: tuple[Size, ...], blocks: bool) -> Method:
+def watched(method: Method, seen: Seen, sizes: tuple[Size, ...], blocks: bool, mode: str = MODE) -> Method:
     """A copy of `method` that behaves the same and records each call in `seen`."""
 
     class Watched(type(method)):  # type: ignore[misc]  # a subclass, so that it is allowed whatever the method is
         EXPECTS_REUSE: ClassVar[bool] = False  # a missing reuse was reported when the sample was generated
 
         def rule(self) -> Rule:
-            return _Watch(super().rule(), seen, sizes, blocks)
+            return _Watch(super().rule(), seen, sizes, blocks, mode)
 
         def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
             paths = [block.path for block in anatomy.blocks(transformer)] if blocks else []
@@ -140,8 +147,8 @@ def watched(method: Method, seen: Seen, sizes: tuple[Size, ...], blocks: bool) -
 
 
 class _Watch(Rule):
-    def __init__(self, rule: Rule, seen: Seen, sizes: tuple[Size, ...], blocks: bool) -> None:
-        self.rule, self.seen, self.sizes, self.blocks = rule, seen, sizes, blocks
+    def __init__(self, rule: Rule, seen: Seen, sizes: tuple[Size, ...], blocks: bool, mode: str) -> None:
+        self.rule, self.seen, self.sizes, self.blocks, self.mode = rule, seen, sizes, blocks, mode
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if denoiser.step.index == len(self.seen.moments):
@@ -152,7 +159,7 @@ class _Watch(Rule):
         if anatomy.BATCHED or len(moment.predictions) > 1:
             moment.guidance = denoiser.guidance_scale()
         for size in self.sizes:
-            inputs = anatomy.trial_inputs(denoiser.branch.inputs, size, MODE) | {"return_dict": False}
+            inputs = anatomy.trial_inputs(denoiser.branch.inputs, size, self.mode) | {"return_dict": False}
             moment.trials.setdefault(size, {})[name] = denoiser.forward(**inputs)[0].cpu()
         return prediction
 

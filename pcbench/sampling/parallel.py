@@ -46,6 +46,8 @@ def check(run: Run) -> None:
         return
     if run.stages != ("latency",):
         raise ConfigError("model.numerics.parallel is for latency alone: add stages=[latency]")
+    if run.budget is not None:
+        raise ConfigError("a budget is found on one GPU: leave model.numerics.parallel at 1")
     if run.offload != "none":
         raise ConfigError("model.numerics.parallel keeps the model on every GPU: leave model.offload at none")
     if getattr(backbones.family(run.recipe.backbone).TRANSFORMER, "_cp_plan", None) is None:

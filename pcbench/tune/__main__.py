@@ -22,15 +22,15 @@ import yaml
 from methods.engine.method import Method
 
 from .. import compose, feasible, integrity
+from .. import target as targets
 from ..backbones import weights
 from ..config import ConfigError, Run
 from ..cost import memory
 from ..job import job_of
 from ..runs import anatomy_of
 from ..store.atomic import write_whole
-from . import target as targets
-from .evidence import Bench
-from .search import Search, UnreachableError
+from .evidence import Bench, search_on
+from .search import UnreachableError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,14 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def tune(bench: Bench) -> Path:
     """Find the setting, check it on the other half of the prompts, and write the preset; returns its path."""
     integrity.tidy([job_of(bench.run)])
-    low, high = bench.limits
-    rises = bench.tradeoff.more_is_faster == bench.target.faster_is_more
-    search = Search(bench.tune, low, high, rises, bench.tradeoff.whole)
-    value = search.find(bench.target.value, bench.default)
-    checked = bench.measure(value, bench.halves[1])
+    value = search_on(bench).find(bench.target.value, bench.default)
+    tuned, checked = (bench.measure(value, half) for half in halves(bench.run.prompts))
     run = bench.with_setting(value)
     path = run.results / "presets" / f"{run.recipe.method.NAME}-{run.recipe.backbone.name}-{_name(bench.target)}.yaml"
-    text = preset(bench, run, search.tried[value], checked)
+    text = preset(bench, run, tuned, checked)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
@@ -82,7 +79,7 @@ def tune(bench: Bench) -> Path:
 
 def preset(bench: Bench, run: Run, tuned: float, checked: float) -> str:
     """The preset as YAML: the method's fields that differ from its defaults, under the evidence."""
-    tune_on, check_on = bench.halves
+    tune_on, check_on = halves(bench.run.prompts)
     method = run.recipe.method
     lines = [
         f"{method.NAME} on {run.recipe.backbone.name}, tuned to {bench.target} over {bench.tradeoff.field}:",
@@ -113,7 +110,20 @@ def parse(arguments: list[str]) -> Bench:
     if len(given) != 1:
         raise ConfigError("say what to tune to: target=2x, target=25steps or target=45dB")
     run = compose.run_from([word for word in arguments if not word.startswith("target=")])
-    return Bench(run, targets.parse(given[0]), lambda line: print(line, flush=True))
+    if len(run.prompts) < 2:
+        raise ConfigError("tuning needs at least two prompts: one half to tune on, the other half to check on")
+    return Bench(run, targets.parse(given[0]), halves(run.prompts)[0], say, say)
+
+
+def halves(prompts: list[str]) -> tuple[list[str], list[str]]:
+    """The prompts to tune on, and those to check on."""
+    middle = (len(prompts) + 1) // 2
+    return prompts[:middle], prompts[middle:]
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
 
 
 def _name(target: targets.Target) -> str:

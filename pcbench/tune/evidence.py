@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from methods.engine.method import Tradeoff
+from methods.engine.method import Method, Tradeoff
 
 from .. import stages
 from ..config import ConfigError, Run
 from ..cost.macs import reference_macs
 from ..job import job_of
 from ..record import read
-from .target import Target
+from ..target import Target
+from .search import MOST, Search
+
+FEW = 2  # prompts on which a setting is tried first
+CLEAR = 4.0  # standard errors from the target at which more prompts would not change where a setting lies
+
+
+def tradeoff_of(method: Method) -> Tradeoff:
+    """The field by which a method is tuned. Raises ConfigError if it has none."""
+    if method.TRADEOFF is None:
+        raise ConfigError(f"{method.NAME} has no single field that trades quality for speed: nothing to tune")
+    return method.TRADEOFF
 
 
 @dataclass
 class Bench:
-    """Settings of one method on a run's prompts: the first half is tuned on, the other half checks.
+    """Settings of one method, measured on some of a run's prompts.
 
+    tuned_on: the prompts. say: where a line for each setting goes. detail: where what a stage says goes.
     settled: a line for each setting that was carried out, with what it measured.
     """
 
     run: Run
     target: Target
+    tuned_on: Sequence[str]
     say: Callable[[str], None]
+    detail: Callable[[str], None]
     settled: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        method = self.run.recipe.method
-        if method.TRADEOFF is None:
-            raise ConfigError(f"{method.NAME} has no single field that trades quality for speed: nothing to tune")
-        if len(self.run.prompts) < 2:
-            raise ConfigError("tuning needs at least two prompts: one half to tune on, the other half to check on")
-        self.tradeoff: Tradeoff = method.TRADEOFF
-
-    @property
-    def halves(self) -> tuple[list[str], list[str]]:
-        """The prompts to tune on, and those to check on."""
-        middle = (len(self.run.prompts) + 1) // 2
-        return self.run.prompts[:middle], self.run.prompts[middle:]
+        self.tradeoff = tradeoff_of(self.run.recipe.method)
+        self._longest = 0.0  # seconds that a setting took
 
     @property
     def limits(self) -> tuple[float, float]:
         """The range of the field."""
-        high = self.run.recipe.sampling.steps if self.tradeoff.high is None else self.tradeoff.high
-        return self.tradeoff.low, high
+        return self.tradeoff.limits(self.run.recipe.sampling.steps)
 
     @property
     def default(self) -> float:
@@ -65,19 +69,44 @@ class Bench:
 
     def measure(self, value: float, prompts: Sequence[str]) -> float:
         """Carry out a setting on some prompts, unless that was done before, and measure it. Raises FailedError."""
-        run = replace(self.with_setting(value), prompts=list(prompts))
-        job = job_of(run)
-        stages.execute(job, self.say)
-        samples = [sample for sample in read(job)["samples"] if _asked(sample, run)]
-        return self.target.measure(samples, reference_macs(job))
+        return self._carried_out(value, prompts)[0]
 
     def tune(self, value: float) -> float:
-        """Measure a setting on the half to tune on, and say so."""
-        measured = self.measure(value, self.halves[0])
+        """Measure a setting on the prompts to tune on, on as few as tell where it lies, and say so."""
+        began, number = time.monotonic(), FEW
+        while True:
+            measured, error = self._carried_out(value, self.tuned_on[:number])
+            if number >= len(self.tuned_on) or self._clear(measured, error, number):
+                break
+            number *= 2
         self.settled.append(f"{self.tradeoff.field} {value:g}: {self.target.text(measured)}")
-        self.say(f"{self.run.label}  {self.settled[-1]}, aiming at {self.target}")
+        self._longest = max(self._longest, time.monotonic() - began)
+        tries = len(self.settled)
+        left = f"at most {MOST - tries} more, {(MOST - tries) * self._longest / 60:.0f} min"
+        self.say(f"{self.run.label}  {self.settled[-1]}, aiming at {self.target} (try {tries}, {left})")
         return measured
+
+    def _clear(self, measured: float, error: float, number: int) -> bool:
+        """Whether more prompts would not change on which side of the target a setting is, or would all say the same."""
+        if error == 0:
+            return number > FEW  # two may agree by chance
+        return abs(measured - self.target.value) > CLEAR * error
+
+    def _carried_out(self, value: float, prompts: Sequence[str]) -> tuple[float, float]:
+        """What a setting measures on some prompts, and the standard error."""
+        run = replace(self.with_setting(value), prompts=list(prompts))
+        job = job_of(run)
+        stages.execute(job, self.detail)
+        samples, reference = [sample for sample in read(job)["samples"] if _asked(sample, run)], reference_macs(job)
+        return self.target.measure(samples, reference), self.target.error(samples, reference)
 
 
 def _asked(sample: Mapping[str, Any], run: Run) -> bool:
     return sample["prompt"] in run.prompts and sample["seed"] in run.seeds
+
+
+def search_on(bench: Bench) -> Search:
+    """A search over the settings of a bench."""
+    low, high = bench.limits
+    rises = bench.tradeoff.more_is_faster == bench.target.faster_is_more
+    return Search(bench.tune, low, high, rises, bench.tradeoff.whole)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 CLOSE = 0.01  # relative distance from the target at which the search stops
 STRIDE = 3.0  # factor from one value to the next until the target is bracketed
-NARROW = 1.0005  # ratio of a bracket's ends from which on it is not worth narrowing
+NARROW = 1.0005
 MOST = 24  # evaluations
 
 
@@ -21,7 +22,8 @@ class Search:
     """Looks for the value in [low, high] where `measure` is `target`.
 
     rises: whether the measure rises with the value. whole: only whole values are allowed.
-    tried: all values measured so far; those of an earlier search count.
+    tried: all values measured so far; those of an earlier search count. close: relative distance from the target at
+    which the search stops. narrow: ratio of a bracket's ends from which on it is not worth narrowing.
     """
 
     measure: Callable[[float], float]
@@ -30,58 +32,62 @@ class Search:
     rises: bool
     whole: bool = False
     tried: dict[float, float] = field(default_factory=dict)
+    close: float = CLOSE
+    narrow: float = NARROW
 
     def find(self, target: float, start: float) -> float:
         """The value whose measure is closest to the target. Raises UnreachableError if the target is out of range."""
         self._at(self._legal(start))
         for _ in range(MOST):
-            if abs(self.tried[best := self._best(target)] - target) <= CLOSE * abs(target):
+            if abs(self.tried[best := self.best(target)] - target) <= self.close * abs(target):
                 return best
             following = self._next(target)
             if following is None:
                 return best
             self._at(following)
-        return self._best(target)
+        return self.best(target)
 
     def _at(self, value: float) -> None:
         if value not in self.tried:
             self.tried[value] = self.measure(value)
 
-    def _best(self, target: float) -> float:
+    def best(self, target: float) -> float:
+        """The value tried whose measure is closest to the target."""
         return min(self.tried, key=lambda value: abs(self.tried[value] - target))
 
     def _next(self, target: float) -> float | None:
         """The next value to measure; None if none promises more."""
-        below = [value for value in self.tried if (self.tried[value] < target) == self.rises]
-        above = [value for value in self.tried if value not in below]
-        if not below:
-            return self._beyond(min(above), self.low, 1 / STRIDE)
-        if not above:
-            return self._beyond(max(below), self.high, STRIDE)
-        below = [value for value in below if value < min(above)]  # a measure with noise need not be monotone
-        return self._between(max(below), min(above), target) if below else None
+        values = sorted(self.tried)
+        short = {value: self.tried[value] < target for value in values}
+        if all(short.values()) or not any(short.values()):
+            upward = short[values[0]] == self.rises
+            return self._beyond(values if upward else values[::-1], self.high if upward else self.low)
+        # neighbours on either side of the target; a measure with noise may have several such pairs
+        pairs = [(low, high) for low, high in pairwise(values) if short[low] != short[high]]
+        below, above = min(pairs, key=lambda pair: sum(abs(self.tried[value] - target) for value in pair))
+        return self._between(below, above, target)
 
-    def _beyond(self, end: float, limit: float, by: float) -> float:
-        """A value farther out than all so far."""
+    def _beyond(self, values: list[float], limit: float) -> float:
+        """A value farther out than the last of `values`; the limit itself if the last two measure the same."""
+        end = values[-1]
         if end == limit:
-            self._at(self.low)
-            self._at(self.high)
-            self._at(self.low)
-            self._at(self.high)
+            self._at(self.low + self.high - limit)
             reached = sorted(self.tried.values())
             raise UnreachableError(f"from {reached[0]:.4g} to {reached[-1]:.4g} is reachable")
-        value = self._legal(end * by)
-        return value if value != end else self._legal(end + math.copysign(1, by - 1))
+        if len(values) > 1 and self.tried[end] == self.tried[values[-2]]:
+            return limit
+        value = self._legal(end * (STRIDE if limit > end else 1 / STRIDE))
+        return value if value != end else self._legal(end + math.copysign(1, limit - end))
 
     def _between(self, below: float, above: float, target: float) -> float | None:
-        """A value inside a bracket, near where a line through its ends has the target; None if nothing is between."""
+        """A value inside a bracket, near where a power law through its ends has the target; None if none is between."""
         first, last = self.tried[below], self.tried[above]
-        share = (target - first) / (last - first) if math.isfinite(last - first) else 0.5
-        share = min(max(share, 0.1), 0.9)
+        sound = all(0 < each < math.inf for each in (first, last, target))
+        share = math.log(target / first) / math.log(last / first) if sound else 0.5
+        value = below * (above / below) ** min(max(share, 0.1), 0.9)
         if self.whole:
-            value = min(max(round(below + share * (above - below)), below + 1), above - 1)
-            return float(value) if above - below > 1 else None
-        return self._legal(below ** (1 - share) * above**share) if above / below > NARROW else None
+            return min(max(float(round(value)), below + 1), above - 1) if above - below > 1 else None
+        return self._legal(value) if above / below > self.narrow else None
 
     def _legal(self, value: float) -> float:
         value = float(round(value)) if self.whole else float(f"{value:.4g}")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import ConfigError
-from ..messages import shortened
+from .config import ConfigError
+from .messages import shortened
 
 Sample = Mapping[str, Any]  # a sample of a record
 PSNR = "psnr@2"
@@ -19,12 +19,15 @@ PSNR = "psnr@2"
 class Target:
     """value: the number aimed at. unit: "x", "steps" or "dB". faster_is_more: whether a faster setting has more of it.
 
+    measure: its value over samples, given the MACs of a video without a cache. error: the standard error of that value
+    as the mean over these prompts; infinite if only all prompts together say anything.
     stages: what must be carried out to measure it.
     """
 
     value: float
     unit: str
     measure: Callable[[Sequence[Sample], float], float]
+    error: Callable[[Sequence[Sample], float], float]
     stages: tuple[str, ...] = ("generate",)
     faster_is_more: bool = False
 
@@ -46,6 +49,26 @@ def computed(samples: Sequence[Sample], reference_macs: float) -> float:
     return statistics.fmean(sample["computed"] for sample in samples)
 
 
+def error_of_speedup(samples: Sequence[Sample], reference_macs: float) -> float:
+    """Standard error of `speedup`: relatively, that of the mean MACs."""
+    macs = [sample["macs"] for sample in samples]
+    return speedup(samples, reference_macs) * _standard_error(macs) / statistics.fmean(macs)
+
+
+def error_of_computed(samples: Sequence[Sample], reference_macs: float) -> float:
+    """Standard error of `computed`."""
+    return _standard_error([sample["computed"] for sample in samples])
+
+
+def needs_all(samples: Sequence[Sample], reference_macs: float) -> float:
+    """The error of what depends on how many samples there are."""
+    return float("inf")
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("inf")
+
+
 def safe_psnr(samples: Sequence[Sample], reference_macs: float) -> float:
     """Lower end of the 95 % interval of the mean PSNR over videos; infinite if all are identical to their reference."""
     values = [value for sample in samples if (value := sample["fidelity"][PSNR]) is not None]
@@ -65,7 +88,7 @@ def parse(text: str) -> Target:
         )
     value, unit = float(match[1]), match[2]
     if unit == "x":
-        return Target(value, unit, speedup, faster_is_more=True)
+        return Target(value, unit, speedup, error_of_speedup, faster_is_more=True)
     if unit == "steps":
-        return Target(value, unit, computed)
-    return Target(value, unit, safe_psnr, ("generate", "score"))
+        return Target(value, unit, computed, error_of_computed)
+    return Target(value, unit, safe_psnr, needs_all, ("generate", "score"))

@@ -1,0 +1,109 @@
+"""`python -m pcbench.oracle model=tiny_wan steps=25 prompts=held_out prompts.limit=4`: what is left to gain?
+
+For each prompt, the best schedule of `steps` computed steps that a local search finds, and the best one for all prompts
+together, measured by the error of the final latent. It looks at the uncached video, so it is no method: it says how
+much a perfect rule could gain. The best schedules, the uniform one and the planned ones are then run as
+`method=replay`, scored like every other recipe, and summed up in results/oracle/.
+
+steps           computed steps
+reuse           what a reused step answers (extrapolate)
+evaluations     schedules tried for each prompt, and for all together (60)
+
+All other words are those of `python -m pcbench`: model, prompts, model.sampling.steps, results, …
+The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import compose, feasible
+from ..backbones import weights
+from ..config import ConfigError, Run
+from ..cost import memory
+from ..job import job_of
+from ..messages import shortened
+from .best import Best
+from .report import report
+
+OWN = {"steps": "", "reuse": "extrapolate", "evaluations": "60"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """run: an uncached run. steps: computed ones. reuse: of every schedule. evaluations: per search."""
+
+    run: Run
+    steps: int
+    reuse: str
+    evaluations: int
+
+    @property
+    def path(self) -> Path:
+        """The file of the summary."""
+        name = f"{self.run.recipe.backbone.name}-{self.reuse}-{self.steps}.json"
+        return self.run.results / "oracle" / name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code, as the main command line does."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0
+    try:
+        question = parse(arguments)
+        feasible.check_writable(question.run.results)
+        if too_large := memory.why_too_large(job_of(question.run)):
+            raise ConfigError(too_large)
+        weights.require(question.run.recipe.backbone, question.run.download)
+        feasible.check_here(question.run)
+    except Exception as error:
+        print(f"pcbench.oracle: {compose.one_line(error)}", file=sys.stderr)
+        return 2
+    try:
+        tried = question.path.with_suffix(".tried.json")
+        found = Best(question.run, question.steps, question.reuse, tried, say).search(question.evaluations)
+        for line in report(question.run, question.path, question.reuse, found):
+            say(line)
+    except KeyboardInterrupt:
+        print("pcbench.oracle: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"pcbench.oracle: failed: {compose.one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> Question:
+    """What is asked. Raises ConfigError for what cannot be searched."""
+    if wrong := [word for word in arguments if word.startswith(("-", "method"))]:
+        raise ConfigError(f"{wrong[0]!r} is no option here: it is schedules that are searched, for one model at a time")
+    given = OWN | dict(word.split("=", 1) for word in arguments if word.partition("=")[0] in OWN)
+    numbers = {name: _whole(name, given[name]) for name in ("steps", "evaluations")}
+    rest = [word for word in arguments if word.partition("=")[0] not in OWN]
+    run = compose.run_from([*rest, "method=none"])
+    num_steps = run.recipe.sampling.steps
+    if not 2 <= numbers["steps"] < num_steps:
+        raise ConfigError(f"steps={numbers['steps']}: give from 2 to {num_steps - 1} of the {num_steps} steps")
+    replayed = "F" * numbers["steps"] + "r" * (num_steps - numbers["steps"])
+    compose.run_from([*rest, "method=replay", f"method.actions={replayed}", f"method.reuse={given['reuse']}"])
+    return Question(run, numbers["steps"], given["reuse"], numbers["evaluations"])
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise ConfigError(f"{name}={shortened(text)}: give a whole number from 1")
+    return int(text)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
