@@ -23,7 +23,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of figure, and the experiment whose records it shows ("": none of its own).
+    """A kind of figure, and the experiment whose records it shows.
 
     each: whether a model has one per bench. together: whether it is drawn from all benches of an experiment at once, as
     a list. compares: whether it takes `options`, which say what stands out among methods.
@@ -52,7 +52,7 @@ KINDS = (
     Kind("pareto", "table1", pareto.pareto, each=True, compares=True),
     Kind("pareto-ssim", "table1", partial(pareto.pareto, view=pareto.BY_SSIM), each=True, compares=True),
     Kind("pareto-latency", "table1", partial(pareto.pareto, view=pareto.BY_LATENCY), each=True, compares=True),
-    Kind("budget", "", budget.budget, together=True, compares=True),
+    Kind("budget", "budget", budget.budget, together=True, compares=True),
 )
 
 
@@ -78,7 +78,7 @@ def drawings(results: Path, options: Options = DEFAULT) -> tuple[list[Drawing], 
             except NotDrawnError as error:
                 reasons += [str(error)] if str(error) else []
         found += _named(kind, drawn)
-        if not drawn and kind.made_by:
+        if not drawn:
             command = f"python -m pcbench +experiment={kind.made_by} (or {kind.made_by}_tiny)"
             missing.append(f"{kind.name}: not drawn, {reasons[-1] if reasons else 'no records'}; {command} makes it")
     return found, missing
