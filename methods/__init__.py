@@ -10,6 +10,7 @@ print(cache.trace.summary())
 from .adacache import AdaCacheConfig
 from .controlled import ControlledConfig
 from .dbcache import DBCacheConfig
+from .dicache import DiCacheConfig
 from .easycache import EasyCacheConfig
 from .engine.attach import Handle, apply
 from .engine.method import Cache, Method, StepwiseCache
@@ -31,6 +32,7 @@ __all__ = [
     "Call",
     "ControlledConfig",
     "DBCacheConfig",
+    "DiCacheConfig",
     "EasyCacheConfig",
     "FasterCacheConfig",
     "FewerStepsConfig",

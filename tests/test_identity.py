@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from methods import FewerStepsConfig, NoCacheConfig, PreciseCacheConfig, UniformConfig
+from methods import DiCacheConfig, FewerStepsConfig, NoCacheConfig, PreciseCacheConfig, UniformConfig
 from pcbench.config import Backbone, Numerics, Recipe, Run, Sampling
 from pcbench.cost.estimate import SOURCES
 from pcbench.identity import recipe_id, sample_key, sparse
@@ -37,6 +37,7 @@ RECIPES = {
     "precisecache_base": recipe(PreciseCacheConfig(alpha=0.5)),
     "precisecache_turbo": recipe(PreciseCacheConfig(alpha=0.7)),
     "precisecache_trial_turbo": recipe(PreciseCacheConfig(reference="previous_trial")),
+    "dicache": recipe(DiCacheConfig()),
     "bfloat16": recipe(numerics=Numerics(dtype="bfloat16")),
     "20 steps": recipe(sampling=Sampling(height=128, width=128, frames=29, steps=20)),
 }

@@ -42,6 +42,7 @@ LOOKS = {
     # blocks of a step
     "first_block_cache": (BLUE, "s"),
     "dbcache": (GREEN, "s"),
+    "dicache": (PINK, "s"),
     # attention, or a guidance branch
     "pab": (PINK, "^"),
     "fastercache": (GREEN, "^"),
