@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,25 @@ from pcbench.config import ConfigError
 from .conftest import STEPS
 from .families import FAMILIES
 from .test_observe_measures import caller_of
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "searched.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: f"{g['source']}-{g['actions']}")
+def test_parity_with_the_official_code(golden):
+    family, actions = FAMILIES["wan"], golden["actions"]
+    pipe = family.pipeline()
+    with apply(pipe, SearchedConfig(actions=actions)) as handle:
+        latents = family.call(pipe, steps=len(actions))
+    made = "".join("r" if step.action == "reuse" else "F" for step in handle.trace.steps)
+    assert "".join(letter * 2 for letter in made) == golden["calls"]
+    expected = torch.tensor(golden["latents"]["every_41st"])
+    torch.testing.assert_close(latents.flatten()[::41], expected, rtol=1e-5, atol=1e-5)
+    if golden["source"] == "budcache":
+        kept = max(1, int(actions.count("F") * 0.3))
+        near = searching.neighbours(actions, kept, 4000, random.Random(0))
+        assert len(near) == golden["exchanges"]
+        assert {searching.swapped(actions, kept, random.Random(seed)) for seed in range(2000)} <= set(near)
 
 
 def steps_of(actions: str) -> list[int]:
