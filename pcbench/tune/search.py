@@ -50,9 +50,18 @@ class Search:
             elif self.confirm is None or best in self.confirmed:
                 return best
             else:
-                self.confirmed.add(best)
-                self.tried[best] = self.confirm(best)
+                self._confirm(best, target)
         return self.best(target)
+
+    def _confirm(self, value: float, target: float) -> None:
+        """Measure a value better, and forget those that may lie on the target's other side by as much as that differs."""
+        assert self.confirm is not None
+        exact = self.confirm(value)
+        unsure = 2 * abs(exact - self.tried[value])
+        self.confirmed.add(value)
+        kept = {v: m for v, m in self.tried.items() if v in self.confirmed or abs(m - target) > unsure}
+        self.tried.clear()
+        self.tried.update(kept | {value: exact})
 
     def _at(self, value: float) -> None:
         if value not in self.tried:
