@@ -28,6 +28,7 @@ ROUNDED = {"psnr@2": 0, "ssim@2": 3}  # digits of the qualities at which speeds 
 # Fields that separate curves of one method -> their usual value, which is not named.
 CURVE_FIELDS = {
     "damping": 1.0,
+    "blend": 1.0,
     "block_cache_rate": 0.0,
     "reference": "cached_output",
     "retention_steps": False,

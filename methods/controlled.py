@@ -20,8 +20,8 @@ from typing import ClassVar
 import torch
 
 from .engine.denoiser import Denoiser
+from .engine.kept import SAME_LEVEL
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
-from .engine.reuse import SAME_LEVEL
 from .engine.trace import Step
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from .calibration import all_measured, measured
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
+from .engine.forecast import Hermite
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.trace import Step
 from .schedule import check_actions, check_fits, check_steps
@@ -39,8 +40,10 @@ class PlannedConfig(StepwiseCache):
     calibration: fingerprint of the matrix that is planned with; None is the backbone's own.
     actions: a plan of your own instead, a letter a step as in `ReplayConfig`.
 
-    What is planned is the error of `reuse`: of "extrapolate" with its damping, of "taylorseer" of order 1; all others
-    are planned as the last prediction held, which "prediction" is.
+    What is planned is the error of `reuse` as a line through the last two computed predictions: in noise levels for
+    "extrapolate" with its damping, and for "second_difference"; in steps for "taylorseer" and "chebyshev", and damped
+    by half for "hermite" (exact for orders up to 1). All others are planned as the last prediction held, which
+    "prediction" is.
     """
 
     steps: int = 25
@@ -109,10 +112,23 @@ class Planned(StepwiseRule):
         assert config.calibration is not None
         num_steps = len(levels)
         forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
-        damping = {"extrapolate": config.damping, "taylorseer": float(config.taylor_order > 0)}.get(config.reuse, 0.0)
-        positions = tuple(range(0, -num_steps, -1)) if config.reuse == "taylorseer" else tuple(levels)
+        damping, in_steps = _line(config)
+        positions = tuple(range(0, -num_steps, -1)) if in_steps else tuple(levels)
         errors = forecast_errors(config.calibration, tuple(levels), positions, damping)
         return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
+
+
+def _line(config: PlannedConfig) -> tuple[float, bool]:
+    """The line that stands for `reuse`: its damping (0: the last prediction held), and whether it runs in steps."""
+    order = float(config.taylor_order > 0)
+    lines = {
+        "extrapolate": (config.damping, False),
+        "second_difference": (1.0, False),
+        "taylorseer": (order, True),
+        "hermite": (2 * Hermite.SCALE**2 * order, True),
+        "chebyshev": (1.0, True),
+    }
+    return lines.get(config.reuse, (0.0, False))
 
 
 def calibrated(name: str) -> dict[str, Any]:

@@ -122,6 +122,9 @@ def test_it_is_planned_for_what_a_reused_step_answers(pipe, measured):
     plans = {plan(reuse="prediction"), plan(), plan(damping=0.5), plan(reuse="taylorseer")}
     assert len(plans) > 2
     assert plan(damping=0.0) == plan(reuse="prediction")
+    assert plan(reuse="second_difference") == plan()
+    assert plan(reuse="chebyshev") == plan(reuse="taylorseer")
+    assert plan(reuse="hermite", taylor_order=0) == plan(reuse="prediction") == plan(reuse="mean_velocity")
 
 
 def test_what_cannot_be_planned_is_refused(pipe, measured, tmp_path):

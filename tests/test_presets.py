@@ -15,6 +15,7 @@ from pcbench.job import job_of
 
 OTHER = {  # a value for every field of PreciseCache that is no preset's, beside alpha 0.7
     "protect_first": "2", "protect_last": "1", "reuse": "residual", "damping": "0.5", "taylor_order": "2",
+    "blend": "0.5",
     "alpha": "0.6", "warmup_steps": "4", "downsample_factor": "[1,8,8]", "radius_ratio": "0.3",
     "block_cache_rate": "0.6", "block_cache_steps": "2", "accumulate": "false", "reference": "anchor_trial",
     "subtract_bias": "true", "norm": "l2", "threshold_from": "full", "count_warmup": "true", "spectrum": "volume",

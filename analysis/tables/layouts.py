@@ -143,8 +143,8 @@ def _strategy(row: Row) -> str:
     if reuse is None or row.record["method"] != "precisecache":
         return row.label
     name = STRATEGIES.get(reuse, f"Reuse: {reuse}")
-    damping = row.field("damping")
-    return name if damping in (None, 1.0) else f"{name}, damping {damping:g}"
+    options = {each: row.field(each) for each in ("damping", "blend")}
+    return ", ".join([name, *(f"{each} {value:g}" for each, value in options.items() if value not in (None, 1.0))])
 
 
 def _strategy_order(row: Row) -> tuple[Any, ...]:

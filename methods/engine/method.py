@@ -17,8 +17,9 @@ import torch
 
 from .anatomy import Anatomy, Size
 from .denoiser import Denoiser, ModuleCall
+from .kept import Reuse
 from .numbers import check_plain
-from .reuse import STRATEGIES, Reuse, strategy
+from .reuse import STRATEGIES, strategy
 from .trace import Step
 
 
@@ -215,14 +216,17 @@ class StepwiseCache(Cache):
 
     reuse: "prediction" (the last computed one), "residual" (prediction minus input), "taylorseer" (Taylor expansion in
         steps, of `taylor_order`), "extrapolate" (a line in sigma through the last two, damped), "stack" (the block
-        stack's residual: embeddings and head run again).
+        stack's residual: embeddings and head run again), or what another method forecasts with (forecast.py):
+        "chebyshev" (Spectrum), "hermite" (HiCache), "second_difference" (D2Cache), "mean_velocity" (MeanCache).
     damping: d of "extrapolate": 0 equals "prediction", 1 is the undamped line.
-    taylor_order: order of "taylorseer".
+    taylor_order: order of "taylorseer" and "hermite".
+    blend: share of the fit in "chebyshev", official w; the rest is the line in steps.
     """
 
     reuse: str = "prediction"
     damping: float = 1.0
     taylor_order: int = 1
+    blend: float = 1.0
 
     KEEPS_PREDICTIONS: ClassVar[bool] = True
     DECIDES_PER_BRANCH: ClassVar[bool] = False  # each guidance branch for itself, as some methods were published
@@ -233,6 +237,8 @@ class StepwiseCache(Cache):
             raise ValueError(f"reuse must be one of {', '.join(STRATEGIES)}, not {self.reuse!r}")
         if self.taylor_order < 0:
             raise ValueError(f"taylor_order must be at least 0, not {self.taylor_order}")
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"blend must be from 0 to 1, not {self.blend}")
 
     @property
     def needs_noise_level(self) -> bool:
@@ -259,7 +265,9 @@ class StepwiseRule(Rule):
 
     def __init__(self, config: StepwiseCache) -> None:
         self.config = config
-        self.reuse: Reuse = strategy(config.reuse, damping=config.damping, order=config.taylor_order)
+        self.reuse: Reuse = strategy(
+            config.reuse, damping=config.damping, order=config.taylor_order, blend=config.blend
+        )
         self._decided: Step | None = None
         self._compute = True
 

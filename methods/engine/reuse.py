@@ -1,58 +1,21 @@
-"""What a reused step returns: five strategies, usable with every step-wise decision.
+"""What a reused step returns: nine strategies, usable with every step-wise decision.
 
-The paper's Table 4 compares the first three and finds little difference; "extrapolate" is ours. All but "stack"
-replace the whole transformer, so a reused step costs nothing. Each keeps, per guidance branch, what it needs from
-computed steps.
+The paper's Table 4 compares the first three and finds little difference; "extrapolate" is ours; the published forecasts
+of other methods are in forecast.py. All but "stack" replace the whole transformer, so a reused step costs nothing. Each
+keeps, per guidance branch, what it needs from computed steps (kept.py).
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 
 from .denoiser import Denoiser, ModuleCall
-
-SAME_LEVEL = 1 / 2000  # difference of noise levels (`clock.noise_levels`) below which two are one
-
-
-@dataclass
-class Reuse(ABC):
-    """The memory of one pipeline call, by guidance branch."""
-
-    memory: dict[str, Any] = field(default_factory=dict)
-
-    NEEDS_BLOCKS: ClassVar[bool] = False  # it replaces the blocks, one by one; embeddings and head run
-    NEEDS_NOISE_LEVEL: ClassVar[bool] = False
-
-    def ready(self, denoiser: Denoiser) -> bool:
-        """Whether the current branch has been stored once."""
-        return denoiser.branch.name in self.memory
-
-    @abstractmethod
-    def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        """Remember what the current branch computed at this step."""
-
-    @abstractmethod
-    def predict(self, denoiser: Denoiser) -> torch.Tensor:
-        """Answer for the current branch at this step."""
-
-    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        """Answer the call of a block, where `NEEDS_BLOCKS`."""
-        return call.run()
-
-    def forget_branch(self, name: str) -> None:
-        """Drop what is kept of a branch."""
-        self.memory.pop(name, None)
-
-    def change_transformer(self) -> None:  # noqa: B027
-        """Another transformer takes over: keep whole predictions, but no differences between the two.
-
-        A prediction, or what it adds to its input, belongs to the same denoising whichever transformer made it.
-        """
+from .forecast import Chebyshev, Hermite, MeanVelocity, SecondDifference
+from .kept import SAME_LEVEL, Reuse, latent_of, level_of, residual_of
 
 
 class Prediction(Reuse):
@@ -69,17 +32,10 @@ class Residual(Reuse):
     """F_i = Z_i + (F_a - Z_a): the residual R = F - Z is kept (Table 4; EasyCache's own)."""
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        latent = denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"])
-        if latent.shape != prediction.shape:
-            raise ValueError(
-                f"reuse=residual needs a prediction of the latent's shape, not {tuple(prediction.shape)} for"
-                f" {tuple(latent.shape)}"
-            )
-        self.memory[denoiser.branch.name] = prediction - latent
+        self.memory[denoiser.branch.name] = residual_of(denoiser, prediction, "residual")
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
-        latent = denoiser.anatomy.as_prediction(denoiser.branch.inputs["hidden_states"])
-        return latent + self.memory[denoiser.branch.name]
+        return latent_of(denoiser) + self.memory[denoiser.branch.name]
 
 
 @dataclass
@@ -120,7 +76,7 @@ class Extrapolate(Reuse):
         self.memory = {name: [(None, prediction)] for name, (*_, (_, prediction)) in self.memory.items()}
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        sigma, visits = _known(denoiser.step.sigma), self.memory.get(denoiser.branch.name, [])
+        sigma, visits = level_of(denoiser, "extrapolate"), self.memory.get(denoiser.branch.name, [])
         last = [visit for visit in visits if visit[0] is not None and abs(visit[0] - sigma) > SAME_LEVEL][-1:]
         self.memory[denoiser.branch.name] = [*last, (sigma, prediction)]
 
@@ -129,14 +85,8 @@ class Extrapolate(Reuse):
         if not before:
             return a
         sigma_b, b = before[0]
-        along = self.damping * (_known(denoiser.step.sigma) - sigma_a) / (sigma_a - sigma_b)
+        along = self.damping * (level_of(denoiser, "extrapolate") - sigma_a) / (sigma_a - sigma_b)
         return a + along * (a - b)
-
-
-def _known(sigma: float | None) -> float:
-    if sigma is None:
-        raise ValueError("reuse=extrapolate needs the noise level of each step, which this pipeline does not give")
-    return sigma
 
 
 class StackResidual(Reuse):
@@ -212,12 +162,15 @@ STRATEGIES: dict[str, type[Reuse]] = {
     "taylorseer": TaylorSeer,
     "extrapolate": Extrapolate,
     "stack": StackResidual,
+    "chebyshev": Chebyshev,
+    "hermite": Hermite,
+    "second_difference": SecondDifference,
+    "mean_velocity": MeanVelocity,
 }
 
 
-def strategy(name: str, damping: float, order: int) -> Reuse:
-    """A fresh memory for one pipeline call."""
-    strategy_class = STRATEGIES[name]
-    if strategy_class is TaylorSeer:
-        return TaylorSeer(order=order)
-    return Extrapolate(damping=damping) if strategy_class is Extrapolate else strategy_class()
+def strategy(name: str, damping: float, order: int, blend: float = 1.0) -> Reuse:
+    """A fresh memory for one pipeline call, with those of the options that the strategy has."""
+    options = {"damping": damping, "order": order, "blend": blend}
+    known = {field.name for field in fields(STRATEGIES[name])}
+    return STRATEGIES[name](**{option: value for option, value in options.items() if option in known})  # type: ignore[arg-type]
