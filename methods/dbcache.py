@@ -17,13 +17,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from .engine.anatomy import Anatomy
+from .engine.anatomy import Anatomy, Size
 from .engine.caller import transformers_of
 from .engine.core import HOOK_NAME
 from .engine.denoiser import Denoiser, ModuleCall
 from .engine.method import Cache, Rule, Tradeoff
+from .schedule import check_actions
 
 FAMILIES = ("wan", "hunyuanvideo", "cogvideox")
+CALIBRATORS = ("none", "taylorseer", "dmd", "foca")
+MASKS = ("slow", "medium", "fast", "ultra")
 
 
 @dataclass(kw_only=True)
@@ -39,9 +42,16 @@ class DBCacheConfig(Cache):
     protect_last: implemented with cache-dit's own steps_computation_mask.
     max_cached_steps, max_continuous_cached_steps: official; -1 is no limit.
     separate_cfg: official enable_separate_cfg; None follows the pipeline's guidance (Wan calls twice a step).
+    calibrator: what is added instead of the last residual: cache-dit's forecast of it by "taylorseer" (a Taylor
+        expansion of `taylorseer_order` in steps), "dmd" (exponential modes of the last `dmd_history` residuals) or
+        "foca" (a line, corrected by the last step's); "none" is the last one itself. Their other options are official.
+    steps_computation_mask: which steps must be computed: a letter a step, "F" to compute and "r" where reuse is
+        allowed, or one of cache-dit's own masks: "slow", "medium", "fast", "ultra" (official `steps_mask`).
+    steps_computation_policy: where the mask allows reuse, "dynamic" asks the threshold, "static" always reuses.
 
-    Deviations: cache-dit takes a threshold of 1 or more as "always reuse", even with NaN: refused here. Calibrators,
-    custom step masks and pruning are left out. A step where the middle blocks are reused is "partial" in the trace.
+    Deviations: cache-dit takes a threshold of 1 or more as "always reuse", even with NaN: refused here, and pruning is
+    left out. Officially a mask cuts the warm-up short at its own first r; here protected steps are computed beside it,
+    and protect_first=0 follows the mask alone. A step where the middle blocks are reused is "partial" in the trace.
     """
 
     protect_first: float = 8
@@ -51,10 +61,18 @@ class DBCacheConfig(Cache):
     max_cached_steps: int = -1
     max_continuous_cached_steps: int = -1
     separate_cfg: bool | None = None
+    calibrator: str = "none"
+    taylorseer_order: int = 1
+    dmd_history: int = 6
+    steps_computation_mask: str | None = None
+    steps_computation_policy: str = "dynamic"
 
     NAME: ClassVar[str] = "dbcache"
     TRADEOFF: ClassVar = Tradeoff("residual_diff_threshold", 1e-5, 100.0)
-    INERT: ClassVar[dict[str, Any] | None] = {"residual_diff_threshold": 0.0}
+    INERT: ClassVar[dict[str, Any] | None] = {
+        "residual_diff_threshold": 0.0,
+        "steps_computation_policy": "dynamic",
+    }
     EAGER: ClassVar[dict[str, Any]] = {"fn_blocks": 1, "residual_diff_threshold": 0.5, "protect_first": 2}
 
     def __post_init__(self) -> None:
@@ -63,6 +81,19 @@ class DBCacheConfig(Cache):
             raise ValueError("fn_blocks must be at least 1 and bn_blocks at least 0")
         if not 0 <= self.residual_diff_threshold < 1:
             raise ValueError(f"residual_diff_threshold must be in [0, 1), not {self.residual_diff_threshold}")
+        if self.calibrator not in CALIBRATORS:
+            raise ValueError(f"calibrator must be one of {', '.join(CALIBRATORS)}, not {self.calibrator!r}")
+        if self.taylorseer_order < 1 or self.dmd_history < 1:
+            raise ValueError("taylorseer_order and dmd_history must be at least 1")
+        if self.steps_computation_policy not in ("dynamic", "static"):
+            raise ValueError(
+                f"steps_computation_policy must be dynamic or static, not {self.steps_computation_policy!r}"
+            )
+        if self.steps_computation_mask is None:
+            if self.steps_computation_policy == "static":
+                raise ValueError("steps_computation_policy=static needs a steps_computation_mask to follow")
+        elif self.steps_computation_mask not in MASKS:
+            check_actions(self.steps_computation_mask, f"steps_computation_mask, if none of {', '.join(MASKS)},")
 
     def for_backbone(self, anatomy: Anatomy) -> DBCacheConfig:
         if anatomy.family not in FAMILIES:
@@ -76,6 +107,18 @@ class DBCacheConfig(Cache):
                 " blocks to cache; set them lower"
             )
         return self
+
+    def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
+        super().check(anatomy, latent_size, num_steps)
+        mask = self.steps_computation_mask
+        if mask is None:
+            return
+        if num_steps is None:
+            raise ValueError("dbcache: this pipeline does not announce its number of steps, which a mask needs")
+        if mask not in MASKS and len(mask) != num_steps:
+            raise ValueError(f"dbcache: steps_computation_mask has {len(mask)} letters for {num_steps} steps")
+        if mask in MASKS and num_steps < 8 and num_steps not in (4, 6):
+            raise ValueError(f"dbcache: cache-dit has no mask {mask} for {num_steps} steps: give it a letter a step")
 
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         return [block.path for block in anatomy.blocks(transformer)]
@@ -95,7 +138,7 @@ class DBCacheConfig(Cache):
             try:
                 outer_forward, transformer.forward = transformer.forward, hook.original_forward
                 with _quietly():
-                    cache_dit.enable_cache(transformer, cache_config=self.official(separate=False))
+                    cache_dit.enable_cache(transformer, **self.official(separate=False))
                 # cache-dit beneath our hook
                 hook.original_forward, transformer.forward = transformer.forward, outer_forward
             except BaseException:
@@ -103,16 +146,12 @@ class DBCacheConfig(Cache):
                 raise
         return undo_all
 
-    def official(self, separate: bool, num_steps: int | None = None, start: int = 0) -> Any:
-        """cache-dit's own config, for a transformer whose first step is step `start` of a pipeline call."""
+    def official(self, separate: bool, num_steps: int | None = None, start: int = 0) -> dict[str, Any]:
+        """cache-dit's own configs, for a transformer whose first step is step `start` of a pipeline call."""
         from cache_dit import DBCacheConfig as Official
 
         first = self.first_steps(num_steps)
-        mask = None
-        if self.protect_last and num_steps is not None:
-            between = max(num_steps - first - self.protect_last, 0)
-            mask = ([1] * first + [0] * between + [1] * self.protect_last)[start:num_steps]
-        return Official(
+        config = Official(
             Fn_compute_blocks=self.fn_blocks,
             Bn_compute_blocks=self.bn_blocks,
             residual_diff_threshold=self.residual_diff_threshold,
@@ -120,8 +159,32 @@ class DBCacheConfig(Cache):
             max_cached_steps=self.max_cached_steps,
             max_continuous_cached_steps=self.max_continuous_cached_steps,
             enable_separate_cfg=separate,
-            steps_computation_mask=mask,
+            steps_computation_mask=None if num_steps is None else self._mask(first, num_steps, start),
+            steps_computation_policy=self.steps_computation_policy,
         )
+        return {"cache_config": config, "calibrator_config": self._calibrator()}
+
+    def _mask(self, first: int, num_steps: int, start: int) -> list[int] | None:
+        """1 for each step from `start` on that must be computed: it itself (nothing is cached), and the protected."""
+        import cache_dit
+
+        given = self.steps_computation_mask
+        if given is None and not self.protect_last:
+            return None
+        mask = [0] * num_steps if given is None else [int(letter == "F") for letter in given]
+        if given in MASKS:
+            mask = cache_dit.steps_mask(mask_policy=given, total_steps=num_steps)
+        last = num_steps - self.protect_last
+        return [int(bool(must) or not first <= step < last or step == start) for step, must in enumerate(mask)][start:]
+
+    def _calibrator(self) -> Any:
+        import cache_dit
+
+        if self.calibrator == "taylorseer":
+            return cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=self.taylorseer_order)
+        if self.calibrator == "dmd":
+            return cache_dit.DMDCalibratorConfig(dmd_history=self.dmd_history)
+        return cache_dit.FoCaCalibratorConfig() if self.calibrator == "foca" else None
 
     def rule(self) -> DualBlock:
         return DualBlock(self)
@@ -138,6 +201,7 @@ class DualBlock(Rule):
         self.separate: bool | None = None  # None before the first step, and where cache-dit must start afresh
         self.start: int | None = None  # the step at which its context began
         self.called: Counter[str] = Counter()
+        self.managers: dict[int, Any] = {}  # cache-dit's, of each transformer: they hold the tensors it keeps
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self.separate is None:
@@ -176,7 +240,8 @@ class DualBlock(Rule):
         self.start = denoiser.index
         with _quietly():
             official = self.config.official(self.separate, denoiser.num_steps, self.start)
-            cache_dit.refresh_context(denoiser.transformer, cache_config=official)
+            cache_dit.refresh_context(denoiser.transformer, **official)
+        self.managers[id(denoiser.transformer)] = denoiser.transformer._context_manager
 
     def _describe(self, denoiser: Denoiser) -> None:
         """Record the residual's difference, from the statistics that cache-dit leaves on each block list."""

@@ -170,12 +170,12 @@ class _Replay(StepwiseRule):
         return denoiser.must_compute or self.config.actions[step.index] == "F"
 
 
-def check_actions(actions: str) -> None:
+def check_actions(actions: str, name: str = "actions") -> None:
     """Raise ValueError for what is no schedule of letters."""
     if not actions or set(actions) - {"F", "r"}:
-        raise ValueError(f"actions must be letters F (compute) and r (reuse), one a step, not {actions!r}")
+        raise ValueError(f"{name} must be letters F (compute) and r (reuse), one a step, not {actions!r}")
     if actions[0] != "F":
-        raise ValueError("actions must begin with F: there is nothing to reuse at the first step")
+        raise ValueError(f"{name} must begin with F: there is nothing to reuse at the first step")
 
 
 def check_steps(steps: int) -> None:

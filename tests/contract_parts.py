@@ -75,6 +75,10 @@ EVERY, COGVIDEOX = set(FAMILIES), {"cogvideox_2b", "cogvideox_5b"}
 # Presets that families refuse. A refusal that is not expected here fails, and so does a family that works after all.
 REFUSED: dict[str, set[str]] = {
     "dbcache": {"opensora"},
+    "dbcache_dmd": {"opensora"},
+    "dbcache_foca": {"opensora"},
+    "dbcache_scm": {"opensora"},
+    "dbcache_taylorseer": {"opensora"},
     # a strength below 1 takes a part of their schedule only
     "fewer_steps": {"wan_video_to_video"},
     "fewer_steps_32": {"wan_video_to_video"},

@@ -58,7 +58,7 @@ def test_works_or_is_refused_with_a_reason(preset, family):
     result = outcome(preset, family)
     refused = isinstance(result, str)
     MATRIX.setdefault(preset, {})[family] = f"refused: {result}" if refused else "works"
-    if preset == "dbcache" and importlib.util.find_spec("cache_dit") is None:
+    if PRESETS[preset].NAME == "dbcache" and importlib.util.find_spec("cache_dit") is None:
         pytest.skip("refused: cache-dit is not installed")
     assert refused == (family in REFUSED.get(preset, set())), result if refused else "works, but REFUSED says otherwise"
     if refused:
