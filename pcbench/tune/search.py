@@ -54,14 +54,17 @@ class Search:
         return self.best(target)
 
     def _confirm(self, value: float, target: float) -> None:
-        """Measure a value better, and forget those that may lie on the target's other side by as much as that differs."""
+        """Measure a value better. If that differs, forget the values that may lie on the target's other side by as
+        much, and measure like that from now on."""
         assert self.confirm is not None
-        exact = self.confirm(value)
-        unsure = 2 * abs(exact - self.tried[value])
+        exact, known = self.confirm(value), self.tried[value]
         self.confirmed.add(value)
+        unsure = 2 * abs(exact - known)
         kept = {v: m for v, m in self.tried.items() if v in self.confirmed or abs(m - target) > unsure}
         self.tried.clear()
         self.tried.update(kept | {value: exact})
+        if abs(exact - known) > self.close * target:
+            self.measure = self.confirm
 
     def _at(self, value: float) -> None:
         if value not in self.tried:
