@@ -40,6 +40,8 @@ class PlannedConfig(StepwiseCache):
     steps: how many are computed, protected ones included.
     calibration: fingerprint of the matrix that is planned with, or the model it was measured on; None is the
         backbone's own.
+    gain_power: how much the measured gain counts, by which an error grows or shrinks on its way to the final latent; 0
+        weighs all levels alike.
     actions: a plan of your own instead, a letter a step as in `ReplayConfig`.
 
     What is planned is the error of `reuse` as a line through the last two computed predictions: in noise levels for
@@ -50,6 +52,7 @@ class PlannedConfig(StepwiseCache):
 
     steps: int = 25
     calibration: str | None = None
+    gain_power: float = 1.0
     actions: str | None = None
     reuse: str = "extrapolate"
 
@@ -120,10 +123,20 @@ def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] |
     positions = tuple(range(0, -num_steps, -1)) if in_steps else tuple(levels)
     if known is None:
         assert config.calibration is not None
+        known = calibrated(config.calibration)
         errors = forecast_errors(config.calibration, tuple(levels), positions, damping)
     else:
         errors = errors_by(known, levels, positions, damping)
-    return best_schedule(errors, np.abs(np.diff([*levels, 0.0])), config.steps, forced)
+    weights = np.abs(np.diff([*levels, 0.0])) * gain(known, levels) ** config.gain_power
+    return best_schedule(errors, weights, config.steps, forced)
+
+
+def gain(known: dict[str, Any], levels: Sequence[float]) -> np.ndarray:
+    """How many times an error at each of these levels reaches the final latent (N,); 1 where that was not measured."""
+    if "gain" not in known:
+        return np.ones(len(levels))
+    falling, values = (np.array(known["gain"][name]) for name in ("levels", "values"))
+    return np.exp(np.interp(-np.array(levels), -falling, np.log(values)))
 
 
 def chosen(name: str | None, anatomy: Anatomy) -> str:
@@ -159,7 +172,7 @@ def calibrated(name: str) -> dict[str, Any]:
 
 def fingerprint(calibration: dict[str, Any]) -> str:
     """Twelve hex digits of the numbers that decide a plan."""
-    numbers = json.dumps([calibration["levels"], calibration["gram"]])
+    numbers = json.dumps([calibration[name] for name in ("levels", "gram", "gain") if name in calibration])
     return hashlib.sha256(numbers.encode()).hexdigest()[:12]
 
 

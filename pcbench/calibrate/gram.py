@@ -1,4 +1,4 @@
-"""Inner products of uncached predictions at all noise levels: what `methods.planned` plans with."""
+"""What `methods.planned` plans with: inner products of uncached predictions, and what an error at each level counts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 import torch
 
 from ..observe.watch import Caller, Seen
+from . import gain
 
 DIGITS = 9  # significant ones
 
 
 def measure(callers: Iterable[Caller]) -> dict[str, Any]:
-    """Levels and Gram matrix, averaged over some uncached calls, as plain data. Raises ValueError if there is none.
+    """Levels, Gram matrix and gains, averaged over some uncached calls, as plain data. Raises ValueError if there is
+    none.
 
     gram: of the differences D_m = F(levels[m + 1]) - F(levels[m]) of guided predictions, mean over cells; the lower
-    half, row by row. scale: mean square of a prediction.
+    half, row by row. scale: mean square of a prediction. gain: gain.py.
     """
-    grams, scales = [], []
+    grams, scales, gains = [], [], []
     levels: list[float | None] = []
     for caller in callers:
         if getattr(caller.pipe, "transformer_2", None) is not None:
@@ -30,7 +32,10 @@ def measure(callers: Iterable[Caller]) -> dict[str, Any]:
         levels = [moment.sigma for moment in seen.moments]
         grams.append(gram)
         scales.append(scale)
-    return as_data(levels, np.mean(grams, axis=0)) | {"scale": float(f"{np.mean(scales):.5g}"), "samples": len(grams)}
+        gains.append(gain.of_one(caller, seen))
+    data = as_data(levels, np.mean(grams, axis=0))
+    data["gain"] = gain.as_data(data["levels"], gains)
+    return data | {"scale": float(f"{np.mean(scales):.5g}"), "samples": len(grams)}
 
 
 def of_one(seen: Seen) -> tuple[np.ndarray, float]:
@@ -67,5 +72,6 @@ def describe(data: dict[str, Any]) -> list[str]:
     line = np.sqrt(np.maximum(square, 0) / data["scale"])
     return [
         "error of one step's answer, as a share of the prediction, median over all steps:"
-        f" the last prediction {np.median(held):.2%}, a line through the last two {np.median(line):.2%}"
+        f" the last prediction {np.median(held):.2%}, a line through the last two {np.median(line):.2%}",
+        gain.describe(data["gain"]),
     ]
