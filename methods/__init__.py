@@ -24,6 +24,8 @@ from .planned import PlannedConfig
 from .precisecache import PreciseCacheConfig
 from .schedule import FewerStepsConfig, NoCacheConfig, ReplayConfig, UniformConfig
 from .seacache import SeaCacheConfig
+from .searched import SearchedConfig
+from .sencache import SenCacheConfig
 from .taylorseer import ForaConfig, TaylorSeerConfig
 from .teacache import TeaCacheConfig
 
@@ -49,6 +51,8 @@ __all__ = [
     "PreciseCacheConfig",
     "ReplayConfig",
     "SeaCacheConfig",
+    "SearchedConfig",
+    "SenCacheConfig",
     "Step",
     "StepwiseCache",
     "TaylorSeerConfig",

@@ -137,6 +137,12 @@ def test_a_read_only_results_folder(tmp_path, capsys):
 
 PRESETS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 # On Wan's transformers, which have no temporal attention and two calls a step; replay asks for a schedule.
+MEASURED = {
+    "planned": "planned",
+    "sencache": "sencache",
+    "sencache_strict": "sencache",
+    "searched_budcache": "searched",
+}
 NOT_ON_WAN = {"pab_246", "pab_357", "pab_579", "fastercache_as_published", "replay"}
 
 
@@ -145,8 +151,8 @@ NOT_ON_WAN = {"pab_246", "pab_357", "pab_579", "fastercache_as_published", "repl
 def test_every_preset_composes_with_every_model(method, model):
     if (method, model) == ("dbcache", "tiny_wan"):
         pytest.skip("its eight first blocks are more than the tiny Wan has; refused, see BAD")
-    if method == "planned" and model != "tiny_wan":
-        with pytest.raises(compose.RefusedError, match=f"calibrate method=planned model={model}"):
+    if method in MEASURED and model != "tiny_wan":
+        with pytest.raises(compose.RefusedError, match=f"calibrate method={MEASURED[method]} model={model}"):
             compose.run_from([f"method={method}", f"model={model}"])
         return
     composed = compose.run_from([f"method={method}", f"model={model}"])

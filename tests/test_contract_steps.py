@@ -91,7 +91,7 @@ def interrupted(at: int, error: type[BaseException]) -> Any:
 def test_a_call_that_failed_leaves_the_next_as_a_first(preset, family):
     """In a branch of the first step or a later one, at another size of schedule; and nothing of it stays alive."""
     known = ran(preset, family)
-    other = STEPS if known.method.NAME in ("replay", "planned") else 30  # their actions are for so many
+    other = STEPS if known.method.NAME in ("replay", "planned", "searched") else 30  # their actions are for so many
     with warnings.catch_warnings(), apply(known.pipe, known.method, **known.family.options) as handle:
         warnings.simplefilter("ignore")
         for at, steps, error in ((1, other, RuntimeError), (2, other, KeyboardInterrupt), (2, STEPS, RuntimeError)):

@@ -11,7 +11,15 @@ from typing import ClassVar
 
 import pytest
 
-from methods import DiCacheConfig, FewerStepsConfig, NoCacheConfig, PreciseCacheConfig, UniformConfig
+from methods import (
+    DiCacheConfig,
+    FewerStepsConfig,
+    NoCacheConfig,
+    PreciseCacheConfig,
+    SearchedConfig,
+    SenCacheConfig,
+    UniformConfig,
+)
 from pcbench.config import Backbone, Numerics, Recipe, Run, Sampling
 from pcbench.cost.estimate import SOURCES
 from pcbench.identity import recipe_id, sample_key, sparse
@@ -38,6 +46,8 @@ RECIPES = {
     "precisecache_turbo": recipe(PreciseCacheConfig(alpha=0.7)),
     "precisecache_trial_turbo": recipe(PreciseCacheConfig(reference="previous_trial")),
     "dicache": recipe(DiCacheConfig()),
+    "sencache": recipe(SenCacheConfig()),
+    "searched": recipe(SearchedConfig()),
     "bfloat16": recipe(numerics=Numerics(dtype="bfloat16")),
     "20 steps": recipe(sampling=Sampling(height=128, width=128, frames=29, steps=20)),
 }

@@ -18,8 +18,9 @@ from pcbench.sampling import generate
 SMALL = ["model.sampling.steps=10", "model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64"]
 METHODS = {
     "pab": [], "taylorseer": [], "fora": [], "fastercache": [], "seacache": [], "teacache": [], "magcache": [],
-    "easycache": [], "first_block_cache": [], "dicache": [], "adacache": [], "uniform": ["method.steps=5"],
-    "controlled": [], "planned": ["method.steps=5"],
+    "easycache": [], "first_block_cache": [], "dicache": [], "sencache": [], "adacache": [],
+    "uniform": ["method.steps=5"], "controlled": [], "corrected": [], "planned": ["method.steps=5"],
+    "searched": ["method.actions=FFrFrrFrFF"],
     "precisecache_flash": ["method.downsample_factor=[2,2,2]"],
 }  # fmt: skip
 

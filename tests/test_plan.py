@@ -30,7 +30,7 @@ CLASSES: dict[str, Any] = {
 }
 # Presets whose computed steps depend on the video. All others follow a schedule and are priced exactly.
 LOOKING = {"precisecache", "teacache", "seacache", "easycache", "first_block_cache", "adacache", "dbcache",
-           "controlled", "dicache"}  # fmt: skip
+           "controlled", "corrected", "dicache", "sencache"}  # fmt: skip
 
 
 # --- what an uncached video costs -------------------------------------------------------------------------------------

@@ -65,3 +65,19 @@ def test_what_other_methods_keep():
     assert held == 2 * 3 * 40 * 2 * 75600 * 5120 * 2
     held = rehearse(run_of("hunyuan", "teacache").recipe).held  # a residual and the feature, video tokens
     assert held == 2 * 20400 * 3072 * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["method.reuse=prediction"], 1),
+        (["method.reuse=hermite", "method.taylor_order=2"], 3),
+        (["method.reuse=second_difference"], 2),
+        (["method.reuse=mean_velocity"], 2),
+        (["method.reuse=chebyshev"], 25),
+    ],
+)
+def test_what_a_strategy_of_reuse_keeps(words, kept):
+    """So many predictions of each of two branches, in bfloat16; Spectrum's fit all that were computed."""
+    held = rehearse(run_of("wan", "uniform", "method.steps=25", *words).recipe).held
+    assert held == kept * 2 * 16 * 21 * 90 * 160 * 2

@@ -61,6 +61,19 @@ def test_a_measure_with_noise_is_hit_as_closely_as_the_noise_allows(seed):
     assert len(search.tried) <= MOST + 2
 
 
+def test_what_is_close_is_measured_better_before_it_is_taken():
+    asked: list[float] = []
+
+    def exact(value: float) -> float:
+        asked.append(value)
+        return 1 + value
+
+    search = Search(lambda value: (1 + value) * 1.1, 1e-3, 100.0, rises=True, confirm=exact)
+    value = search.find(2.5, 0.5)
+    assert value in asked
+    assert 1 + value == pytest.approx(2.5, rel=0.01)
+
+
 def test_a_plateau_is_left_in_one_stride():
     search = Search(lambda value: min(1 + value, 1.2), 1e-5, 100.0, rises=True)
     with pytest.raises(UnreachableError, match=r"from 1 to 1\.2 is"):

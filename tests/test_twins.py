@@ -21,6 +21,7 @@ PRESETS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"re
 SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=14"]
 # Schedules of 25 steps need fewer here, or more to shorten.
 STEPS = {"uniform": "method.steps=7", "planned": "method.steps=7", "fewer_steps": "model.sampling.steps=26",
+         "searched": "method.actions=FFFrFrrFrrFrrF", "searched_budcache": "method.actions=FFFrFrrFrrFrrF",
          "fewer_steps_32": "model.sampling.steps=33", "fewer_steps_37": "model.sampling.steps=38"}  # fmt: skip
 SHORTEST = {"tiny_opensora": 17}  # the fewest frames that its schedule knows
 AS_IN_THE_CONTRACT = {

@@ -42,6 +42,7 @@ LOOKS = {
     "easycache": (PINK, "o"),
     "magcache": (SKY, "o"),
     "adacache": (ORANGE, "o"),
+    "sencache": (GREY, "o"),
     "controlled": (BLACK, "o"),
     # blocks of a step
     "first_block_cache": (BLUE, "s"),
@@ -55,6 +56,7 @@ LOOKS = {
     "fora": (SKY, "v"),
     # whole steps, on a schedule
     "planned": (BLUE, "x"),
+    "searched": (RED, "x"),
     "uniform": (BLACK, "x"),
     "fewer_steps": (GREY, "x"),
     "replay": (GREY, "+"),

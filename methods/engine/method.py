@@ -193,8 +193,9 @@ class Cache(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        first = self.protect_first or 0  # None in methods whose default depends on the backbone, until it is known
-        if first < 0 or self.protect_last < 0:
+        # None in methods whose default depends on the backbone, until it is known
+        first, last = self.protect_first or 0, self.protect_last or 0
+        if first < 0 or last < 0:
             raise ValueError("protect_first and protect_last must be at least 0")
         if first >= 1 and first % 1:
             raise ValueError(f"protect_first must be a whole number or a share below 1, not {self.protect_first}")

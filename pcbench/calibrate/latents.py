@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from methods import ReplayConfig
-from methods.engine.denoiser import Denoiser
+from methods.engine.denoiser import Denoiser, ModuleCall
 from methods.engine.method import Rule, StepwiseRule
 
 from ..observe.watch import Caller, Moment
@@ -22,13 +22,14 @@ def final_latent(
     actions: a letter a step, "F" computed and "r" reused. reuse, options: what a reused step answers, as the fields of
     `StepwiseCache` (`damping`, `taylor_order`). known: the moments of the same sample's uncached call
     (`caller.watch().moments`). Up to its first reused step every schedule does what the uncached call does; these steps
-    take the recorded predictions, which gives the same latent bit for bit and costs next to nothing. Not with
-    reuse="stack", which has to see the blocks. Raises ValueError for what is no schedule, or of another length.
+    take the recorded predictions, which gives the same latent bit for bit and costs next to nothing (reuse="stack"
+    computes the last of them, whose blocks it has to see). Raises ValueError for what is no schedule, or of another
+    length.
     """
     method = ReplayConfig(actions=actions, reuse=reuse, **options)
-    if not known or method.reuses_stack:
+    if not known:
         return caller.call(method)
-    beginning = list(known[: (actions + "r").index("r")])
+    beginning = list(known[: (actions + "r").index("r") - method.reuses_stack])
 
     class Resumed(ReplayConfig):
         EXPECTS_REUSE: ClassVar[bool] = False
@@ -53,6 +54,9 @@ class _Resumed(Rule):
         prediction = prediction.to(branch.inputs["hidden_states"].device)
         self.rule.reuse.store(denoiser, prediction)
         return prediction
+
+    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
+        return self.rule.visit(denoiser, call)
 
     def forget_branch(self, name: str) -> None:
         self.rule.forget_branch(name)

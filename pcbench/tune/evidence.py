@@ -71,9 +71,9 @@ class Bench:
         """Carry out a setting on some prompts, unless that was done before, and measure it. Raises FailedError."""
         return self._carried_out(value, prompts)[0]
 
-    def tune(self, value: float) -> float:
+    def tune(self, value: float, fewest: int = FEW) -> float:
         """Measure a setting on the prompts to tune on, on as few as tell where it lies, and say so."""
-        began, number = time.monotonic(), FEW
+        began, number = time.monotonic(), fewest
         while True:
             measured, error = self._carried_out(value, self.tuned_on[:number])
             if number >= len(self.tuned_on) or self._clear(measured, error, number):
@@ -85,6 +85,10 @@ class Bench:
         left = f"at most {MOST - tries} more, {(MOST - tries) * self._longest / 60:.0f} min"
         self.say(f"{self.run.label}  {self.settled[-1]}, aiming at {self.target} (try {tries}, {left})")
         return measured
+
+    def confirm(self, value: float) -> float:
+        """Measure a setting on all prompts to tune on, and say so."""
+        return self.tune(value, len(self.tuned_on))
 
     def _clear(self, measured: float, error: float, number: int) -> bool:
         """Whether more prompts would not change on which side of the target a setting is, or would all say the same."""
@@ -109,4 +113,4 @@ def search_on(bench: Bench) -> Search:
     """A search over the settings of a bench."""
     low, high = bench.limits
     rises = bench.tradeoff.more_is_faster == bench.target.faster_is_more
-    return Search(bench.tune, low, high, rises, bench.tradeoff.whole)
+    return Search(bench.tune, low, high, rises, bench.tradeoff.whole, confirm=bench.confirm)

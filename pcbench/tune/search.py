@@ -24,6 +24,7 @@ class Search:
     rises: whether the measure rises with the value. whole: only whole values are allowed.
     tried: all values measured so far; those of an earlier search count. close: relative distance from the target at
     which the search stops. narrow: ratio of a bracket's ends from which on it is not worth narrowing.
+    confirm: measures a value that is to be taken once more, better. confirmed: the values for which that was done.
     """
 
     measure: Callable[[float], float]
@@ -34,18 +35,36 @@ class Search:
     tried: dict[float, float] = field(default_factory=dict)
     close: float = CLOSE
     narrow: float = NARROW
+    confirm: Callable[[float], float] | None = None
+    confirmed: set[float] = field(default_factory=set)
 
     def find(self, target: float, start: float) -> float:
         """The value whose measure is closest to the target. Raises UnreachableError if the target is out of range."""
         self._at(self._legal(start))
         for _ in range(MOST):
-            if abs(self.tried[best := self.best(target)] - target) <= self.close * abs(target):
+            best, following = self.best(target), None
+            if abs(self.tried[best] - target) > self.close * abs(target):
+                following = self._next(target)
+            if following is not None:
+                self._at(following)
+            elif self.confirm is None or best in self.confirmed:
                 return best
-            following = self._next(target)
-            if following is None:
-                return best
-            self._at(following)
+            else:
+                self._confirm(best, target)
         return self.best(target)
+
+    def _confirm(self, value: float, target: float) -> None:
+        """Measure a value better. If that differs, forget the values that may lie on the target's other side by as
+        much, and measure like that from now on."""
+        assert self.confirm is not None
+        exact, known = self.confirm(value), self.tried[value]
+        self.confirmed.add(value)
+        unsure = 2 * abs(exact - known)
+        kept = {v: m for v, m in self.tried.items() if v in self.confirmed or abs(m - target) > unsure}
+        self.tried.clear()
+        self.tried.update(kept | {value: exact})
+        if abs(exact - known) > self.close * target:
+            self.measure = self.confirm
 
     def _at(self, value: float) -> None:
         if value not in self.tried:
