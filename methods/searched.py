@@ -62,6 +62,7 @@ class SearchedConfig(StepwiseCache):
     reuse: str = OFFICIAL
 
     NAME: ClassVar[str] = "searched"
+    APPROACH: ClassVar[str] = "schedule"
     TRADEOFF: ClassVar = Tradeoff("steps", 1, None, more_is_faster=False)
     INERT: ClassVar = {"actions": "F" * 12}
     EAGER: ClassVar = {"actions": "FFFrFrrFrrrF"}

@@ -162,6 +162,7 @@ def test_a_method_or_a_curve_may_be_asked_for(tmp_path):
     compared(tmp_path)
     assert set(coloured(drawn(tmp_path, Options(["teacache", "planned extrapolate"])))) == {"teacache", "planned"}
     assert coloured(drawn(tmp_path, Options([]))) == {}
+    assert set(coloured(drawn(tmp_path, Options(["best"])))) == {"magcache"}
 
 
 def test_asking_for_what_is_not_there_is_one_line(tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_a_new_metric_is_one_line_and_shows_everywhere(tmp_path, monkeypatch, ca
     assert summary["worst"] == max(sample["fidelity"]["brightness@1"] for sample in cached["samples"])
     table = tables(tmp_path)[0]
     place = table.columns.index("brightness (levels) ↓")
-    assert table.columns[place - 1] == "PSNR (dB) ↑"
+    assert table.columns[place - 1] == "worst"
     assert table.blocks[0].rows[1][place].value == pytest.approx(summary["mean"])
     assert f"{summary['mean']:.3f}" in table.markdown()
     (bench,) = report.benches(tmp_path)

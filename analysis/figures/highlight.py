@@ -18,7 +18,8 @@ from . import style
 
 PSNR = next(iter(METRICS))
 OURS = "precisecache prediction"  # the name of LFCache's curve, as the paper defines it, in pareto.curves
-HIGHLIGHT = ("controlled", "planned", OURS)  # and the best of the others
+BEST = "best"  # the best method that is neither of ours nor a control
+HIGHLIGHT = ("controlled", "planned", OURS, BEST, "corrected")
 PER_PROMPT = "best per prompt"  # the kind of schedule in a summary of pcbench.oracle
 TARGETS = (2.0, 1.5, 2.5)  # speedups; the first at which there are scores decides
 
@@ -27,7 +28,7 @@ TARGETS = (2.0, 1.5, 2.5)  # speedups; the first at which there are scores decid
 class Options:
     """What one may choose in figures that compare methods.
 
-    highlight: names of curves (pareto.curves) or of methods that stand out; None: HIGHLIGHT and the best of the others.
+    highlight: names of curves (pareto.curves) or of methods that stand out, or "best"; None: HIGHLIGHT.
     oracle: by model, points (speedup by MACs, PSNR in dB) of the best schedules that a search found.
     """
 
@@ -37,7 +38,7 @@ class Options:
     def check(self, benches: Sequence[Bench]) -> None:
         """Raise ValueError for a highlighted name that no record has, or an oracle of a model without records."""
         methods = {str(method) for bench in benches for method in bench.records["method"]}
-        unknown = [name for name in self.highlight or () if name not in methods]
+        unknown = [name for name in self.highlight or () if name not in {*methods, BEST}]
         if unknown:
             names = {name for bench in benches for name in _names(bench)}
             if lost := [name for name in unknown if name not in names]:
@@ -90,12 +91,14 @@ def _names(bench: Bench) -> list[str]:
 
 def looks(found: Mapping[str, Curve], prompts: int, highlight: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of the highlighted curves, in the order in which they were asked for."""
-    wanted = list(HIGHLIGHT if highlight is None else highlight)
-    named = [[name for name in found if want in {name, found[name].fields["name"]}] for want in wanted]
-    if highlight is None:
-        ours = {name.split()[0] for name in (*wanted, *BASELINES)}
-        others = {name: curve for name, curve in found.items() if curve.fields["name"] not in ours}
-        named.append(_best(others, prompts))
+    apart = {name.split()[0] for name in (*HIGHLIGHT, *BASELINES)}
+    others = {name: curve for name, curve in found.items() if curve.fields["name"] not in apart}
+    named = [
+        _best(others, prompts)
+        if want == BEST
+        else [name for name in found if want in {name, found[name].fields["name"]}]
+        for want in (HIGHLIGHT if highlight is None else highlight)
+    ]
     one_each = all(len(names) <= 1 for names in named)
     chosen = [(slot, name) for slot, names in enumerate(named) for name in names]
     return {name: style.highlighted(slot if one_each else place) for place, (slot, name) in enumerate(chosen)}

@@ -68,7 +68,7 @@ class Layout:
         return replace(self, rest=tuple(rest))
 
     def columns(self, benches: Sequence[Bench], convention: str) -> dict[str, Column]:
-        """The columns after the first, by key, in order; those of metrics without a place of their own after PSNR."""
+        """The columns after the first, by key, in order; metrics without a place of their own after the worst PSNR."""
         found: dict[str, Column] = {}
         last = "worst" if "worst" in self.rest else "psnr"
         for key in self.rest:
