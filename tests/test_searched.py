@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,9 @@ def test_published_schedules_are_wans(model, wanted):
     for steps, actions in PUBLISHED[model].items():
         assert len(actions) == 50
         assert actions.count("F") == steps
-        assert SearchedConfig(steps=steps).for_backbone(anatomy).actions == actions
+        filled = SearchedConfig(steps=steps).for_backbone(anatomy)
+        assert filled.schedule() == actions
+        assert filled.for_backbone(anatomy) == filled
         with pytest.raises(NotCalibratedError):  # image to video has other channels, and schedules of its own
             SearchedConfig(steps=steps).for_backbone(
                 anatomy_for(kind, {**config, "in_channels": 36, "out_channels": 16})
@@ -209,11 +212,12 @@ def test_the_command_writes_what_the_method_reads(calibrated):
     for reuse, searched_with in (("stack", "stack"), ("extrapolate", "extrapolate"), ("prediction", "stack")):
         search = data["searches"][searched_with]
         found = SearchedConfig(steps=6, objective="budcache", reuse=reuse).for_backbone(anatomy)
-        assert found.actions == search["budcache"]["6"]["actions"]
+        assert found.schedule() == search["budcache"]["6"]["actions"]
         assert found.for_backbone(anatomy) == found
         for steps in (4, 6, 9):
             config = SearchedConfig(steps=steps, reuse=reuse).for_backbone(anatomy)
-            assert config.actions == path(edges(search["lemica"], STEPS), steps)
+            assert config.schedule() == path(edges(search["lemica"], STEPS), steps)
+            assert replace(SearchedConfig(steps=7, reuse=reuse).for_backbone(anatomy), steps=steps) == config  # as tune
     with apply(pipe, SearchedConfig(steps=6)) as handle:
         FAMILIES["wan"].call(pipe)
     assert (handle.trace.computed, handle.trace.reused) == (6, STEPS - 6)
