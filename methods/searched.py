@@ -111,8 +111,8 @@ class SearchedConfig(StepwiseCache):
             found = {budget: one["actions"] for budget, one in search["budcache"].items()}
         if str(self.steps) not in found:
             raise ValueError(
-                f"searched: {self.objective} has schedules of {', '.join(found) or 'no'} computed steps for {model}, not"
-                f" of {self.steps}: python -m pcbench.calibrate method=searched model=… search.budgets=[{self.steps}]"
+                f"searched: {self.objective} has schedules of {', '.join(found) or 'no'} steps for {model}, not of"
+                f" {self.steps}: python -m pcbench.calibrate method=searched model=… search.budgets=[{self.steps}]"
             )
         return found[str(self.steps)]
 

@@ -221,7 +221,7 @@ def test_the_command_writes_what_the_method_reads(calibrated):
     with apply(pipe, SearchedConfig(steps=6)) as handle:
         FAMILIES["wan"].call(pipe)
     assert (handle.trace.computed, handle.trace.reused) == (6, STEPS - 6)
-    with pytest.raises(ValueError, match=r"schedules of 6 computed steps .* not of 5: .*search\.budgets=\[5\]"):
+    with pytest.raises(ValueError, match=r"schedules of 6 steps .* not of 5: .*search\.budgets=\[5\]"):
         SearchedConfig(steps=5, objective="budcache").for_backbone(anatomy)
     with (
         apply(pipe, SearchedConfig(steps=6)),
