@@ -54,8 +54,8 @@ class SearchedConfig(StepwiseCache):
 
     Published are LeMiCa's schedules of Wan2.1 for 25, 20, 17 and 14 of 50 steps. Its code draws no graph: ours follows
     the paper as described, lexicographic, so that of equally bad worst stretches the second worst decides, and so on.
-    A schedule searched with the `reuse` asked for is taken if the calibration has it, else that of the official one
-    ("stack"). It is for one number of steps; another needs a calibration of its own.
+    A schedule searched with the `reuse` asked for is taken if the calibration has it, else its first one, usually that
+    of the official "stack". It is for one number of steps; another needs a calibration of its own.
     """
 
     steps: int = 25
@@ -105,10 +105,11 @@ class SearchedConfig(StepwiseCache):
             found, model = {str(steps): actions for steps, actions in published.items()}, self.calibration
         else:
             data = calibrated(self.calibration)
-            search, model = data["searches"].get(self.reuse) or data["searches"][OFFICIAL], data["model"]
-            if self.objective == "lemica":
+            searches, model = data["searches"], data["model"]
+            search = searches.get(self.reuse) or next(iter(searches.values()))
+            if self.objective == "lemica" and search["lemica"] is not None:
                 return minimax(json.dumps(search["lemica"]), data["steps"], self.steps)
-            found = {budget: one["actions"] for budget, one in search["budcache"].items()}
+            found = {} if self.objective == "lemica" else {b: one["actions"] for b, one in search["budcache"].items()}
         if str(self.steps) not in found:
             raise ValueError(
                 f"searched: {self.objective} has schedules of {', '.join(found) or 'no'} steps for {model}, not of"

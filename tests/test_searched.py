@@ -14,7 +14,7 @@ import torch
 
 from methods import ReplayConfig, apply
 from methods import calibration as calibrations
-from methods.calibration import NotCalibratedError
+from methods.calibration import NotCalibratedError, signature
 from methods.engine.anatomy import anatomy_for, anatomy_of
 from methods.engine.reuse import STRATEGIES
 from methods.searched import PUBLISHED, SearchedConfig, edges, path
@@ -228,6 +228,20 @@ def test_the_command_writes_what_the_method_reads(calibrated):
         pytest.raises(ValueError, match=r"of 12 steps, not of 9: calibrate with"),
     ):
         FAMILIES["wan"].call(pipe, steps=9)
+
+
+def test_an_objective_that_was_not_searched_is_named(tmp_path, monkeypatch):
+    pipe = FAMILIES["wan"].pipeline()
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path)
+    data = {"signature": signature(anatomy_of(pipe.transformer)), "model": "a", "steps": STEPS}
+    data["searches"] = {"extrapolate": {"lemica": None, "budcache": {"6": {"actions": "FrFrFrFrFrFr"}}}}
+    (tmp_path / "searched-a.json").write_text(json.dumps(data))
+    found = SearchedConfig(steps=6, objective="budcache").for_backbone(anatomy_of(pipe.transformer))
+    assert found.schedule() == "FrFrFrFrFrFr"
+    with pytest.raises(ValueError, match="lemica has schedules of no steps for a"):
+        SearchedConfig(steps=6).for_backbone(anatomy_of(pipe.transformer))
+    with pytest.raises(ValueError, match=r"there is no calibration 'b', but [0-9a-f]{12}, wan-30x1536"):
+        SearchedConfig(calibration="b").for_backbone(anatomy_of(pipe.transformer))
 
 
 @pytest.mark.parametrize(
