@@ -9,6 +9,7 @@ judged by the final latent of a real run. `python -m pcbench.calibrate method=se
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .calibration import measured, signature
+from .calibration import all_measured, measured, signature
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
@@ -48,16 +49,18 @@ class SearchedConfig(StepwiseCache):
 
     steps: how many are computed; steps protected besides are computed too.
     objective: "lemica", which has a schedule for every number of steps, or "budcache", for those searched.
-    actions: the schedule, a letter a step as in `ReplayConfig`; None is the published or measured one.
+    calibration: fingerprint of the measurement, or a name in `PUBLISHED`; None is the backbone's own.
+    actions: a schedule of your own instead, a letter a step as in `ReplayConfig`.
 
     Published are LeMiCa's schedules of Wan2.1 for 25, 20, 17 and 14 of 50 steps. Its code draws no graph: ours follows
     the paper as described, lexicographic, so that of equally bad worst stretches the second worst decides, and so on.
-    A schedule searched with the `reuse` asked for is taken if the calibration has it, else that of the official one
-    ("stack"). It is for one number of steps; another needs a calibration of its own.
+    A schedule searched with the `reuse` asked for is taken if the calibration has it, else its first one, usually that
+    of the official "stack". It is for one number of steps; another needs a calibration of its own.
     """
 
     steps: int = 25
     objective: str = "lemica"
+    calibration: str | None = None
     actions: str | None = None
     reuse: str = OFFICIAL
 
@@ -82,31 +85,45 @@ class SearchedConfig(StepwiseCache):
     def for_backbone(self, anatomy: Anatomy) -> SearchedConfig:
         if self.actions is not None:
             return self
-        text_to_video = anatomy.config.get("in_channels") == anatomy.channels
-        published = PUBLISHED.get(signature(anatomy), {}) if text_to_video and self.objective == "lemica" else {}
-        if self.steps in published:
-            return replace(self, actions=published[self.steps])
-        return replace(self, actions=self._measured(measured(self.NAME, anatomy)))
+        filled = replace(self, calibration=self.calibration or self._known(anatomy))
+        filled.schedule()
+        return filled
 
-    def _measured(self, data: Mapping[str, Any]) -> str:
-        searches = data["searches"]
-        search = searches.get(self.reuse) or searches[OFFICIAL]
-        if self.objective == "lemica":
-            return minimax(json.dumps(search["lemica"]), data["steps"], self.steps)
-        found = search["budcache"]
+    def _known(self, anatomy: Anatomy) -> str:
+        """The name of the calibration for this backbone. Raises NotCalibratedError."""
+        name, text_to_video = signature(anatomy), anatomy.config.get("in_channels") == anatomy.channels
+        if text_to_video and self.objective == "lemica" and self.steps in PUBLISHED.get(name, {}):
+            return name
+        return fingerprint(measured(self.NAME, anatomy))
+
+    def schedule(self) -> str:
+        """The letters of the schedule. Raises ValueError if the calibration has none of so many steps."""
+        if self.actions is not None:
+            return self.actions
+        assert self.calibration is not None
+        published = PUBLISHED.get(self.calibration)
+        if published is not None:
+            found, model = {str(steps): actions for steps, actions in published.items()}, self.calibration
+        else:
+            data = calibrated(self.calibration)
+            searches, model = data["searches"], data["model"]
+            search = searches.get(self.reuse) or next(iter(searches.values()))
+            if self.objective == "lemica" and search["lemica"] is not None:
+                return minimax(json.dumps(search["lemica"]), data["steps"], self.steps)
+            found = {} if self.objective == "lemica" else {b: one["actions"] for b, one in search["budcache"].items()}
         if str(self.steps) not in found:
             raise ValueError(
-                f"searched: budcache has schedules of {', '.join(found) or 'no'} computed steps on {data['model']}, not"
-                f" of {self.steps}: python -m pcbench.calibrate method=searched model={data['model']}"
-                f" search.budgets=[{self.steps}]"
+                f"searched: {self.objective} has schedules of {', '.join(found) or 'no'} steps for {model}, not of"
+                f" {self.steps}: python -m pcbench.calibrate method=searched model=… search.budgets=[{self.steps}]"
             )
-        return found[str(self.steps)]["actions"]
+        return found[str(self.steps)]
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         super().check(anatomy, latent_size, num_steps)
-        if self.actions is not None and num_steps is not None and num_steps != len(self.actions):
+        length = len(self.schedule())
+        if num_steps is not None and num_steps != length:
             raise ValueError(
-                f"searched: this schedule is of {len(self.actions)} steps, not of {num_steps}: calibrate with"
+                f"searched: this schedule is of {length} steps, not of {num_steps}: calibrate with"
                 f" model.sampling.steps={num_steps}, or give the schedule itself as actions"
             )
 
@@ -117,12 +134,31 @@ class SearchedConfig(StepwiseCache):
 class _Searched(StepwiseRule):
     config: SearchedConfig
 
+    def __init__(self, config: SearchedConfig) -> None:
+        super().__init__(config)
+        self.actions = config.schedule()
+
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
-        actions = self.config.actions
-        assert actions is not None
-        if step.index >= len(actions):
-            raise ValueError(f"searched: {len(actions)} actions, but the pipeline goes on")
-        return denoiser.must_compute or actions[step.index] == "F"
+        if step.index >= len(self.actions):
+            raise ValueError(f"searched: {len(self.actions)} actions, but the pipeline goes on")
+        return denoiser.must_compute or self.actions[step.index] == "F"
+
+
+def calibrated(name: str) -> dict[str, Any]:
+    """The calibration with this fingerprint. Raises ValueError if there is none."""
+    found = {fingerprint(each): each for each in all_measured(SearchedConfig.NAME)}
+    if name not in found:
+        raise ValueError(
+            f"searched: there is no calibration {name!r}, but {', '.join((*found, *PUBLISHED))}: leave calibration at"
+            " null, or give the schedule itself as actions"
+        )
+    return found[name]
+
+
+def fingerprint(calibration: Mapping[str, Any]) -> str:
+    """Twelve hex digits of all that decides a schedule."""
+    decides = json.dumps([calibration["steps"], calibration["searches"]], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=256)

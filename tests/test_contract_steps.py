@@ -237,7 +237,7 @@ def test_the_host_waits_for_no_more_than_an_indicator(preset, family):
         pytest.skip("cache-dit's own")
     own, found = waits(family, None), waits(family, method)
     first = len(own) // STEPS
-    controls = ("none", "fewer_steps", "uniform", "replay", "planned", "magcache", "taylorseer", "fora")
+    controls = ("none", "fewer_steps", "uniform", "replay", "planned", "searched", "magcache", "taylorseer", "fora")
     allowed = 0 if method.NAME in controls else 1
     allowed = 2 if getattr(method, "block_cache_rate", 0) or method.NAME == "pab" else allowed
     assert max(found[first:]) <= max(own[first:]) + allowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from methods import ReplayConfig, apply
 from methods import calibration as calibrations
-from methods.calibration import NotCalibratedError
+from methods.calibration import NotCalibratedError, signature
 from methods.engine.anatomy import anatomy_for, anatomy_of
 from methods.engine.reuse import STRATEGIES
 from methods.searched import PUBLISHED, SearchedConfig, edges, path
@@ -102,7 +103,9 @@ def test_published_schedules_are_wans(model, wanted):
     for steps, actions in PUBLISHED[model].items():
         assert len(actions) == 50
         assert actions.count("F") == steps
-        assert SearchedConfig(steps=steps).for_backbone(anatomy).actions == actions
+        filled = SearchedConfig(steps=steps).for_backbone(anatomy)
+        assert filled.schedule() == actions
+        assert filled.for_backbone(anatomy) == filled
         with pytest.raises(NotCalibratedError):  # image to video has other channels, and schedules of its own
             SearchedConfig(steps=steps).for_backbone(
                 anatomy_for(kind, {**config, "in_channels": 36, "out_channels": 16})
@@ -209,21 +212,36 @@ def test_the_command_writes_what_the_method_reads(calibrated):
     for reuse, searched_with in (("stack", "stack"), ("extrapolate", "extrapolate"), ("prediction", "stack")):
         search = data["searches"][searched_with]
         found = SearchedConfig(steps=6, objective="budcache", reuse=reuse).for_backbone(anatomy)
-        assert found.actions == search["budcache"]["6"]["actions"]
+        assert found.schedule() == search["budcache"]["6"]["actions"]
         assert found.for_backbone(anatomy) == found
         for steps in (4, 6, 9):
             config = SearchedConfig(steps=steps, reuse=reuse).for_backbone(anatomy)
-            assert config.actions == path(edges(search["lemica"], STEPS), steps)
+            assert config.schedule() == path(edges(search["lemica"], STEPS), steps)
+            assert replace(SearchedConfig(steps=7, reuse=reuse).for_backbone(anatomy), steps=steps) == config  # as tune
     with apply(pipe, SearchedConfig(steps=6)) as handle:
         FAMILIES["wan"].call(pipe)
     assert (handle.trace.computed, handle.trace.reused) == (6, STEPS - 6)
-    with pytest.raises(ValueError, match=r"schedules of 6 computed steps .* not of 5: .*search\.budgets=\[5\]"):
+    with pytest.raises(ValueError, match=r"schedules of 6 steps .* not of 5: .*search\.budgets=\[5\]"):
         SearchedConfig(steps=5, objective="budcache").for_backbone(anatomy)
     with (
         apply(pipe, SearchedConfig(steps=6)),
         pytest.raises(ValueError, match=r"of 12 steps, not of 9: calibrate with"),
     ):
         FAMILIES["wan"].call(pipe, steps=9)
+
+
+def test_an_objective_that_was_not_searched_is_named(tmp_path, monkeypatch):
+    pipe = FAMILIES["wan"].pipeline()
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path)
+    data = {"signature": signature(anatomy_of(pipe.transformer)), "model": "a", "steps": STEPS}
+    data["searches"] = {"extrapolate": {"lemica": None, "budcache": {"6": {"actions": "FrFrFrFrFrFr"}}}}
+    (tmp_path / "searched-a.json").write_text(json.dumps(data))
+    found = SearchedConfig(steps=6, objective="budcache").for_backbone(anatomy_of(pipe.transformer))
+    assert found.schedule() == "FrFrFrFrFrFr"
+    with pytest.raises(ValueError, match="lemica has schedules of no steps for a"):
+        SearchedConfig(steps=6).for_backbone(anatomy_of(pipe.transformer))
+    with pytest.raises(ValueError, match=r"there is no calibration 'b', but [0-9a-f]{12}, wan-30x1536"):
+        SearchedConfig(calibration="b").for_backbone(anatomy_of(pipe.transformer))
 
 
 @pytest.mark.parametrize(
