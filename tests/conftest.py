@@ -1,19 +1,30 @@
-"""Tiny random pipelines: real classes, no weights, no text encoder, no VAE; a generation takes under a second."""
+"""Tiny random pipelines: real classes, no weights, no text encoder, no VAE; a generation takes under a second.
+
+torch and diffusers are imported where they are needed: pytest-xdist reads this file in a process that runs no test, and
+its workers start only then.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
+from typing import TYPE_CHECKING
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import pytest
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+if TYPE_CHECKING:
+    import torch
+    from diffusers import WanPipeline, WanTransformer3DModel
 
 STEPS = 12
 
 
 def random_transformer(seed: int = 0) -> WanTransformer3DModel:
+    import torch
+    from diffusers import WanTransformer3DModel
+
     torch.manual_seed(seed)
     model = WanTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -32,6 +43,8 @@ def random_transformer(seed: int = 0) -> WanTransformer3DModel:
 
 
 def pipeline_of(transformer, transformer_2=None, **config) -> WanPipeline:
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
     pipe = WanPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -53,19 +66,19 @@ def pipe() -> WanPipeline:
 def call(
     pipe, prompt: int = 0, seed: int = 0, steps: int = STEPS, guidance_scale: float = 4.0, **kwargs
 ) -> torch.Tensor:
-    """One generation: final latents (1, 4, 5, 16, 16). `prompt` seeds the text embeddings."""
+    """One generation: final latents (1, 4, 5, 16, 16), or of another size. `prompt` seeds the text embeddings."""
+    import torch
+
     text = torch.Generator().manual_seed(1000 + prompt)
     return pipe(
         prompt_embeds=torch.randn(1, 8, 16, generator=text),
         negative_prompt_embeds=torch.zeros(1, 8, 16),
-        height=128,
-        width=128,
         num_frames=17,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",
-        **kwargs,
+        **{"height": 128, "width": 128, **kwargs},
     ).frames
 
 
@@ -89,6 +102,12 @@ def pytest_collection_modifyitems(items) -> None:
         item.add_marker(pytest.mark.xdist_group(item.path.name if family is None else family))
         if item.path.name in SLOW or (item.path.name == "test_contract.py" and family not in (None, "wan")):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of imports are there to stay: no garbage collection needs to look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 MATRIX: dict[str, dict[str, str]] = {}  # preset -> family -> "works" or why not; filled by test_contract.py

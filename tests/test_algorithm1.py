@@ -18,7 +18,7 @@ from pcbench.compose import run_from
 from pcbench.sampling.generate import denoise
 
 MODELS = ("tiny_wan", "tiny_hunyuan", "tiny_cogvideox", "tiny_opensora")
-SIZE = ("model.sampling.height=96", "model.sampling.width=96", "model.sampling.frames=17")
+SIZE = ("model.sampling.height=64", "model.sampling.width=80", "model.sampling.frames=17")
 CASES = [  # method, alpha (section 4.1, and one that reuses much), steps
     ("precisecache_base", 0.5, 50),
     ("precisecache_base", 0.5, 30),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from safetensors.torch import load_file
 from pcbench import cli, compose, summary
 from pcbench.identity import sample_key
 from pcbench.job import job_of
+
+from .faults.harness import Child
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.frames=13", "model.sampling.steps=8"]
@@ -34,16 +38,21 @@ def prompts(tmp_path) -> str:
     return f"prompts.file={path}"
 
 
-def start(*words: str) -> subprocess.Popen:
-    env = os.environ | {"PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "pcbench", *words]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def run(*words: str) -> tuple[int, str, str]:
-    process = start(*words)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    """Exit code and what was said, in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = cli.main(words)
+    return code, out.getvalue(), err.getvalue()
+
+
+def samples(said: str) -> list[str]:
+    """The lines that tell of a finished sample."""
+    return [line for line in said.splitlines() if "  sample " in line]
+
+
+def begun(results: Path) -> bool:
+    """Whether anything of a sample is there."""
+    return bool(list(results.rglob(".partial*")) or list(results.rglob("*.safetensors")))
 
 
 def files_under(folder: Path, pattern: str) -> dict[str, bytes]:
@@ -120,10 +129,10 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(words, tmp_path, capsys):
 
 
 def test_a_bad_line_from_the_shell_shows_no_traceback(tmp_path):
-    code, out, err = run("method.alpah=1", f"results={tmp_path}")
-    assert code == 2
-    assert out == ""
-    assert err.strip() == "pcbench: unknown option 'alpah' of PreciseCacheConfig: did you mean 'alpha'?"
+    command = [sys.executable, "-m", "pcbench", "method.alpah=1", f"results={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip() == "pcbench: unknown option 'alpah' of PreciseCacheConfig: did you mean 'alpha'?"
 
 
 def test_a_read_only_results_folder(tmp_path, capsys):
@@ -176,7 +185,16 @@ def test_plan_knows_what_an_experiment_sweeps(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, str, str]:
+def one_thread():
+    """A forked process has no other thread of this one; and records say how many there were."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, one_thread) -> tuple[Path, str, str]:
     """An undisturbed sweep: two presets, two prompts. Returns its results folder, prompt file and output."""
     folder = tmp_path_factory.mktemp("undisturbed")
     path = folder / "prompts.txt"
@@ -218,7 +236,7 @@ def test_the_same_line_again_generates_nothing_and_moves_no_record(finished):
     times = modified(results)
     code, out, _ = run(*SWEEP, prompts, f"results={results}")
     assert code == 0
-    assert not [line for line in out.splitlines() if "  sample " in line]
+    assert not samples(out)
     assert files_under(results, "*.json") == before
     assert modified(results) == times
 
@@ -230,21 +248,16 @@ def test_killed_at_five_moments_and_issued_again(finished, tmp_path, moments):
     results = tmp_path / "results"
     made: list[str] = []
     for moment in moments:
-        process = start(*SWEEP, prompts, f"results={results}")
-        assert process.stdout is not None
-        if moment == 0:
-            while not list(results.rglob(".partial*")) and not list(results.rglob("*.safetensors")):
-                assert process.poll() is None
-        else:
-            while len(made) < moment:
-                line = process.stdout.readline()
-                assert line, "the sweep ended before it could be killed"
-                made += [line] if "  sample " in line else []
-        process.send_signal(signal.SIGKILL)
-        made += [line for line in process.communicate()[0].splitlines() if "  sample " in line]
+        child, said = Child(results, line=[*SWEEP, prompts]), ""
+        while not begun(results) if moment == 0 else len(made + samples(said)) < moment:
+            assert child.runs, f"the sweep ended before it could be killed: {said}"
+            time.sleep(0.005)
+            said += child.read().decode()
+        child.kill()
+        made += samples(said + child.wait()[1])
     code, out, err = run(*SWEEP, prompts, f"results={results}")
     assert code == 0, err
-    made += [line for line in out.splitlines() if "  sample " in line]
+    made += samples(out)
     assert 6 <= len(made) <= 6 + len(moments)  # at most one sample made twice for each kill
     ours = files_under(results / "records", "*.json")
     theirs = files_under(undisturbed / "records", "*.json")

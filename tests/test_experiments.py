@@ -62,9 +62,14 @@ def test_table1_has_every_row_of_the_papers(tmp_path):
     assert {run.score.vbench for run in runs if isinstance(run.score.vbench, str)} <= {"all"}
 
 
+def samples_of(experiment: str) -> set[tuple[Path, tuple[str, int]]]:
+    """The folder and sample of every video."""
+    runs = runs_of(experiment, Path("r"))
+    return {(folder, sample) for run in runs for folder in [job_of(run).place.folder] for sample in run.samples}
+
+
 def test_figure7_makes_nothing_that_table1_has_made():
-    made = {(job_of(run).place.folder, sample) for run in runs_of("table1", Path("r")) for sample in run.samples}
-    wanted = {(job_of(run).place.folder, sample) for run in runs_of("fig7", Path("r")) for sample in run.samples}
+    made, wanted = samples_of("table1"), samples_of("fig7")
     assert len(wanted) == 20
     assert wanted <= made
     text = (CONF / "experiment" / "fig7.yaml").read_text()

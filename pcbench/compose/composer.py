@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -35,12 +36,23 @@ class Request:
     values: tuple[Override, ...]
 
 
+@functools.cache
+def _composed(choices: Choices) -> tuple[DictConfig, str]:
+    """What Hydra composes from a choice of groups, and its method's name; once in a process, since it takes long."""
+    register_schemas()
+    words = [f"{'+' if group == EXPERIMENT else ''}{group}={name}" for group, name in choices]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", words, return_hydra_config=True)
+    method = config.hydra.runtime.choices["method"]
+    with open_dict(config):
+        del config["hydra"]
+    return config, method
+
+
 class Composer:
     """Composes requests and caches what they share: the config of each choice of groups, and typed parts."""
 
     def __init__(self) -> None:
-        register_schemas()
-        self._bases: dict[Choices, tuple[DictConfig, str]] = {}
         self._parts: dict[Any, Any] = {}
 
     def requests(self, words: Sequence[str], multirun: bool) -> Iterator[Request]:
@@ -63,15 +75,7 @@ class Composer:
 
     def base(self, request: Request) -> tuple[DictConfig, str]:
         """The config that the request's choices compose to, before single values are set, and its method's name."""
-        if request.choices not in self._bases:
-            words = [f"{'+' if group == EXPERIMENT else ''}{group}={name}" for group, name in request.choices]
-            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-                config = hydra.compose("config", words, return_hydra_config=True)
-            method = config.hydra.runtime.choices["method"]
-            with open_dict(config):
-                del config["hydra"]
-            self._bases[request.choices] = config, method
-        return self._bases[request.choices]
+        return _composed(request.choices)
 
     def config(self, request: Request) -> DictConfig:
         """The request's config, equal to what `hydra.compose` returns for its words."""

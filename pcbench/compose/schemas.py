@@ -55,6 +55,7 @@ def _preset_node(name: str) -> DictConfig:
     return node
 
 
+@functools.cache
 def register_schemas() -> None:
     """Register every dataclass as a Hydra config node: `_none`, … in group method, `_model`, `_prompts`, `_run`."""
     store = ConfigStore.instance()

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,12 @@ class Tally:
 class Child:
     """A sweep in a forked process; `before` runs in it first, to make its world a worse one."""
 
-    def __init__(self, results: Path, before: Callable[[], object] | None = None) -> None:
+    def __init__(self, results: Path, before: Callable[[], object] | None = None, line: Sequence[str] = LINE) -> None:
         self.output, output = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                os._exit(_sweep(results, before, output))
+                os._exit(_sweep([*line, f"results={results}"], before, output))
             finally:
                 os._exit(70)
         os.close(output)
@@ -80,13 +80,14 @@ class Child:
         while (ended := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
             if time.monotonic() > end:
                 self.kill()
-            said += self._read()
+            said += self.read()
             time.sleep(0.005)
-        said += self._read()
+        said += self.read()
         os.close(self.output)
         return os.waitstatus_to_exitcode(ended[1]), said.decode(errors="replace")
 
-    def _read(self) -> bytes:
+    def read(self) -> bytes:
+        """What was printed since the last time."""
         said = b""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.output, 2**16):
@@ -94,14 +95,14 @@ class Child:
         return said
 
 
-def _sweep(results: Path, before: Callable[[], object] | None, output: int) -> int:
+def _sweep(words: Sequence[str], before: Callable[[], object] | None, output: int) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
     try:
         if before is not None:
             before()
-        return cli.main([*LINE, f"results={results}"])
+        return cli.main(words)
     except BaseException:
         traceback.print_exc()
         return 70
