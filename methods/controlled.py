@@ -86,7 +86,8 @@ class Controlled(StepwiseRule):
         if not compute:
             (a, _), (b, _) = self.computed[::-1]
             step.indicator = max(self.scales) * self.shape(denoiser, step.sigma, a, b)
-            step.accumulated = self.moved + step.indicator * abs(step.sigma - denoiser.next_sigma())
+            moved = step.indicator * abs(step.sigma - denoiser.next_sigma())
+            step.accumulated = self.moved + self.counts(step.sigma) * moved
             compute = not step.accumulated < self.config.tolerance  # a NaN computes
         if compute:
             self.moved, self.unseen = 0.0, step.sigma
@@ -98,6 +99,10 @@ class Controlled(StepwiseRule):
     def shape(self, denoiser: Denoiser, sigma: float, a: float, b: float) -> float:
         """How the error of a line through levels a and b grows up to `sigma`, but for a factor."""
         return abs(sigma - a) * abs(sigma - b)
+
+    def counts(self, sigma: float) -> float:
+        """How many times what a latent is moved by at this level counts."""
+        return 1.0
 
     def _look_at_last(self, denoiser: Denoiser) -> None:
         """The prediction of the step before, if it was computed: the error of its forecast, by the two before it."""
