@@ -275,3 +275,30 @@ def test_the_committed_records_can_be_read_at_budgets():
     assert rows["planned"]["PSNR (dB) at 2× ↑"].value == pytest.approx(54.7, abs=0.05)
     assert rows["planned"]["worst at 2×"].value == pytest.approx(41.5, abs=0.05)  # docs/comparison.md
     assert json.dumps([row[0].text for row in scores.blocks[1].rows]).count("pab") == 1
+
+
+# -- from how many steps caching pays
+
+
+def test_gains_over_fewer_steps_are_drawn_against_the_number_of_steps(tmp_path):
+    root = tmp_path / "fewsteps_tiny"
+    for steps, gained in ((8, -2.0), (20, 3.0), (50, 6.0)):
+        for made in (
+            record("none"),
+            record("fewer_steps", 1.5, 40.0),
+            record("one", 1.52, 40 + gained),
+            record("fast", 3.0, 60.0),
+        ):
+            made |= {"id": f"{made['id']}-{steps}", "reference": f"none1.0{{}}-{steps}"}
+            made["recipe"]["sampling"] |= {"steps": steps}
+            write(root, made)
+    (drawing,) = [each for each in figures.drawings(tmp_path)[0] if each.kind == "fewsteps"]
+    assert [(claim.question, claim.answer) for claim in drawing.claims] == [
+        ("Does caching pay at 8 steps?", "no"),
+        ("Does caching pay at 20 steps?", "yes"),
+        ("Does caching pay at 50 steps?", "yes"),
+    ]
+    (line,) = [line for line in drawing.figure.axes[0].lines if line.get_label() == "one"]
+    assert list(line.get_xdata()) == [8, 20, 50]
+    assert list(line.get_ydata()) == pytest.approx([-2, 3, 6])
+    assert not [line for line in drawing.figure.axes[0].lines if line.get_label() == "fast"]  # never as cheap

@@ -12,7 +12,7 @@ from pcbench.store import write_whole
 
 from ..command import Parser, run
 from ..load import Bench, benches
-from . import blocks, bound, budget, choices, pareto, quality, reuse, sizes, steps, strips, style
+from . import blocks, bound, budget, choices, fewsteps, pareto, quality, reuse, sizes, steps, strips, style
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
 from .highlight import DEFAULT, Options, read_oracle
 
@@ -53,6 +53,7 @@ KINDS = (
     Kind("pareto-ssim", "table1", partial(pareto.pareto, view=pareto.BY_SSIM), each=True, compares=True),
     Kind("pareto-latency", "table1", partial(pareto.pareto, view=pareto.BY_LATENCY), each=True, compares=True),
     Kind("budget", "budget", budget.budget, together=True, compares=True),
+    Kind("fewsteps", "fewsteps", fewsteps.fewsteps, together=True, compares=True),
 )
 
 
