@@ -16,7 +16,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 import methods
 from methods import Method, StepwiseCache, apply
 
-from .families import FAMILIES, Family
+from .families import SMALL as FAMILIES
+from .families import Family
 
 CONF = Path(__file__).parents[1] / "conf" / "method"
 

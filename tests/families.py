@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Family:
     name: str
     branches: int = 1
     options: dict[str, Any] = field(default_factory=dict)  # of apply()
+    size: dict[str, int] = field(default_factory=dict)  # height and width in pixels, if not the usual ones
 
     def pipeline(self, seed: int = 0) -> Any:
         """A fresh random pipeline; the same seed gives the same weights."""
@@ -37,7 +38,7 @@ class Family:
 
     def call(self, pipe: Any, prompt: int = 0, seed: int = 0, steps: int = STEPS, **options: Any) -> torch.Tensor:
         """One generation's final latents. options: more arguments of the pipeline's call."""
-        return CALLS[self.name](pipe, prompt, seed, steps, **options)
+        return CALLS[self.name](pipe, prompt, seed, steps, **{**self.size, **options})
 
 
 def _wan_video_to_video(seed: int) -> WanVideoToVideoPipeline:
@@ -52,15 +53,17 @@ def _wan_video_to_video(seed: int) -> WanVideoToVideoPipeline:
     return pipe
 
 
-def _call_wan_video_to_video(pipe: Any, prompt: int, seed: int, steps: int, **options: Any) -> torch.Tensor:
+def _call_wan_video_to_video(
+    pipe: Any, prompt: int, seed: int, steps: int, height: int = 128, width: int = 128, **options: Any
+) -> torch.Tensor:
     """`steps` steps, from part way down the schedule; the pipeline announces neither steps nor branches."""
     text = torch.Generator().manual_seed(1000 + prompt)
     return pipe(
         prompt_embeds=torch.randn(1, 8, 16, generator=text),
         negative_prompt_embeds=torch.zeros(1, 8, 16),
-        latents=torch.randn(1, 4, 5, 16, 16, generator=torch.Generator().manual_seed(seed)),
-        height=128,
-        width=128,
+        latents=torch.randn(1, 4, 5, height // 8, width // 8, generator=torch.Generator().manual_seed(seed)),
+        height=height,
+        width=width,
         num_inference_steps=steps * 4 // 3,
         strength=0.75,
         guidance_scale=4.0,
@@ -111,14 +114,12 @@ def _call_hunyuan(true_cfg: float) -> Any:
             prompt_embeds=torch.randn(1, 8, 16, generator=text),
             pooled_prompt_embeds=torch.randn(1, 8, generator=text),
             prompt_attention_mask=torch.ones(1, 8, dtype=torch.long),
-            height=128,
-            width=128,
             num_frames=17,
             num_inference_steps=steps,
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
             **(negative if true_cfg > 1 else {}),
-            **options,
+            **{"height": 128, "width": 128, **options},
         ).frames
 
     return run
@@ -159,14 +160,12 @@ def _call_cogvideox(pipe: Any, prompt: int, seed: int, steps: int, **options: An
     return pipe(
         prompt_embeds=torch.randn(1, 8, 16, generator=text),
         negative_prompt_embeds=torch.zeros(1, 8, 16),
-        height=128,
-        width=128,
         num_frames=17,
         num_inference_steps=steps,
         guidance_scale=4.0,
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",
-        **options,
+        **{"height": 128, "width": 128, **options},
     ).frames
 
 
@@ -191,14 +190,12 @@ def _call_opensora(pipe: Any, prompt: int, seed: int, steps: int, **options: Any
     return pipe(
         prompt_embeds=torch.randn(1, 8, 16, generator=text),
         prompt_attention_mask=(torch.arange(8) < 5)[None],
-        height=120,
-        width=104,
         num_frames=17,
         num_inference_steps=steps,
         guidance_scale=4.0,
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",
-        **options,
+        **{"height": 120, "width": 104, **options},
     ).frames
 
 
@@ -231,4 +228,9 @@ FAMILIES = {
     "cogvideox_2b": Family("cogvideox_2b"),
     "cogvideox_5b": Family("cogvideox_5b"),
     "opensora": Family("opensora"),
+}
+# A third of the tokens, wider than high, for what is made thousands of times. Open-Sora's are not whole patches either.
+SMALL = {
+    name: replace(kind, size={"height": 72, "width": 88} if name == "opensora" else {"height": 64, "width": 80})
+    for name, kind in FAMILIES.items()
 }

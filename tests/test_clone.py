@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
-SMALL = ["model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64"]
+SMALL = ["model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=38"]
 
 
 AUTHOR = ["-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false"]

@@ -23,7 +23,7 @@ from pcbench.cost.macs import trace_macs
 
 from .conftest import MATRIX, STEPS
 from .contract_parts import DISTINCT, PRESETS, REFUSED, STEPWISE, Outcome, outcome, uncached
-from .families import FAMILIES
+from .families import SMALL as FAMILIES
 
 
 @pytest.fixture(params=sorted(FAMILIES))
@@ -192,7 +192,7 @@ def test_branches_are_isolated(ran):
 
     def answers(negative: float) -> tuple[list[torch.Tensor], list[str]]:
         transformer, generator = ran.pipe.transformer, torch.Generator().manual_seed(3)
-        latents = torch.randn(STEPS, 1, 4, 5, 16, 16, generator=generator).cumsum(0)
+        latents = torch.randn(STEPS, 1, 4, 5, 8, 10, generator=generator).cumsum(0)
         text, seen = torch.randn(1, 8, 16, generator=generator), []
         extra = {}
         if "Hunyuan" in type(transformer).__name__:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pcbench.store import atomic
 
@@ -16,14 +18,16 @@ from .faults.harness import World, issue
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
+def world(tmp_path_factory) -> Iterator[World]:
     """An undisturbed sweep; folders above are open to the user that root becomes for read-only folders."""
     root: Path = tmp_path_factory.mktemp("faults")
     shared = Path(tempfile.gettempdir())
     for folder in (root, *itertools.takewhile(lambda path: path != shared and shared in path.parents, root.parents)):
         folder.chmod(0o755)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    return World(root)
+    threads = torch.get_num_threads()
+    yield World(root)
+    torch.set_num_threads(threads)  # records say how many there were
 
 
 FAULTS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -193,7 +196,7 @@ def test_online_falls_back_to_offline(bench, tmp_path, trouble):
     with server(answers=False) as (address, _):
         where = address if "says nothing" in trouble else "http://127.0.0.1:9"
         key = {} if trouble == "no key" else {"WANDB_API_KEY": KEY}
-        done = project(tmp_path, str(bench), "--mode", "online", WANDB_BASE_URL=where, WANDB_INIT_TIMEOUT="4", **key)
+        done = project(tmp_path, str(bench), "--mode", "online", WANDB_BASE_URL=where, WANDB_INIT_TIMEOUT="1", **key)
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("wandb: online failed (")
@@ -237,21 +240,37 @@ def contents(results: Path) -> dict[str, dict]:
     return {path.name: without_times(json.loads(path.read_text())) for path in results.glob("records/*/*/*.json")}
 
 
+@pytest.fixture
+def sweep_here(tmp_path, monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
+    """The sweep in this process, the projection beside it; returns exit code and what both said."""
+
+    def run(*words: str, **more: str) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            for name in os.environ.keys() - (wanted := environment(tmp_path, **more)).keys():
+                patch.delenv(name)
+            for name, value in wanted.items():
+                patch.setenv(name, value)
+            code = cli.main([*SWEEP, f"results={tmp_path / 'bench'}", *words])
+        return code, *capfd.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> dict[str, dict]:
     """The records of the sweep without W&B."""
     folder = tmp_path_factory.mktemp("plain")
-    out, err = (process := sweep(folder, "bench")).communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert "wandb" not in out + err
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        assert cli.main([*SWEEP, f"results={folder / 'bench'}"]) == 0
+    assert "wandb" not in out.getvalue()
     assert not (folder / "bench" / "wandb").exists()
     return contents(folder / "bench")
 
 
 @needs_wandb
-def test_a_sweep_is_projected_as_it_goes(plain, tmp_path):
-    out, err = (process := sweep(tmp_path, "bench", "wandb=offline")).communicate(timeout=300)
-    assert process.returncode == 0, err
+def test_a_sweep_is_projected_as_it_goes(plain, tmp_path, sweep_here):
+    code, out, err = sweep_here("wandb=offline")
+    assert code == 0, err
     assert contents(tmp_path / "bench") == plain
     assert out.splitlines()[-1].startswith("wandb: ")
     assert len(runs_of(tmp_path / "bench")) == 4  # no cache, two methods, the table
@@ -294,11 +313,10 @@ def test_a_killed_sweep_is_projected_as_far_as_it_came(tmp_path):
     assert any(name.startswith("none-") for name in runs_of(tmp_path / "bench"))
 
 
-def test_a_sweep_without_the_package(plain, tmp_path):
+def test_a_sweep_without_the_package(plain, tmp_path, sweep_here):
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "wandb.py").write_text("raise ImportError")
-    process = sweep(tmp_path, "bench", "wandb=offline", PYTHONPATH=str(tmp_path / "absent"))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0
+    code, _, err = sweep_here("wandb=offline", PYTHONPATH=str(tmp_path / "absent"))
+    assert code == 0
     assert err.count("wandb: not installed") == 1
     assert contents(tmp_path / "bench") == plain
