@@ -21,6 +21,7 @@ from .config import ConfigError
 from .cost.estimate import Price, price_of
 from .cost.macs import PETA, reference_macs
 from .cost.memory import GIB, block_cache_bytes, needed
+from .cost.pace import in_words, pace_of
 from .job import Job
 from .observe import stage as observe
 from .sampling import latency
@@ -88,13 +89,28 @@ def show(
     all_priced = priced(jobs)
     rows = [at_budget(row(job, price, device), job, device) for job, price in all_priced]
     total = totals(rows)
-    observations = [todo for job, _ in all_priced if (todo := observation(job, device)) is not None]
+    looked = {(each.place.record, each.run.observe): each for job in jobs for each in (job.reference, job)}
+    observations = [todo for job in looked.values() if (todo := observation(job, device)) is not None]
     if style == "json":
         document = {"runs": rows, "totals": total, "observations": observations, "assumptions": device.words}
         say(json.dumps(document, indent=1, allow_nan=False))
     else:
-        for line in [*table(rows, total, device), *map(_in_words, observations)]:
+        for line in [*table(rows, total, device), *map(_in_words, observations), time_here(jobs, rows, observations)]:
             say(line)
+
+
+def time_here(jobs: Sequence[Job], rows: Sequence[dict[str, Any]], observations: Sequence[dict[str, Any]]) -> str:
+    """How long the missing work takes on this machine, as far as records tell, as a line for people."""
+    pmacs: dict[str, float] = {}
+    for planned in rows:
+        pmacs[planned["model"]] = pmacs.get(planned["model"], 0.0) + planned["videos_missing"] * planned["pmacs"]
+    for todo in observations:
+        pmacs[todo["model"]] += todo["pmacs"]
+    machine = jobs[0].place.machine
+    known = [record for folder in {job.run.results for job in jobs} for record in known_records(folder)]
+    paces = {model: pace_of(known, model, machine) for model, work in pmacs.items() if work > 0}
+    minutes = {model: pmacs[model] * PETA * pace.seconds / 60 for model, pace in paces.items() if pace is not None}
+    return in_words(minutes, paces) if paces else "nothing to denoise"
 
 
 def calibration(words: Sequence[str]) -> str:
@@ -110,12 +126,14 @@ def calibration(words: Sequence[str]) -> str:
 
 
 def priced(jobs: Sequence[Job]) -> list[tuple[Job, Price]]:
-    """Every distinct recipe among the jobs and their references, with the price of one video."""
-    distinct: dict[tuple[str, str, str | None], Job] = {}
+    """Every distinct recipe among the jobs and their references, with the price of one video; of several runs of one
+    recipe in one folder, that of the most samples."""
+    distinct: dict[tuple[Path, str | None], Job] = {}
     for job in jobs:
-        for needed_job in (job.reference, job):
-            key = needed_job.recipe.backbone.name, needed_job.id, needed_job.run.budget
-            distinct.setdefault(key, needed_job)
+        for each in (job.reference, job):
+            largest = distinct.setdefault((each.place.record, each.run.budget), each)
+            if len(each.run.samples) > len(largest.run.samples):
+                distinct[each.place.record, each.run.budget] = each
     known = {folder: known_records(folder) for folder in {job.run.results for job in jobs}}
     return [(job, price_of(job.run, known[job.run.results])) for job in distinct.values()]
 
@@ -123,7 +141,8 @@ def priced(jobs: Sequence[Job]) -> list[tuple[Job, Price]]:
 def known_records(results: Path) -> list[dict[str, Any]]:
     """The records of a results folder; if it has none, those published under it (results/README.md)."""
     own = list(records(results))
-    return own or [record for folder in sorted(results.glob("published/*")) for record in records(folder)]
+    published = [folder for root in (results, *results.parents) for folder in sorted(root.glob("published/*"))]
+    return own or [record for folder in published for record in records(folder)]
 
 
 def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
