@@ -272,8 +272,8 @@ def test_the_committed_records_can_be_read_at_budgets():
     scores, _ = budget.tables("methods", found, (1.5, 2.0, 2.5))
     assert len(scores.blocks) == 2
     rows = {row[0].text: dict(zip(scores.columns, row, strict=True)) for row in scores.blocks[0].rows}
-    assert rows["planned"]["PSNR (dB) at 2× ↑"].value == pytest.approx(54.7, abs=0.05)
-    assert rows["planned"]["worst at 2×"].value == pytest.approx(41.5, abs=0.05)  # docs/comparison.md
+    assert rows["planned"]["PSNR (dB) at 2× ↑"].value == pytest.approx(54.9, abs=0.05)
+    assert rows["planned"]["worst at 2×"].value == pytest.approx(41.9, abs=0.05)  # docs/comparison.md
     assert json.dumps([row[0].text for row in scores.blocks[1].rows]).count("pab") == 1
 
 
