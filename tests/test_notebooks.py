@@ -109,7 +109,8 @@ def test_your_method_leads_to_a_row_a_curve_and_videos(tmp_path, monkeypatch):
     """Nothing is done but to run the notebook, which works in a copy of the repository of its own."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    small = f"{LIMITED} model.sampling.frames=5 model.sampling.height=64 model.sampling.width=64 model.sampling.steps=30"
+    size = "model.sampling.frames=5 model.sampling.height=64 model.sampling.width=64"
+    small = f"{LIMITED} {size} model.sampling.steps=30"
     outputs = execute(ROOT / "notebooks" / "your_method.ipynb", (LIMITED, small), (WAN, WAN_ALONE))
     (copy,) = tmp_path.glob("*/pcbench")
     (table,) = shown(outputs, "text/markdown")
