@@ -109,8 +109,8 @@ def test_your_method_leads_to_a_row_a_curve_and_videos(tmp_path, monkeypatch):
     """Nothing is done but to run the notebook, which works in a copy of the repository of its own."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    small = f"{LIMITED} model.sampling.frames=5 model.sampling.height=64 model.sampling.width=64"
-    small += " model.sampling.steps=30"
+    size = "model.sampling.frames=5 model.sampling.height=64 model.sampling.width=64"
+    small = f"{LIMITED} {size} model.sampling.steps=30"
     outputs = execute(ROOT / "notebooks" / "your_method.ipynb", (LIMITED, small), (WAN, WAN_ALONE))
     (copy,) = tmp_path.glob("*/pcbench")
     (table,) = shown(outputs, "text/markdown")
@@ -118,8 +118,8 @@ def test_your_method_leads_to_a_row_a_curve_and_videos(tmp_path, monkeypatch):
         assert any(line.startswith(f"| {setting} | ") for line in table.splitlines())
     assert len(shown(outputs, "image/png")) == 1
     (plot,) = [drawing for drawing in drawings(copy / "results")[0] if drawing.kind == "pareto"]
-    curves = [text.get_text() for axes in plot.figure.axes for text in axes.texts]
-    assert "drift" in curves
+    curves = [text.get_text() for legend in plot.figure.legends for text in legend.get_texts()]
+    assert "drift prediction" in curves
     assert '"drift threshold=0.05"' in (copy / "report" / "data" / "index.js").read_text()
     assert len(list((copy / "report" / "media").rglob("drift-*/*-s0.mp4"))) == 4  # two settings, two prompts
     assert not (ROOT / "methods" / "drift.py").exists()
