@@ -19,6 +19,7 @@ from .compose import run_from
 from .config import ConfigError
 from .cost import memory, paper_check
 from .job import Job, jobs_of
+from .launch import shards
 from .messages import shortened
 from .sampling import parallel
 from .tune.budget import Budgets
@@ -39,6 +40,7 @@ class Work:
     jobs: list[Job]
     left_out: list[str]
     wandb: str
+    shard: shards.Shard | None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         return None
     settings, jobs = composed.settings, jobs_of(composed.runs)
     tracking.mode_of(settings.wandb)
+    shard = shards.parse(settings.shard)
     style = plan.style_of(settings.plan)
     device = plan.Device(settings.plan_gpu, settings.plan_utilisation)
     if style == "table1":
@@ -112,7 +115,9 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         plan.show(jobs, style, device)
     for reason in composed.left_out:
         print(f"pcbench: left out: {reason}", file=sys.stderr)
-    if style:
+    if settings.shards is not None and not style:
+        print("\n".join(shards.lines(arguments, jobs, settings.shards)))
+    if style or settings.shards is not None:
         return None
     for results in {run.results for run in composed.runs}:
         feasible.check_writable(results)
@@ -123,7 +128,7 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         feasible.check_here(job.run)
         vbench.require(job.run)
     parallel.start(job.run for job in jobs)
-    return Work(jobs, [*composed.left_out, *too_large], settings.wandb)
+    return Work(jobs, [*composed.left_out, *too_large], settings.wandb, shard)
 
 
 def _fitting(jobs: list[Job], leave_out: bool) -> tuple[list[Job], list[str]]:
@@ -143,10 +148,15 @@ def _carry_out_all(work: Work) -> int:
     first = work.jobs[0]
     with tracking.beside(first.run.results, work.wandb):
         budgets = Budgets(lambda line: print(line, flush=True))
-        jobs = jobs_of(budgets.settle(job.run for job in work.jobs))
+        jobs = jobs_of(shards.take(budgets.settle(job.run for job in work.jobs), work.shard))
         for line in budgets.failed:
             print(f"pcbench: failed: {line}", file=sys.stderr)
         code = max(carry_out(jobs), bool(budgets.failed))
+        if work.shard is not None:
+            samples = sum(len(job.run.samples) for job in jobs)
+            print(
+                f"shard {work.shard}: {samples} samples of its own{'' if samples else ', there are fewer than shards'}"
+            )
         summary.show(jobs)
         for reason in work.left_out:
             print(f"left out: {reason}")

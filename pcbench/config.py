@@ -278,6 +278,7 @@ class Run:
 
     label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has,
     however they were given; None if there is none. budget: what the method is to be set to first (target.py).
+    only: the samples to make, if not all of the prompts and seeds: a shard's (launch/shards.py).
     """
 
     label: str
@@ -297,11 +298,13 @@ class Run:
     download: Download = field(default_factory=Download)
     preset: str | None = None
     budget: str | None = None
+    only: frozenset[tuple[str, int]] | None = None
 
     @property
     def samples(self) -> list[tuple[str, int]]:
-        """All (prompt, seed) pairs, in order."""
-        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        """All (prompt, seed) pairs, in order; of a shard, its own."""
+        pairs = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        return pairs if self.only is None else [pair for pair in pairs if pair in self.only]
 
     @property
     def reference(self) -> Run:

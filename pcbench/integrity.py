@@ -212,7 +212,7 @@ def _key(job: Job) -> str:
     options = {field.name: getattr(run, field.name) for field in fields(run) if field.name not in NOT_ASKED}
     record = _stat(place.record.stat()) if place.record.exists() else None
     reference = {} if job.uncached is None else stats(job.uncached.place.folder)
-    options |= {"conditions": latency.conditions(run)}
+    options |= {"conditions": latency.conditions(run), "only": run.only and sorted(run.only)}
     parts = [options, _code(), _tools(run), record, sorted(stats(place.folder).items()), sorted(reference.items())]
     return hashlib.sha256(json.dumps(parts, default=asdict).encode()).hexdigest()
 

@@ -70,11 +70,12 @@ def _chunks(jobs: Sequence[Job]) -> list[list[str]]:
     """The prompts of jobs with one reference, split so that the frames of a part stay in memory until they are scored:
     the reference's, and those of the current method."""
     run, sampling = jobs[0].run, jobs[0].recipe.sampling
-    size = len(run.prompts)
+    prompts = list(dict.fromkeys(prompt for prompt, _ in run.samples))
+    size = max(1, len(prompts))
     if len(jobs) > 1 and {"generate", "score"} <= set(run.stages):
         frames = 3 * sampling.frames * sampling.height * sampling.width
         size = max(1, video.kept.limit // (2 * frames * fidelity.arrays(run) * len(run.seeds)))
-    return [run.prompts[start : start + size] for start in range(0, len(run.prompts), size)]
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
 class Sweep:
@@ -137,12 +138,12 @@ def _stages(share: Share, say: Say) -> Iterator[tuple[str, Callable[[], list[Fai
     job, part, names = share.job, share.part, share.job.run.stages
     if "generate" in names:
         yield "generate", partial(generate, part, say)
-    if "latency" in names and share.last:
+    if "latency" in names and share.last and latency.is_own(job.run):
         yield "latency", partial(latency.profile, job, say)
     if "score" in names:
         yield "score", partial(fidelity.score, part, say)
-    if "score" in names and share.last:
-        yield "VBench", partial(vbench.score, job, say)
+    if "score" in names and share.last and (job.whole is job or not job.whole.missing()):
+        yield "VBench", partial(vbench.score, job.whole, say)
     if "observe" in names and share.last:
         yield "observe", partial(observe.observe, job, say)
 
