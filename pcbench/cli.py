@@ -154,9 +154,7 @@ def _carry_out_all(work: Work) -> int:
         code = max(carry_out(jobs), bool(budgets.failed))
         if work.shard is not None:
             samples = sum(len(job.run.samples) for job in jobs)
-            print(
-                f"shard {work.shard}: {samples} samples of its own{'' if samples else ', there are fewer than shards'}"
-            )
+            print(f"shard {work.shard}: {samples} samples of its own")
         summary.show(jobs)
         for reason in work.left_out:
             print(f"left out: {reason}")

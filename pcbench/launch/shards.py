@@ -109,9 +109,7 @@ def lines(words: Sequence[str], jobs: Sequence[Job], count: int) -> list[str]:
     found = [f"# {count} shards, each on a GPU and machine of its own, all with one results folder:"]
     for number, share in enumerate(shares, 1):
         videos, macs = sum(unit.videos for unit in share), sum(unit.macs for unit in share)
-        note = (
-            f"{videos} videos, at most {macs / PETA:.3g} PMACs" if share else "no videos: there are fewer than shards"
-        )
+        note = f"{videos} videos, at most {macs / PETA:.3g} PMACs" if share else "nothing: there are fewer samples"
         found.append(f"{command} shard={number}/{count}  # {note}")
     found.append("# or as an array of jobs, whose number the scheduler puts in:")
     for variable, ask in ARRAYS:
