@@ -171,8 +171,8 @@ def carry_out(jobs: Sequence[Job], say: Callable[[str], None] = lambda line: pri
     integrity.tidy(jobs)
     sweep, shares = stages.Sweep(), list(stages.shares(jobs))
     code, began = 0, time.monotonic()
-    for done, share in enumerate(shares):
-        minutes = (time.monotonic() - began) / max(done, 1) * (len(shares) - done) / 60
+    for done, share in enumerate(sweep.rounds(shares, say)):
+        minutes = (time.monotonic() - began) / max(done, 1) * max(len(shares) - done, 0) / 60
         left = f", {minutes:.0f} min left at this pace" if minutes >= 1 and done else ""
         progress = f"[{share.number}/{len(jobs)}{left}] " if len(jobs) > 1 else ""
         outlook = "; the other runs of the sweep go on" if done + 1 < len(shares) and len(jobs) > 1 else ""

@@ -30,6 +30,7 @@ from .store import (
     DamagedError,
     Place,
     SampleFiles,
+    claims,
     fits,
     load_json,
     read_json,
@@ -83,6 +84,7 @@ def check(place: Place, say: Say) -> None:
             read_record(place.record)
         except DamagedError as error:
             set_aside(place.record, str(error), say)
+    claims.sweep(place.folder)
     for folder in (place.folder, *_folders(place.folder / "vbench")):
         sweep(folder)
     if sound != ledger["files"]:
