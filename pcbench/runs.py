@@ -58,6 +58,8 @@ class Settings:
     plan_utilisation: float = 0.45
     wandb: Any = "off"  # or offline, online
     budget: str | None = None  # what every method is set to before it runs: 2x, 25steps, 45dB
+    launcher: str = "none"  # or local: workers that share the work (launch/)
+    workers: int | None = number(1, 10_000, None)  # at most; null: one for each GPU
     shard: str | None = None  # i/n: a share of the samples, for any scheduler (launch/shards.py)
     shards: int | None = number(1, 100_000, None)  # print the command lines of so many shards, and stop
     sweeps: list[str] = field(default_factory=list)  # an experiment's lines of overrides, each a sweep of its own

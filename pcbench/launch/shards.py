@@ -61,7 +61,7 @@ def units(jobs: Sequence[Job]) -> list[Unit]:
     """Everything that shards are made of, in the order of the jobs, one model after another."""
     groups: dict[str, dict[str, Job]] = {}
     for job in jobs:
-        group = groups.setdefault(_group(job), {job.reference.id: job.reference})
+        group = groups.setdefault(group_of(job), {job.reference.id: job.reference})
         group[job.id] = job
     found = []
     for name, group in groups.items():
@@ -74,7 +74,8 @@ def units(jobs: Sequence[Job]) -> list[Unit]:
     return found
 
 
-def _group(job: Job) -> str:
+def group_of(job: Job) -> str:
+    """What is one group of jobs: a model, and the reference they are compared with."""
     return f"{job.place.model} {job.reference.id}"
 
 
@@ -97,7 +98,7 @@ def take(runs: Iterable[Run], shard: Shard | None) -> list[Run]:
     own: dict[str, set[tuple[str, int]]] = {}
     for unit in cut(units(jobs), shard.count)[shard.number - 1]:
         own.setdefault(unit.reference, set()).add(unit.sample)
-    taken = [replace(job.run, only=frozenset(own.get(_group(job), ()))) for job in jobs]
+    taken = [replace(job.run, only=frozenset(own.get(group_of(job), ()))) for job in jobs]
     return [run for run in taken if run.samples]
 
 
