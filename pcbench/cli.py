@@ -83,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _carry_out_all(work)
+    except ConfigError as error:  # of a launcher, before any work
+        print(f"pcbench: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
@@ -123,6 +126,8 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         return None
     for results in {run.results for run in composed.runs}:
         feasible.check_writable(results)
+    if settings.launcher in launch.REMOTE:  # workers check their own machines
+        return Work(list(arguments), settings, jobs, composed.left_out)
     jobs, too_large = _fitting(jobs, bool(settings.sweeps))
     for run in {job.recipe.backbone.source: job.run for job in jobs}.values():
         weights.require(run.recipe.backbone, run.download)
@@ -158,7 +163,7 @@ def _carry_out_all(work: Work) -> int:
         if work.settings.launcher == "none":
             code = max(carry_out(jobs), bool(failed))
         else:
-            outcome = launch.run(work.settings, work.words, jobs)
+            outcome = launch.run(work.settings, work.words, jobs, main)
             jobs, notes, code = launch.on(jobs, outcome.machines), outcome.notes, int(bool(outcome.failed))
             failed = outcome.failed
         if worker.current() is not None:

@@ -258,6 +258,29 @@ class Score:
 
 
 @dataclass(kw_only=True, slots=True)
+class Slurm:
+    """The jobs of launcher=slurm.
+
+    minutes: after which a job is stopped and queued again. cpus, gpus, memory ("64GB"): of a job. setup: lines of shell
+    before it. additional: further options of sbatch. cluster: "local" runs the jobs as processes here, to try it out.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    minutes: int = number(1, 1_000_000, 720)
+    cpus: int = number(1, 10_000, 4)
+    gpus: int = number(0, 1024, 1)
+    memory: str | None = None
+    setup: list[str] = field(default_factory=list)
+    additional: dict[str, Any] = field(default_factory=dict)
+    cluster: str = "slurm"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "slurm")
+        check_choice("slurm.cluster", self.cluster, ("slurm", "local"))
+
+
+@dataclass(kw_only=True, slots=True)
 class Recipe:
     """Everything that determines the pixels, and nothing else. Its hash is its identity (identity.py)."""
 

@@ -11,15 +11,16 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..job import Job
 from ..sampling.generate import LAUNCH
 from ..stages import Share
 from ..store import read_json, write_json
-from .shards import Shard, group_of, parse, units
+from .shards import Shard, Unit, group_of, parse, units
 
+Main = Callable[[Sequence[str]], int]  # carries out a command line and returns its exit code
 WORKER = "PCBENCH_WORKER"
 DRIVER = "PCBENCH_DRIVER"  # "stdin": a pipe that is open as long as the driver is there
 FOLDER = "launches"  # in the results folder
@@ -28,12 +29,15 @@ OWN = ("launcher=none", "workers=null", "wandb=off")  # of the options, a worker
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of a sweep. name: of its folder. words: the command line. count: of workers, at most."""
+    """One launch of a sweep. name: of its folder. words: the command line. count: of workers, at most. host: the
+    PCBENCH_HOST that workers on other machines are to have."""
 
     name: str
     results: Path
     words: tuple[str, ...]
     count: int
+    host: str | None = None
+    folder_of_words: str = field(default_factory=os.getcwd)  # what paths in the words are relative to
 
     @property
     def folder(self) -> Path:
@@ -46,7 +50,8 @@ class Launch:
 
     def environment(self, number: int) -> dict[str, str]:
         """What makes a process the worker of this number, from 1."""
-        return {WORKER: f"{number}/{self.count}", LAUNCH: self.name}
+        host = {} if self.host is None else {"PCBENCH_HOST": self.host}
+        return {WORKER: f"{number}/{self.count}", LAUNCH: self.name, **host}
 
     def machines(self) -> list[str]:
         """The machines that workers have noted so far."""
@@ -88,21 +93,35 @@ def in_order(shares: Sequence[Share]) -> list[Share]:
     worker = current()
     if worker is None:
         return list(shares)
-    models = {share.job.place.model: number for number, share in reversed(list(enumerate(shares)))}
-    ordered = sorted(shares, key=lambda share: models[share.job.place.model])
-    parts = units([share.job for share in ordered])
+    rank = list(dict.fromkeys(share.job.place.model for share in shares))
+    ordered = sorted(shares, key=lambda share: rank.index(share.job.place.model))
+    start = _start(units([share.job for share in ordered]), worker)
+    first = next((at for at, share in enumerate(ordered) if group_of(share.job) == start), 0)
+    return ordered[first:] + ordered[:first]
+
+
+def _start(parts: Sequence[Unit], worker: Shard) -> str:
+    """The group in which a worker's part of the planned cost begins."""
     total, before, start = sum(unit.macs for unit in parts), 0, ""
     for unit in parts:
         if not start or before * worker.count <= (worker.number - 1) * total:
             start = unit.reference
         before += unit.macs
-    first = next((at for at, share in enumerate(ordered) if group_of(share.job) == start), 0)
-    return ordered[first:] + ordered[:first]
+    return start
 
 
-def work(main: Callable[[Sequence[str]], int], launch: Launch, number: int) -> int:
+def models(jobs: Sequence[Job], count: int) -> list[str]:
+    """The model with which each of so many workers begins."""
+    rank = list(dict.fromkeys(job.place.model for job in jobs))
+    parts = units(sorted(jobs, key=lambda job: rank.index(job.place.model)))
+    names = {group_of(job): job.place.model for job in jobs}
+    return [names[_start(parts, Shard(number, count))] for number in range(1, count + 1)]
+
+
+def work(main: Main, launch: Launch, number: int) -> int:
     """Be the worker of this number in this process, which others started. Returns the exit code."""
     os.environ.update(launch.environment(number))
+    os.chdir(launch.folder_of_words)
     launch.folder.mkdir(parents=True, exist_ok=True)
     with launch.log(number).open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         code = main([*launch.words, *OWN])
