@@ -89,8 +89,11 @@ def test_ray_finishes_after_the_driver_and_an_actor_were_killed(tmp_path, undist
 def test_jobs_of_submitit_share_a_sweep_and_a_preempted_one_goes_on(tmp_path, undisturbed):
     """As processes of this machine: what is queued, and what a job does when it is told to leave."""
     driver = start(tmp_path, "-m", "pcbench", "launcher=slurm", "workers=2", "slurm.gpus=0", "slurm.cluster=local")
+    os.kill(claimed_by(tmp_path, driver), signal.SIGUSR2)
     said, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, said + logs(tmp_path)
+    output = [path.read_text() for path in tmp_path.glob("launches/*/submitit/*.err")]
+    assert sum("this job is preempted" in text for text in output) == 1
     assert made(logs(tmp_path)) == SAMPLES
     same(tmp_path, undisturbed)
 
