@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 from methods.calibration import NotCalibratedError
 
-from . import compose, feasible, integrity, plan, stages, summary, tracking
+from . import compose, feasible, integrity, launch, plan, stages, summary, tracking
 from .backbones import weights
 from .compose import run_from
 from .config import ConfigError
 from .cost import memory, paper_check
 from .job import Job, jobs_of
+from .launch import shards, worker
 from .messages import shortened
+from .runs import Settings
 from .sampling import parallel
 from .tune.budget import Budgets
 from .vbench import tasks as vbench
@@ -34,11 +36,12 @@ USAGE = """python -m pcbench [model=NAME] [method=NAME] [prompts=NAME] [option=v
 
 @dataclass(frozen=True)
 class Work:
-    """The checked work of a command line: the jobs, and why others are left out. wandb: the setting of that name."""
+    """The checked work of a command line, whose words these are: the jobs, and why others are left out."""
 
+    words: list[str]
+    settings: Settings
     jobs: list[Job]
     left_out: list[str]
-    wandb: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _carry_out_all(work)
+    except ConfigError as error:  # of a launcher, before any work
+        print(f"pcbench: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
@@ -103,6 +109,8 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         return None
     settings, jobs = composed.settings, jobs_of(composed.runs)
     tracking.mode_of(settings.wandb)
+    shards.parse(settings.shard)
+    launch.check(settings, jobs)
     style = plan.style_of(settings.plan)
     device = plan.Device(settings.plan_gpu, settings.plan_utilisation)
     if style == "table1":
@@ -112,10 +120,14 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         plan.show(jobs, style, device)
     for reason in composed.left_out:
         print(f"pcbench: left out: {reason}", file=sys.stderr)
-    if style:
+    if settings.shards is not None and not style:
+        print("\n".join(shards.lines(arguments, jobs, settings.shards)))
+    if style or settings.shards is not None:
         return None
     for results in {run.results for run in composed.runs}:
         feasible.check_writable(results)
+    if settings.launcher in launch.REMOTE:  # workers check their own machines
+        return Work(list(arguments), settings, jobs, composed.left_out)
     jobs, too_large = _fitting(jobs, bool(settings.sweeps))
     for run in {job.recipe.backbone.source: job.run for job in jobs}.values():
         weights.require(run.recipe.backbone, run.download)
@@ -123,7 +135,7 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         feasible.check_here(job.run)
         vbench.require(job.run)
     parallel.start(job.run for job in jobs)
-    return Work(jobs, [*composed.left_out, *too_large], settings.wandb)
+    return Work(list(arguments), settings, jobs, [*composed.left_out, *too_large])
 
 
 def _fitting(jobs: list[Job], leave_out: bool) -> tuple[list[Job], list[str]]:
@@ -140,20 +152,37 @@ def _fitting(jobs: list[Job], leave_out: bool) -> tuple[list[Job], list[str]]:
 
 
 def _carry_out_all(work: Work) -> int:
-    first = work.jobs[0]
-    with tracking.beside(first.run.results, work.wandb):
+    results, shard = work.jobs[0].run.results, shards.parse(work.settings.shard)
+    worker.begin(work.jobs)
+    with tracking.beside(results, work.settings.wandb):
         budgets = Budgets(lambda line: print(line, flush=True))
-        jobs = jobs_of(budgets.settle(job.run for job in work.jobs))
-        for line in budgets.failed:
+        jobs = jobs_of(shards.take(budgets.settle(job.run for job in work.jobs), shard))
+        failed, notes = list(budgets.failed), []
+        for line in failed:
             print(f"pcbench: failed: {line}", file=sys.stderr)
-        code = max(carry_out(jobs), bool(budgets.failed))
+        if work.settings.launcher == "none":
+            code = max(carry_out(jobs), bool(failed))
+        else:
+            outcome = launch.run(work.settings, work.words, jobs, main)
+            jobs, notes, code = launch.on(jobs, outcome.machines), outcome.notes, int(bool(outcome.failed))
+            failed = outcome.failed
+        if worker.current() is not None:
+            return code
+        if shard is not None:
+            print(f"shard {shard}: {sum(len(job.run.samples) for job in jobs)} samples of its own")
         summary.show(jobs)
         for reason in work.left_out:
             print(f"left out: {reason}")
         for reason in budgets.missed:
             print(f"out of reach, the nearest setting instead: {reason}")
-        print(f"records: {first.run.results / 'records' / first.place.machine}")
-        print(f"videos:  {first.run.results / 'samples' / first.place.machine}", flush=True)
+        for line in notes:
+            print(line)
+        if work.settings.launcher != "none":
+            for line in failed:
+                print(f"pcbench: failed: {line}", file=sys.stderr)
+        machine = (jobs or work.jobs)[0].place.machine
+        print(f"records: {results / 'records' / machine}")
+        print(f"videos:  {results / 'samples' / machine}", flush=True)
     return code
 
 
@@ -161,10 +190,10 @@ def carry_out(jobs: Sequence[Job], say: Callable[[str], None] = lambda line: pri
     """Carry out all jobs, even if one fails. Returns the exit code: 0, or 1 if any failed."""
     warnings.filterwarnings("always", message=".*the cache never hit.*|.*indicator was NaN.*")
     integrity.tidy(jobs)
-    sweep, shares = stages.Sweep(), list(stages.shares(jobs))
+    sweep, shares = stages.Sweep(), worker.in_order(list(stages.shares(jobs)))
     code, began = 0, time.monotonic()
-    for done, share in enumerate(shares):
-        minutes = (time.monotonic() - began) / max(done, 1) * (len(shares) - done) / 60
+    for done, share in enumerate(sweep.rounds(shares, say)):
+        minutes = (time.monotonic() - began) / max(done, 1) * max(len(shares) - done, 0) / 60
         left = f", {minutes:.0f} min left at this pace" if minutes >= 1 and done else ""
         progress = f"[{share.number}/{len(jobs)}{left}] " if len(jobs) > 1 else ""
         outlook = "; the other runs of the sweep go on" if done + 1 < len(shares) and len(jobs) > 1 else ""

@@ -258,6 +258,29 @@ class Score:
 
 
 @dataclass(kw_only=True, slots=True)
+class Slurm:
+    """The jobs of launcher=slurm.
+
+    minutes: after which a job is stopped and queued again. cpus, gpus, memory ("64GB"): of a job. setup: lines of shell
+    before it. additional: further options of sbatch. cluster: "local" runs the jobs as processes here, to try it out.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    minutes: int = number(1, 1_000_000, 720)
+    cpus: int = number(1, 10_000, 4)
+    gpus: int = number(0, 1024, 1)
+    memory: str | None = None
+    setup: list[str] = field(default_factory=list)
+    additional: dict[str, Any] = field(default_factory=dict)
+    cluster: str = "slurm"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "slurm")
+        check_choice("slurm.cluster", self.cluster, ("slurm", "local"))
+
+
+@dataclass(kw_only=True, slots=True)
 class Recipe:
     """Everything that determines the pixels, and nothing else. Its hash is its identity (identity.py)."""
 
@@ -278,6 +301,7 @@ class Run:
 
     label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has,
     however they were given; None if there is none. budget: what the method is to be set to first (target.py).
+    only: the samples to make, if not all of the prompts and seeds: a shard's (launch/shards.py).
     """
 
     label: str
@@ -297,11 +321,13 @@ class Run:
     download: Download = field(default_factory=Download)
     preset: str | None = None
     budget: str | None = None
+    only: frozenset[tuple[str, int]] | None = None
 
     @property
     def samples(self) -> list[tuple[str, int]]:
-        """All (prompt, seed) pairs, in order."""
-        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        """All (prompt, seed) pairs, in order; of a shard, its own."""
+        pairs = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        return pairs if self.only is None else [pair for pair in pairs if pair in self.only]
 
     @property
     def reference(self) -> Run:

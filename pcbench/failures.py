@@ -67,15 +67,23 @@ def _chain(error: BaseException | None, seen: set[int]) -> Iterator[BaseExceptio
 
 
 def attempt_each(
-    label: str, stage: str, samples: Iterable[tuple[str, int]], work: Callable[[str, int], object], say: Say
+    label: str,
+    stage: str,
+    samples: Iterable[tuple[str, int]],
+    work: Callable[[str, int], object],
+    say: Say,
+    failed_before: set[str],
 ) -> list[Failure]:
-    """Do `work` for each (prompt, seed), even if another one fails. Returns the failures; each is reported at once."""
+    """Do `work` for each (prompt, seed), even if another one fails. Returns the failures; each is reported at once, and
+    noted in `failed_before`, whose own are not tried again."""
     failures = []
     for prompt, seed in samples:
-        failed = attempt(f"{stage} of {prompt!r} seed {seed}", partial(work, prompt, seed))
+        what = f"{stage} of {prompt!r} seed {seed}"
+        failed = None if what in failed_before else attempt(what, partial(work, prompt, seed))
         if failed is not None:
             say(f"{label}  failed  {failed.line}")
             failures.append(failed)
+            failed_before.add(what)
     return failures
 
 

@@ -30,6 +30,7 @@ from .store import (
     DamagedError,
     Place,
     SampleFiles,
+    claims,
     fits,
     load_json,
     read_json,
@@ -83,6 +84,7 @@ def check(place: Place, say: Say) -> None:
             read_record(place.record)
         except DamagedError as error:
             set_aside(place.record, str(error), say)
+    claims.sweep(place.folder)
     for folder in (place.folder, *_folders(place.folder / "vbench")):
         sweep(folder)
     if sound != ledger["files"]:
@@ -212,7 +214,7 @@ def _key(job: Job) -> str:
     options = {field.name: getattr(run, field.name) for field in fields(run) if field.name not in NOT_ASKED}
     record = _stat(place.record.stat()) if place.record.exists() else None
     reference = {} if job.uncached is None else stats(job.uncached.place.folder)
-    options |= {"conditions": latency.conditions(run)}
+    options |= {"conditions": latency.conditions(run), "only": run.only and sorted(run.only)}
     parts = [options, _code(), _tools(run), record, sorted(stats(place.folder).items()), sorted(reference.items())]
     return hashlib.sha256(json.dumps(parts, default=asdict).encode()).hexdigest()
 

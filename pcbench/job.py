@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import backbones, provenance
@@ -37,6 +37,11 @@ class Job:
     def reference(self) -> Job:
         """The job that this one is compared with: itself if it is uncached."""
         return self.uncached or self
+
+    @property
+    def whole(self) -> Job:
+        """The job with all its samples, if this one has a shard's only."""
+        return self if self.run.only is None else replace(self, run=replace(self.run, only=None))
 
     def files(self, prompt: str, seed: int) -> SampleFiles:
         """The paths of a sample's files, whether they exist or not."""

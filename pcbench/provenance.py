@@ -59,8 +59,12 @@ def host() -> str:
     container whose name changes. Otherwise the hash of the system's machine-id and the host's name together, since
     copied images share a machine-id and hosts can share a name. Without a machine-id, the network card's number serves.
     """
-    parts = [os.environ.get("PCBENCH_HOST") or f"{_machine_id()} {platform.node()}"]
-    return hashlib.sha256(" ".join(["pcbench", *parts]).encode()).hexdigest()[:6]
+    return hashlib.sha256(f"pcbench {host_name()}".encode()).hexdigest()[:6]
+
+
+def host_name() -> str:
+    """What is hashed: as PCBENCH_HOST on other hosts, it makes them count as this one."""
+    return os.environ.get("PCBENCH_HOST") or f"{_machine_id()} {platform.node()}"
 
 
 def _machine_id() -> str:

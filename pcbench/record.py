@@ -25,12 +25,13 @@ SCHEMA = 3
 LETTERS = {"full": "F", "partial": "p", "reuse": "r"}
 
 
-def write(job: Job, error: str | None = None) -> dict[str, Any]:
-    """Write the job's record and return it; `error` marks it as failed.
+def write(job: Job, error: str | None = None, finished: bool = True) -> dict[str, Any]:
+    """Write the job's record and return it; `error` marks it as failed. Samples may be missing unless it is `finished`.
 
     Raises FileNotFoundError, after writing it, if samples of the run or of its reference have disappeared.
     """
-    place, loss = job.place, _loss(job) if error is None and "generate" in job.run.stages else None
+    place, whole = job.place, finished and error is None and "generate" in job.run.stages
+    loss = _loss(job) if whole else None
     with alone(place.folder):  # of two processes, the later one includes what the earlier one made
         data = build(job, error or loss)
         write_record(place.record, data)
@@ -106,7 +107,11 @@ def _failures(place: Place) -> list[dict[str, Any]]:
     """The samples that were tried but do not exist: prompt, seed and error of each."""
     paths = sorted(place.folder.glob("*.failed.json"))
     tried = [(place.sample(path.name.removesuffix(".failed.json")), read_json(path)) for path in paths]
-    return [failure for files, failure in tried if failure and not files.complete]
+    return [
+        {name: value for name, value in failure.items() if name != "launch"}
+        for files, failure in tried
+        if failure and not files.complete
+    ]
 
 
 def _prompt_and_seed(trace: dict[str, Any]) -> dict[str, Any]:

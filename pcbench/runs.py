@@ -26,6 +26,7 @@ from .config import (
     Recipe,
     Run,
     Score,
+    Slurm,
     check_fields,
     names_of,
     number,
@@ -58,6 +59,12 @@ class Settings:
     plan_utilisation: float = 0.45
     wandb: Any = "off"  # or offline, online
     budget: str | None = None  # what every method is set to before it runs: 2x, 25steps, 45dB
+    launcher: str = "none"  # or local, slurm, ray: workers that share the work (launch/)
+    workers: int | None = number(1, 10_000, None)  # at most; null: one for each GPU
+    slurm: Slurm = field(default_factory=Slurm)
+    ray: str | None = None  # the address of a running cluster, or "auto"; null starts one here
+    shard: str | None = None  # i/n: a share of the samples, for any scheduler (launch/shards.py)
+    shards: int | None = number(1, 100_000, None)  # print the command lines of so many shards, and stop
     sweeps: list[str] = field(default_factory=list)  # an experiment's lines of overrides, each a sweep of its own
 
     def __post_init__(self) -> None:

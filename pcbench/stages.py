@@ -8,22 +8,25 @@ all methods of a model make and score as many prompts as fit, and then the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 
 from . import backbones, integrity, record
 from .failures import FailedError, Failure, attempt
 from .fidelity import stage as fidelity
 from .job import Job
 from .observe import stage as observe
-from .sampling import latency, video
+from .sampling import latency, parallel, video
 from .sampling.generate import generate
-from .store import write_whole
+from .store import claims, write_whole
 from .vbench import stage as vbench
 
 Say = Callable[[str], None]
+PAUSE = 1.0  # seconds before it is looked again whether other processes have ended
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,38 @@ def _chunks(jobs: Sequence[Job]) -> list[list[str]]:
     """The prompts of jobs with one reference, split so that the frames of a part stay in memory until they are scored:
     the reference's, and those of the current method."""
     run, sampling = jobs[0].run, jobs[0].recipe.sampling
-    size = len(run.prompts)
+    prompts = list(dict.fromkeys(prompt for prompt, _ in run.samples))
+    size = max(1, len(prompts))
     if len(jobs) > 1 and {"generate", "score"} <= set(run.stages):
         frames = 3 * sampling.frames * sampling.height * sampling.width
         size = max(1, video.kept.limit // (2 * frames * fidelity.arrays(run) * len(run.seeds)))
-    return [run.prompts[start : start + size] for start in range(0, len(run.prompts), size)]
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
 class Sweep:
-    """Carries out shares, and remembers what became of them."""
+    """Carries out shares, and remembers what became of them.
+
+    left: shares of which other processes are still doing a part, to be carried out again when these have ended.
+    """
 
     def __init__(self) -> None:
+        self.left: list[Share] = []
         self._settled: set[Job] = set()
         self._failures: dict[Job, list[Failure]] = {}
+        self._tried: dict[Job, set[str]] = {}  # what of each job failed, and is not tried again
+        self._waited: set[Job] = set()
         self._held: dict[int, str | None] = {}  # the pipeline held when the first share of each number began
+
+    def rounds(self, shares: Iterable[Share], say: Say = print) -> Iterator[Share]:
+        """The shares, and after them those that are left, until none is; with a pause where only others work."""
+        todo = list(shares)
+        yield from todo
+        if self.left:
+            say(f"waiting for other processes, which are at work on {len(self.left)} of {len(todo)} parts")
+        while self.left:
+            time.sleep(PAUSE)
+            todo, self.left = self.left, []
+            yield from todo
 
     def carry_out(self, share: Share, say: Say = print) -> list[Failure]:
         """Carry out one share; returns its failures. By then they are in the record, and their memory is released."""
@@ -95,56 +116,76 @@ class Sweep:
                 integrity.check(job.place, say)
         if job in self._settled:
             return []
-        failures = _try_stages(share, say)
+        with claims.missed() as elsewhere:
+            failures = self._try_stages(share, say, elsewhere)
         known = self._failures.setdefault(job, [])
         known += failures
         if failures:
             _keep_details(job, known, say)
-        complete = job if share.last else share.part  # the job of which no sample may be missing by now
-        error = "; ".join(failure.line for failure in known) or None
-        failed = attempt("record", partial(record.write, complete, error))
-        if failed is not None:
-            failures.append(failed)
-            known.append(failed)
-        if share.last and not known:
+        if waits := bool(elsewhere) or any(other.job in (job, job.reference) for other in self.left):
+            self.left.append(share)
+        if not (waits and job in self._waited):
+            if waits:
+                self._waited.add(job)
+            complete = job if share.last else share.part  # the job of which no sample may be missing by now
+            error = "; ".join(failure.line for failure in known) or None
+            failed = attempt("record", partial(record.write, complete, error, finished=not waits))
+            if failed is not None:
+                failures.append(failed)
+                known.append(failed)
+        if share.last and not known and not waits:
             integrity.settle(job)
         if failures and backbones.held() != before:
             backbones.forget()
+        return failures
+
+    def _try_stages(self, share: Share, say: Say, elsewhere: Sequence[object]) -> list[Failure]:
+        """Try every stage; returns the failures. If the pipeline cannot be loaded, the others are not tried."""
+        failures: list[Failure] = []
+        tried = self._tried.setdefault(share.job, set())
+        for name, stage in _stages(share, say, tried, elsewhere):
+            if name not in tried:
+                failed = attempt(name, lambda stage=stage: failures.extend(stage() or []))  # type: ignore[misc]
+                if failed is not None:
+                    failures.append(failed)
+                    tried.add(name)
+            if name in tried and name == "generate":
+                break
         return failures
 
 
 def execute(job: Job, say: Say = print) -> None:
     """All stages of one job, its uncached reference's first. Raises FailedError at the end if something failed."""
     sweep = Sweep()
-    failures = [failure for share in shares([job]) for failure in sweep.carry_out(share, say)]
+    failures = [failure for share in sweep.rounds(shares([job]), say) for failure in sweep.carry_out(share, say)]
     if failures:
         raise FailedError(failures)
 
 
-def _try_stages(share: Share, say: Say) -> list[Failure]:
-    """Try every stage; returns the failures. If the pipeline cannot be loaded, the other stages are not tried."""
-    failures: list[Failure] = []
-    for name, stage in _stages(share, say):
-        failed = attempt(name, lambda stage=stage: failures.extend(stage() or []))  # type: ignore[misc]
-        if failed is not None:
-            failures.append(failed)
-            if name == "generate":
-                break
-    return failures
-
-
-def _stages(share: Share, say: Say) -> Iterator[tuple[str, Callable[[], list[Failure] | None]]]:
+def _stages(
+    share: Share, say: Say, tried: set[str], elsewhere: Sequence[object]
+) -> Iterator[tuple[str, Callable[[], list[Failure] | None]]]:
     job, part, names = share.job, share.part, share.job.run.stages
     if "generate" in names:
-        yield "generate", partial(generate, part, say)
-    if "latency" in names and share.last:
-        yield "latency", partial(latency.profile, job, say)
+        yield "generate", partial(generate, part, say, tried)
+    if "latency" in names and share.last and latency.is_own(job.run):
+        yield "latency", partial(_claimed, job.place.folder / "latency", partial(latency.profile, job, say))
     if "score" in names:
-        yield "score", partial(fidelity.score, part, say)
-    if "score" in names and share.last:
-        yield "VBench", partial(vbench.score, job, say)
+        yield "score", partial(fidelity.score, part, say, tried)
+    complete = job.whole is job or not job.whole.missing()
+    if "score" in names and share.last and job.run.score.vbench and complete and not elsewhere:
+        yield "VBench", partial(_claimed, job.place.folder / "vbench", partial(vbench.score, job.whole, say))
     if "observe" in names and share.last:
-        yield "observe", partial(observe.observe, job, say)
+        yield "observe", partial(observe.observe, job, say, tried)
+
+
+def _claimed(path: Path, work: Callable[[], None]) -> None:
+    """Do work that one process at a time does; the GPUs of one model (sampling/parallel.py) do it together."""
+    if parallel.processes() > 1:
+        return work()
+    with claims.claim(path) as claimed:
+        if claimed:
+            work()
 
 
 def _keep_details(job: Job, failures: list[Failure], say: Say) -> None:

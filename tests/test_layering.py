@@ -32,7 +32,7 @@ LAYERS = {
         observe
         feasible record integrity
         stages runs summary
-        compose
+        compose launch
         plan tune
         cli calibrate benchmark fidelity_benchmark
         oracle

@@ -20,8 +20,10 @@ from ..sampling.generate import checksum
 from ..sampling.video import kept
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone
+from ..store.claims import busy, claim
 from .metrics import CONVENTIONS, METRICS, identical_frames, note
 
+Say = Callable[[str], None]
 Entry = dict[str, Any]  # one metric's result: value, frames, identical, note
 
 
@@ -55,9 +57,9 @@ def measure(name: str, video: np.ndarray, reference: np.ndarray, device: str = "
     return {"value": value, "frames": frames, "identical": identical, "note": note(value, identical, len(video))}
 
 
-def score(job: Job, say: Callable[[str], None]) -> list[Failure]:
-    """Score every sample of the job against the reference sample of the same prompt, seed and machine. Returns the
-    failures."""
+def score(job: Job, say: Say, failed_before: set[str] | None = None) -> list[Failure]:
+    """Score every sample of the job against the reference sample of the same prompt, seed and machine, first those
+    whose frames are in memory. Returns the failures; `failed_before` collects what failed, and is not tried again."""
     if job.uncached is None:
         return []
     reported: set[str] = set()
@@ -65,21 +67,36 @@ def score(job: Job, say: Callable[[str], None]) -> list[Failure]:
     def work(prompt: str, seed: int) -> None:
         _score_one(job, prompt, seed, reported, say)
 
-    return attempt_each(job.run.label, "score", job.run.samples, work, say)
+    samples = sorted(job.run.samples, key=lambda sample: job.files(*sample).latent not in kept)
+    return attempt_each(job.run.label, "score", samples, work, say, set() if failed_before is None else failed_before)
 
 
-def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Callable[[str], None]) -> None:
+def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Say) -> None:
     """Score one sample. `reported` holds the reasons for missing scores that have already been printed."""
     run, files, reference = job.run, job.files(prompt, seed), job.reference.files(prompt, seed)
-    entries = stored(job, files)
-    missing = [n for c in run.fidelity for n in CONVENTIONS[c] if not _settled(n, entries.get(n))]
-    if not missing:
+    if not _missing(job, files):
         return
+    if not (files.complete and reference.complete) and busy(files.stem, reference.stem):
+        return  # another process is making one of them
     if not (files.complete and reference.complete):
         which = "reference" if files.complete else "sample"
         say(f"{run.label}  not scored, its {which} was not generated: {prompt!r} seed {seed}")
         return
-    new = _scored(run, files, reference, missing)
+    with claim(files.fidelity) as claimed:
+        if claimed and (missing := _missing(job, files)):
+            _score_missing(job, files, reference, missing, reported, say)
+
+
+def _missing(job: Job, files: SampleFiles) -> list[str]:
+    """The metrics of a sample that are asked for and not stored."""
+    entries = stored(job, files)
+    return [n for c in job.run.fidelity for n in CONVENTIONS[c] if not _settled(n, entries.get(n))]
+
+
+def _score_missing(
+    job: Job, files: SampleFiles, reference: SampleFiles, missing: list[str], reported: set[str], say: Say
+) -> None:
+    run, new = job.run, _scored(job.run, files, reference, missing)
     lacking = {entry["note"] for entry in new.values() if not entry["frames"]} - reported
     for reason in lacking:
         say(f"{run.label}  {reason}")

@@ -40,6 +40,7 @@ from ..job import Job
 from ..sampling.generate import checksum, latents_of
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone
+from ..store.claims import busy, claim
 from . import change
 from .kinds import KINDS, OBSERVATIONS, Observation, Subject
 from .watch import Caller, Seen, compact, rms
@@ -99,24 +100,35 @@ def _left(observation: Observation, run: Run, found: Found) -> list[int]:
     return observation.left(found.get(observation.name, {}), run.recipe.sampling.steps, run.observe_stride)
 
 
-def observe(job: Job, say: Callable[[str], None]) -> list[Failure]:
-    """Make the missing observations of every sample of the job. Returns the failures."""
+def observe(job: Job, say: Callable[[str], None], failed_before: set[str] | None = None) -> list[Failure]:
+    """Make the missing observations of every sample of the job. Returns the failures; `failed_before` collects what
+    failed, and is not tried again."""
+    failed_before = set() if failed_before is None else failed_before
 
     def work(prompt: str, seed: int) -> None:
         _observe_one(job, prompt, seed, say)
 
-    return attempt_each(job.run.label, "observation", job.run.samples, work, say)
+    return attempt_each(job.run.label, "observation", job.run.samples, work, say, failed_before)
 
 
 def _observe_one(job: Job, prompt: str, seed: int, say: Callable[[str], None]) -> None:
     run, files = job.run, job.files(prompt, seed)
-    todo = missing(run, files)
-    if not todo:
+    if not missing(run, files):
         return
+    if not files.complete and busy(files.stem):
+        return  # another process is making it
     if not files.complete:
         say(f"{run.label}  not observed, the sample was not generated: {prompt!r} seed {seed}")
         return
-    began = time.perf_counter()
+    with claim(files.observations) as claimed:
+        if claimed and (todo := missing(run, files)):
+            _observe_missing(job, prompt, seed, files, todo, say)
+
+
+def _observe_missing(
+    job: Job, prompt: str, seed: int, files: SampleFiles, todo: list[Observation], say: Callable[[str], None]
+) -> None:
+    run, began = job.run, time.perf_counter()
     found = stored(files)
     for name, data in _look(job, Caller.of(run, prompt, seed), prompt, files, todo):
         found[name] = data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,8 +24,11 @@ from ..config import Recipe, Run
 from ..failures import Failure, attempt
 from ..job import Job
 from ..store import SampleFiles, read_json, write_sealed
-from ..store.atomic import alone, claim, partial, put
+from ..store.atomic import alone, partial, put
+from ..store.claims import claim
 from .video import is_whole_mp4, kept
+
+LAUNCH = "PCBENCH_LAUNCH"  # in the environment of a worker: the launch it is of; its failures are tried once
 
 
 def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor:
@@ -67,35 +71,44 @@ def _prompt_arguments(pipe: Any, prompt: str, recipe: Recipe) -> dict[str, Any]:
     return backbones.family(recipe.backbone).embed(pipe, prompt, recipe)
 
 
-def generate(job: Job, say: Callable[[str], None]) -> list[Failure]:
-    """Make every missing sample of the job. If one fails, that is noted in a file, the others go on, and it is tried
-    again in the next run. Returns the failures; raises errors that concern all samples (loading the pipeline)."""
+def generate(job: Job, say: Callable[[str], None], failed_before: set[str] | None = None) -> list[Failure]:
+    """Make every missing sample of the job that no other process is making. If one fails, that is noted in a file, the
+    others go on, and it is tried again in the next run. Returns the failures; raises errors that concern all samples
+    (loading the pipeline). `failed_before` collects what failed, and is not tried again."""
     run, todo = job.run, job.missing()
-    if not todo:
-        return []
+    failed_before = set() if failed_before is None else failed_before
     failures: list[Failure] = []
-    pipe = backbones.load(run.recipe, run.device, run.offload)
-    tried: set[SampleFiles] = set()
-    for first_round in (True, False):  # samples that another process works on come last; usually they exist by then
-        for number, (prompt, seed) in enumerate(todo, 1):
-            files = job.files(prompt, seed)
-            if files.complete or files in tried:
-                continue
-            with claim(files.stem) as claimed:
-                if (claimed or not first_round) and not files.complete:
-                    tried.add(files)
-                    name = f"{run.label}  sample {number}/{len(todo)}"
-                    failures += _try_one(pipe, job, prompt, seed, files, name, say)
-    if others := len(todo) - len(tried):
-        say(f"{run.label}  {others} of {len(todo)} samples were made by another process meanwhile")
+    by_others = 0
+    for number, (prompt, seed) in enumerate(todo, 1):
+        files, sample = job.files(prompt, seed), f"{prompt!r} seed {seed}"
+        if sample in failed_before:
+            continue
+        with claim(files.stem) as claimed:
+            if files.complete:
+                by_others += 1
+            elif claimed:
+                failed = _failed_in_this_launch(files, sample) or _try_one(
+                    job, prompt, seed, files, f"{run.label}  sample {number}/{len(todo)}", say
+                )
+                failures += failed
+                failed_before.update(failure.what for failure in failed)
+    if by_others:
+        say(f"{run.label}  {by_others} of {len(todo)} samples were made by another process meanwhile")
     return failures
 
 
+def _failed_in_this_launch(files: SampleFiles, sample: str) -> list[Failure]:
+    """The failure of a sample that another worker of the same launch has tried."""
+    launch, found = os.environ.get(LAUNCH), read_json(files.failure)
+    return [Failure(sample, found["error"], "")] if found and launch and found.get("launch") == launch else []
+
+
 def _try_one(
-    pipe: Any, job: Job, prompt: str, seed: int, files: SampleFiles, name: str, say: Callable[[str], None]
+    job: Job, prompt: str, seed: int, files: SampleFiles, name: str, say: Callable[[str], None]
 ) -> list[Failure]:
     """Make one sample, or note why it could not be made."""
     sample = f"{prompt!r} seed {seed}"
+    pipe = backbones.load(job.run.recipe, job.run.device, job.run.offload)
 
     def work() -> None:
         say(f"{name}  {_generate_one(pipe, job, prompt, seed, files)}  {sample}")
@@ -105,7 +118,8 @@ def _try_one(
     if failed is None:
         return []
     say(f"{name}  failed  {failed.line}")
-    write_sealed(files.failure, {"prompt": prompt, "seed": seed, "error": failed.why})
+    launch = {"launch": os.environ[LAUNCH]} if LAUNCH in os.environ else {}
+    write_sealed(files.failure, {"prompt": prompt, "seed": seed, "error": failed.why, **launch})
     return [failed]
 
 

@@ -56,6 +56,11 @@ def timed_samples(run: Run) -> list[tuple[str, int]]:
     return [(prompt, run.seeds[0]) for prompt in run.prompts[: run.latency.prompts]]
 
 
+def is_own(run: Run) -> bool:
+    """Whether the run times its samples: of the shards of a run, the one that has the first."""
+    return timed_samples(run)[0] in run.samples
+
+
 def profile(job: Job, say: Say) -> None:
     """Time the job's method, unless it was already timed on these samples with at least as many repeats."""
     run, samples = job.run, timed_samples(job.run)

@@ -32,6 +32,9 @@ class Kept:
             self.drop(next(iter(self._videos)))
         self._videos[key] = video
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._videos
+
     def drop(self, key: Hashable) -> None:
         """Forget a video, if it is kept."""
         self._videos.pop(key, None)

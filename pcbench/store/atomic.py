@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows: files still appear complete, but two processes may do the same work
     fcntl = None  # type: ignore[assignment]
 
-PARTIAL, CLAIM = ".partial-", ".claim-"  # prefixes of file names
+PARTIAL = ".partial-"  # prefix of file names
 PATIENCE = 30.0  # seconds to wait for a lock that is only held briefly; after that its owner hangs, and we do without
 
 
@@ -28,7 +28,7 @@ def partial(path: Path) -> Iterator[Path]:
     what a killed process left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f"{PARTIAL}{os.getpid()}-{_namespace()}-{secrets.token_hex(4)}-{path.name}")
+    own = path.with_name(f"{PARTIAL}{os.getpid()}-{namespace()}-{secrets.token_hex(4)}-{path.name}")
     try:
         yield own
     finally:
@@ -59,7 +59,7 @@ def set_aside(path: Path, why: str, say: Callable[[str], None]) -> None:
 
 
 @functools.cache
-def _namespace() -> str:
+def namespace() -> str:
     """Eight hex digits for this boot and container: process ids are unique only within these."""
     parts = [os.uname().nodename] if hasattr(os, "uname") else []
     for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
@@ -69,10 +69,7 @@ def _namespace() -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what dead processes left behind: partial files of this machine's processes, claims that nobody holds."""
-    for path in folder.glob(f"{CLAIM}*"):
-        with claim(path.with_name(path.name.removeprefix(CLAIM))):
-            pass
+    """Delete the partial files that dead processes of this machine left behind."""
     for path in orphans(folder):
         with suppress(OSError):
             path.unlink()
@@ -83,12 +80,16 @@ def orphans(folder: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(folder):
             pid, _, rest = name.removeprefix(PARTIAL).partition("-")
-            is_local = name.startswith(PARTIAL) and pid.isdigit() and rest.startswith(f"{_namespace()}-")
-            if is_local and not _alive(int(pid)):
+            is_local = name.startswith(PARTIAL) and pid.isdigit() and rest.startswith(f"{namespace()}-")
+            if is_local and not is_alive(int(pid)):
                 yield folder / name
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine with this id exists, and has not ended without its parent's notice."""
+    with suppress(OSError, IndexError):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -108,20 +109,6 @@ def alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".lock", PATIENCE):
         yield
-
-
-@contextmanager
-def claim(path: Path) -> Iterator[bool]:
-    """Claim long work on `path`; yields False if another process is doing it. Never waits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(f"{CLAIM}{path.name}")
-    with _locked(file, 0.0) as claimed:
-        try:
-            yield claimed
-        finally:
-            if claimed:
-                with suppress(OSError):
-                    file.unlink(missing_ok=True)
 
 
 @contextmanager

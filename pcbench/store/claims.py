@@ -1,0 +1,172 @@
+"""Claims on long work in a shared folder: who works on what, without a lock server, on a network file system too.
+
+A claim is a file next to the result it is for, made whole by an exclusive link (or exclusive creation, where there are
+no links). A thread touches this process's claims every few seconds. A claim counts while its process lives, if that is
+one of this machine, and while it is touched; the file system's own clock decides, so hosts need not agree on the time.
+What a dead process claimed is taken over. Claims only save work: results are put in place whole (atomic.py), the first
+one counts, and if two processes ever claimed the same thing, it would merely be made twice. Stdlib only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from . import fits
+from .atomic import alone, is_alive, namespace, partial
+
+CLAIM = ".claim-"  # prefix of file names
+CONTENT = {"process": int, "namespace": str, "host": str, "token": str}
+BEAT = 10.0  # seconds between two touches of a claim
+LIMIT = 60.0  # seconds without a touch after which a claim is dead; an NFS client may hide touches for a few seconds
+
+_held: dict[Path, str] = {}  # this process's claims, and the token in each
+_missed: list[Path] = []  # what others were found to work on
+_heart: tuple[int, threading.Thread] | None = None  # the process it belongs to: a forked one has no such thread
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Claim work on `path` while the body runs; yields False if another process is doing it. Never waits."""
+    file, token = _file(path), _take(_file(path))
+    if token is None:
+        _missed.append(path)
+    elif token:
+        _held[file] = token
+        _beat_from_now_on()
+    try:
+        yield token is not None
+    finally:
+        if token and _held.pop(file, None) and _token(file) == token:
+            with suppress(OSError):
+                file.unlink()
+
+
+def busy(*paths: Path) -> bool:
+    """Whether another process works on one of the paths."""
+    found = [path for path in paths if _file(path) not in _held and _lives(_file(path))]
+    _missed.extend(found)
+    return bool(found)
+
+
+@contextmanager
+def missed() -> Iterator[list[Path]]:
+    """While the body runs, a list collects what other processes were found to be working on."""
+    global _missed
+    before, _missed = _missed, []
+    try:
+        yield _missed
+    finally:
+        _missed = before
+
+
+def running(folder: Path) -> set[str]:
+    """The names of what is being worked on in a folder, by any process."""
+    return {path.name.removeprefix(CLAIM) for path in _claims(folder) if _lives(path)}
+
+
+def sweep(folder: Path) -> None:
+    """Delete the claims of the dead."""
+    for path in _claims(folder):
+        if not _lives(path):
+            with alone(folder), suppress(OSError):
+                if not _lives(path):  # nobody has taken it over meanwhile
+                    path.unlink()
+
+
+def _file(path: Path) -> Path:
+    return path.with_name(f"{CLAIM}{path.name}")
+
+
+def _claims(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return [folder / name for name in os.listdir(folder) if name.startswith(CLAIM)]
+    return []
+
+
+def _take(file: Path) -> str | None:
+    """The token in the claim that is ours now; None if another's counts; "" where no file can be made: without claims
+    the work itself says what is wrong with the folder."""
+    token = secrets.token_hex(8)
+    text = json.dumps({"process": os.getpid(), "namespace": namespace(), "host": _host(), "token": token})
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial(file) as own:
+            own.write_text(text)
+            if _create(own, file, text):
+                return token
+            with alone(file.parent):  # two processes that find the same claim dead: one is first
+                if _lives(file):
+                    return None
+                os.replace(own, file)
+        return token if _token(file) == token else None  # where folders cannot be locked, the last one is first
+    except OSError:
+        return None if _lives(file) else ""
+
+
+def _create(own: Path, file: Path, text: str) -> bool:
+    """Put a file in place; returns False if there is one already."""
+    try:
+        os.link(own, file)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        with suppress(FileExistsError), file.open("x") as stream:
+            stream.write(text)
+            return True
+        return False
+    return True
+
+
+def _lives(file: Path) -> bool:
+    """Whether a claim counts: it is whole, its process may be alive, and it was touched not long ago."""
+    try:
+        with file.open("rb") as stream:  # opening asks a file server for the file's times
+            data, touched = json.loads(stream.read()), os.fstat(stream.fileno()).st_mtime
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not fits(data, CONTENT) or (data["namespace"] == namespace() and not is_alive(data["process"])):
+        return False
+    return _now(file.parent) - touched <= LIMIT
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that gives this folder's files theirs; ours, if it takes no file at the moment."""
+    with suppress(OSError), partial(folder / "now") as own:
+        own.touch()
+        return own.stat().st_mtime
+    return time.time()
+
+
+def _token(file: Path) -> Any:
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return json.loads(file.read_bytes())["token"]
+    return None
+
+
+def _host() -> str:
+    return os.uname().nodename if hasattr(os, "uname") else ""
+
+
+def _beat_from_now_on() -> None:
+    global _heart
+    if _heart is None or _heart[0] != os.getpid():
+        _heart = os.getpid(), threading.Thread(target=_beat, name="claims", daemon=True)
+        _heart[1].start()
+
+
+def _beat() -> None:
+    """Touch what this process holds, for ever; what was taken from it, while it was stopped, is another's."""
+    while True:
+        time.sleep(BEAT)
+        for file, token in list(_held.items()):
+            if _token(file) == token:
+                with suppress(OSError):
+                    os.utime(file)

@@ -1,0 +1,143 @@
+"""Launchers: workers on one results folder give an undisturbed run's records and make nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pcbench import cli, stages
+from pcbench.launch import worker
+
+from .faults.harness import Child
+from .launch_parts import TINY, jobs, logs, made, same, until
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run by one process alone, which has also loaded and priced what the forked ones need."""
+    results = tmp_path_factory.mktemp("undisturbed")
+    assert cli.main([*TINY, f"results={results}"]) == 0
+    return results
+
+
+def workers(results) -> set[int]:
+    """The processes that work on a results folder, but for the forked driver."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes()
+            if f"results={results}".encode() in words and b"PCBENCH_WORKER=" in environment:
+                found.add(int(folder.name))
+    return found
+
+
+def test_workers_begin_with_different_models_and_take_one_after_another(tmp_path, monkeypatch):
+    words = ["-m", "method=fora,teacache", "model=tiny_wan,tiny_opensora,tiny_hunyuan", "prompts.limit=2"]
+    shares, orders = list(stages.shares(jobs(words, tmp_path))), []
+    for number in range(1, 5):
+        monkeypatch.setenv("PCBENCH_WORKER", f"{number}/4")
+        mine = worker.in_order(shares)
+        assert sorted(map(id, mine)) == sorted(map(id, shares))
+        orders.append([model for model, _ in itertools.groupby(share.job.place.model for share in mine)])
+        for share in mine:  # a reference before what needs it
+            ids = [(each.job.place.model, each.job.id) for each in mine]
+            place = share.job.place.model
+            assert ids.index((place, share.job.reference.id)) <= ids.index((place, share.job.id))
+    assert all(len(set(order)) == len(order) == 3 for order in orders)
+    assert len({order[0] for order in orders}) >= 2
+    assert orders[0][0] == "tiny_wan"
+
+
+LOCAL = [*TINY, "launcher=local", "workers=2"]
+
+
+def test_local_workers_share_a_sweep(tmp_path, undisturbed):
+    code, said = Child(tmp_path, line=LOCAL).wait()
+    assert code == 0, said + logs(tmp_path)
+    assert made(logs(tmp_path)) == 6
+    assert "6 of 6 samples done, 0 running, 0 failed, 0 left" in said
+    assert "precisecache_base" in said
+    same(tmp_path, undisturbed)
+    code, said = Child(tmp_path, line=LOCAL).wait()  # nothing is left: nothing is started
+    assert (code, len(list(tmp_path.glob("launches/*")))) == (0, 1), said
+
+
+def test_a_killed_worker_is_told_and_the_others_do_its_work(tmp_path, undisturbed):
+    driver = Child(tmp_path, line=LOCAL)
+    until(lambda: list(tmp_path.rglob(".claim-*")))
+    claim = json.loads(next(tmp_path.rglob(".claim-*")).read_text())
+    os.kill(claim["process"], signal.SIGKILL)
+    code, said = driver.wait()
+    assert code == 0, said + logs(tmp_path)
+    assert "was ended by signal 9" in said
+    assert made(logs(tmp_path)) == 6
+    same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(("how", "expected"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_workers_end_with_their_driver(tmp_path, undisturbed, how, expected):
+    driver = Child(tmp_path, line=LOCAL)
+    until(lambda: list(tmp_path.rglob(".claim-*")))
+    assert workers(tmp_path)
+    os.kill(driver.pid, how)
+    code, said = driver.wait()
+    assert code == expected, said
+    until(lambda: not workers(tmp_path), 20)
+    assert cli.main([*TINY, f"results={tmp_path}"]) == 0
+    same(tmp_path, undisturbed)
+
+
+FAULT = """
+import os, sys
+
+
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+        path = os.fspath(arguments[0])
+        if "KEY" in path and path.endswith(".safetensors"):
+            raise OSError("no room for it")
+sys.addaudithook(hook)
+"""
+
+
+def test_a_failed_sample_is_tried_once_and_told_at_the_end(tmp_path, undisturbed, monkeypatch):
+    (job, *_) = jobs(TINY, tmp_path)
+    key = job.files(*job.run.samples[0]).stem.name
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(FAULT.replace("KEY", key))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'path'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    code, said = Child(tmp_path, line=LOCAL).wait()
+    assert code == 1, said
+    told = [line for line in said.splitlines() if line.startswith("pcbench: failed: ")]
+    assert len(told) == len(set(told)) == 3, said
+    assert all("no room for it" in line for line in told)
+    assert "3 of 6 samples done, 0 running, 3 failed, 0 left" in said
+    assert sum("  sample " in line and "  failed  " in line for line in logs(tmp_path).splitlines()) == 3
+    monkeypatch.undo()
+    assert cli.main([*TINY, f"results={tmp_path}"]) == 0
+    same(tmp_path, undisturbed)
+
+
+BAD = {
+    "launcher=slrum": "launcher cannot be 'slrum'",
+    "workers=2": "workers=2 needs a launcher",
+    "launcher=local": "launcher=local on a CPU needs workers=n",
+    "launcher=local workers=0": "workers must be from 1",
+    "launcher=local workers=2 shard=1/2": "leave shard and shards away",
+    "launcher=local workers=2 method=teacache budget=2x": "found by one process",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_a_launch_that_cannot_be_is_one_line(tmp_path, capsys, words):
+    assert cli.main([f"results={tmp_path}", *words.split()]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert BAD[words] in lines[0]
