@@ -171,11 +171,10 @@ def _fidelity(samples: list[dict[str, Any]]) -> dict[str, Any]:
         values = [entry["value"] for entry in entries if entry["value"] is not None]
         identical = sum(entry["value"] is None and entry["note"] == IDENTICAL for entry in entries)
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        worst = max if METRICS[name].lower_is_better else min
         summaries[name] = {
             "mean": METRICS[name].over_videos(values) if values else None,
             "half_width_95": 1.96 * spread / math.sqrt(len(values)) if values else None,
-            "worst": worst(values) if values else None,
+            "worst": METRICS[name].worst(values) if values else None,
             "n": len(values),
             "identical": identical,
             "unscored": len(samples) - len(values) - identical,

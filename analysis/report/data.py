@@ -60,7 +60,11 @@ def _metrics(bench: Bench) -> list[dict[str, Any]]:
     """The metrics that any sample has a value of, each with name, title and whether lower is better."""
     first = {name: place for place, name in enumerate(FIRST)}
     metrics = sorted(bench.metrics, key=lambda metric: (first.get(metric.name, len(FIRST)), metric.name))
-    return [{"name": metric.name, "title": metric.words, "lower": metric.lower_is_better} for metric in metrics]
+    return [
+        {"name": metric.name, "title": metric.words, "lower": metric.lower_is_better}
+        | ({} if metric.ideal is None else {"ideal": metric.ideal})
+        for metric in metrics
+    ]
 
 
 def _method(
@@ -129,8 +133,10 @@ def _prompts(
 def _worst(scores: dict[str, dict[str, float]], metrics: list[dict[str, Any]]) -> float:
     if not metrics:
         return 0.0
-    sign = -1 if metrics[0]["lower"] else 1
-    return min((sign * row[metrics[0]["name"]] for row in scores.values() if metrics[0]["name"] in row), default=0.0)
+    first = metrics[0]
+    values = [row[first["name"]] for row in scores.values() if first["name"] in row]
+    ideal = first.get("ideal")
+    return min((-abs(v - ideal) if ideal is not None else -v if first["lower"] else v for v in values), default=0.0)
 
 
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:

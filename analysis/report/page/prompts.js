@@ -27,7 +27,7 @@ function worst(prompt, methods, metric) {
   for (const method of methods) {
     const value = metric && prompt.scores[method.id]?.[metric.name];
     if (!known(value)) continue;
-    const rank = metric.lower ? -value : value;
+    const rank = known(metric.ideal) ? -Math.abs(value - metric.ideal) : metric.lower ? -value : value;
     if (rank < found.rank) found = { rank, value, method };
   }
   return found;
