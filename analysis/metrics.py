@@ -65,4 +65,4 @@ def metric_of(name: str, records: Iterable[dict[str, Any]] = ()) -> Metric:
     kind = name.partition("@")[0].rpartition(".")[2]
     entries = (record.get("fidelity", {}).get(name, {}) for record in records)
     known = next((entry for entry in entries if "title" in entry), OLDER.get(kind, OLDER["ssim"] | {"title": kind}))
-    return Metric(name, *(known[field] for field in OLDER["psnr"]), known.get("ideal"))
+    return Metric(name=name, ideal=known.get("ideal"), **{field: known[field] for field in OLDER["psnr"]})
