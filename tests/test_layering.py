@@ -21,6 +21,7 @@ NAMES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__in
 LAYERS = {
     "pcbench": """
         messages paper store
+        command
         config tracking
         target
         devices identity
@@ -34,7 +35,7 @@ LAYERS = {
         stages runs summary
         compose
         plan tune
-        cli calibrate benchmark fidelity_benchmark
+        cli calibrate benchmark compare fidelity_benchmark
         oracle
         tiny __main__
     """,

@@ -49,7 +49,7 @@ def test_a_constant_error_does_not_move_and_flicker_does(reference):
 def test_one_frame_has_no_motion(reference):
     found = measure("temporal_psnr@1", reference[:1] + 1, reference[:1])
     assert (found["value"], found["frames"], found["note"]) == (None, [None], INFINITE)
-    assert fidelity._settled("temporal_psnr@1", found)
+    assert fidelity.settled("temporal_psnr@1", found)
 
 
 def test_sharpness_is_the_ratio_of_mean_laplacian_variances(reference):
@@ -77,6 +77,22 @@ def test_blur_is_below_one_noise_above_and_a_flat_reference_has_none(reference):
     flat = np.full_like(reference, 9)
     assert measure("sharpness@1", reference, flat)["note"] == INFINITE
     assert measure("sharpness@1", flat, reference)["value"] == 0.0
+
+
+def test_a_size_that_the_official_writer_changes_is_said_and_recorded(tmp_path, capsys):
+    words = [
+        "model=tiny_opensora", "method=uniform", "method.steps=2", "prompts=held_out", "prompts.limit=1",
+        "model.sampling.steps=3", "model.sampling.frames=17", "model.sampling.height=72", "model.sampling.width=64",
+        "fidelity=[raw,videosys]", "stages=[generate,score]", f"results={tmp_path}",
+    ]  # fmt: skip
+    assert cli.main(words) == 0
+    line = "videosys compares at 80x64: its official writer rescales to multiples of 16"
+    assert capsys.readouterr().out.count(line) == 1
+    cached = next(record for record in records(tmp_path) if record["recipe"]["method"]["name"] == "uniform")
+    assert cached["fidelity"]["videosys.psnr@1"]["compared_at"] == [80, 64]
+    assert "compared_at" not in cached["fidelity"]["psnr@2"]
+    assert "Compared at 80×64: its official writer" in tables(tmp_path, "videosys")[0].markdown()
+    assert "Compared at" not in tables(tmp_path)[0].markdown()
 
 
 def test_only_the_new_ones_are_computed_for_older_scores_and_shown_everywhere(tmp_path, monkeypatch, capsys):
