@@ -34,7 +34,7 @@ LAYERS = {
         feasible record integrity
         stages runs summary
         compose
-        plan tune
+        plan tune library
         cli calibrate benchmark compare fidelity_benchmark
         oracle
         tiny __main__
