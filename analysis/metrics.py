@@ -18,7 +18,8 @@ OLDER: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """name: with convention and version ("videosys.psnr@1"). shown: whether tables have a column for it."""
+    """name: with convention and version ("videosys.psnr@1"). shown: whether tables have a column for it. ideal: the
+    reference's own value, if values on either side of it are worse; None if one direction is better."""
 
     name: str
     title: str
@@ -26,6 +27,7 @@ class Metric:
     digits: int
     lower_is_better: bool
     shown: bool
+    ideal: float | None = None
 
     @property
     def convention(self) -> str:
@@ -44,8 +46,9 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """The heading of a table's column: "PSNR (dB) ↑"."""
-        return f"{self.title}{f' ({self.unit})' if self.unit else ''} {'↓' if self.lower_is_better else '↑'}"
+        """The heading of a table's column: "PSNR (dB) ↑", "sharpness → 1"."""
+        arrow = f"→ {self.ideal:g}" if self.ideal is not None else "↓" if self.lower_is_better else "↑"
+        return f"{self.title}{f' ({self.unit})' if self.unit else ''} {arrow}"
 
     @property
     def words(self) -> str:
@@ -62,4 +65,4 @@ def metric_of(name: str, records: Iterable[dict[str, Any]] = ()) -> Metric:
     kind = name.partition("@")[0].rpartition(".")[2]
     entries = (record.get("fidelity", {}).get(name, {}) for record in records)
     known = next((entry for entry in entries if "title" in entry), OLDER.get(kind, OLDER["ssim"] | {"title": kind}))
-    return Metric(name, *(known[field] for field in OLDER["psnr"]))
+    return Metric(name=name, ideal=known.get("ideal"), **{field: known[field] for field in OLDER["psnr"]})

@@ -3,8 +3,24 @@
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+def load(name: str, device: str = "auto", dtype: str | None = None) -> Any:
+    """The diffusers pipeline of a model, placed on a device: a name as in `model=`, a pipeline folder, or owner/name on
+    the hub. Bundled models ("tiny_wan") bring their weights. See pcbench/library.py."""
+    from .library import load  # torch is not loaded before it is needed: `analysis` imports pcbench.store
+
+    return load(name, device, dtype)
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """What a model's pipeline is usually called with: size, frames, steps, guidance. See pcbench/library.py."""
+    from .library import arguments
+
+    return arguments(name)
 
 
 def _hiding(name: str) -> str | None:

@@ -5,7 +5,6 @@ The same files always give the same text; nothing in it depends on when or in wh
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from . import provenance
 from .cost.macs import PETA, reference_macs, trace_macs
 from .fidelity import stage as fidelity
-from .fidelity.metrics import IDENTICAL, METRICS
+from .fidelity.summary import summarise
 from .job import Job
 from .observe import stage as observe
 from .sampling import latency
@@ -94,7 +93,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
         "machine": provenance.machine_of(run),
         "revisions": [r for i, r in enumerate(revisions) if r not in revisions[:i]],
         "macs": _macs(job, samples),
-        "fidelity": _fidelity(entries),
+        "fidelity": summarise(entries),
         "vbench": results.summary(place.folder),
         "latency": None if timed is None else _latency(job, timed),
         "samples": samples,
@@ -164,26 +163,3 @@ def _latency(job: Job, timed: dict[str, Any]) -> dict[str, Any]:
         "speedup_over_macs_speedup": latency.spread(efficiencies),
         "prompts": prompts,
     }
-
-
-def _fidelity(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A summary of each metric over all samples: the mean as its convention computes it, a 95 % half-width (normal
-    approximation, all videos weighted equally) and the worst value; how many videos have a value (n), have none because
-    they are identical to the reference, or were not scored; and the metric's description."""
-    summaries = {}
-    for name in sorted({name for entries in samples for name in entries}):
-        entries = [entries[name] for entries in samples if name in entries]
-        values = [entry["value"] for entry in entries if entry["value"] is not None]
-        identical = sum(entry["value"] is None and entry["note"] == IDENTICAL for entry in entries)
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        worst = max if METRICS[name].lower_is_better else min
-        summaries[name] = {
-            "mean": METRICS[name].over_videos(values) if values else None,
-            "half_width_95": 1.96 * spread / math.sqrt(len(values)) if values else None,
-            "worst": worst(values) if values else None,
-            "n": len(values),
-            "identical": identical,
-            "unscored": len(samples) - len(values) - identical,
-            **METRICS[name].description,
-        }
-    return summaries

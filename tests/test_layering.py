@@ -21,6 +21,7 @@ NAMES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__in
 LAYERS = {
     "pcbench": """
         messages paper store
+        command
         config tracking
         target
         devices identity
@@ -33,8 +34,8 @@ LAYERS = {
         feasible record integrity
         stages runs summary
         compose launch
-        plan tune
-        cli calibrate benchmark fidelity_benchmark
+        plan tune library
+        cli calibrate benchmark compare fidelity_benchmark
         oracle
         tiny __main__
     """,

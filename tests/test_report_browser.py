@@ -264,3 +264,25 @@ def test_who_wants_less_motion_and_dark_gets_it(browser, report):
     light = browser.run(paper)
     browser.prefer(color_scheme="dark")
     assert browser.run(paper) != light
+
+
+def test_a_comparison_of_folders_has_videos_and_scores_but_no_speeds(browser, tmp_path):
+    from pcbench.compare.__main__ import main
+
+    for folder, off in (("ref", 0), ("near", 4), ("far", 24)):
+        for name in ("a.mp4", "b.mp4"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            iio.imwrite(tmp_path / folder / name, parts.frames(off), fps=parts.FPS)
+    words = [*(str(tmp_path / folder) for folder in ("ref", "near", "far")), "fidelity=raw", "page=false"]
+    assert main([*words, f"out={tmp_path / 'compared'}"]) == 0
+    browser.resize(1200, 900)
+    browser.open(write(tmp_path / "compared", tmp_path / "out", say=lambda line: None))
+    browser.run("document.querySelector('article').scrollIntoView()")
+    wait_for(browser, "document.querySelectorAll('article:first-child video.video').length === 3")
+    assert browser.run("document.getElementById('plot').closest('section').hidden")
+    assert browser.run("document.querySelectorAll('.strip').length") == 0
+    assert "2 folders, 2 videos each" in browser.run("document.getElementById('about').textContent")
+    headings = browser.run("[...document.querySelectorAll('#table th button')].map((b) => b.textContent)")
+    assert "MACs ÷" not in headings
+    assert "sharpness" in headings
+    assert browser.complaints == []

@@ -1,4 +1,4 @@
-"""Records, and the videos beside them, to one static folder that a browser opens from disk."""
+"""Records and their videos, or a comparison of folders, to one static folder that a browser opens from disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pcbench.store import write_whole
 
 from ..command import Parser, run
-from . import data, media
+from . import comparison, data, media
 
 PAGE = Path(__file__).with_name("page")
 PROMPTS = 32
@@ -26,7 +26,8 @@ def write(
     figures: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Write the report of a results folder (and of its children that hold records) to `out`; returns its index.html.
+    """Write the report of a results folder (and of its children that hold records), or of a comparison of folders, to
+    `out`; returns its index.html.
 
     The `prompts` worst of every bench are shown. Videos are linked or copied, difference videos made once. `figures` is
     a folder of PNG files, each with its caption beside it in a text or Markdown file of the same name. Raises
@@ -34,7 +35,7 @@ def write(
     """
     if prompts < 1:
         raise ValueError(f"a report of {prompts} prompts shows nothing; ask for one or more")
-    found = data.benches(results)
+    found = comparison.benches(results) if comparison.is_one(results) else data.benches(results)
     for file in PAGE.iterdir():
         write_whole(out / file.name, functools.partial(shutil.copyfile, file))
     for number, bench in enumerate(found):
@@ -64,27 +65,26 @@ def _write_bench(bench: dict[str, Any], number: int, out: Path, prompts: int, sa
         prompt["file"] = f"data/{number}-{place}.js"
         _script(out / prompt["file"], "REPORT.deliver", [prompt["file"], prompt.pop("samples")])
     bench["prompts"] = kept
-    del bench["root"]
+    del bench["videos"]
 
 
 def _media(bench: dict[str, Any], prompts: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> Any:
     """Bring these prompts' videos, make the differences, name both in the samples; return length and size."""
-    places = {method["id"]: data.place(bench, method) for method in bench["methods"]}
-    files = {identity: place.videos() for identity, place in places.items()}
+    files = bench["videos"]
     references, described = files.get(bench["reference"], {}), None
     for prompt in prompts:
         key, frames = (prompt["prompt"], prompt["seed"]), None
         for identity, sample in prompt["samples"].items():
-            video = files[identity].get(key)
-            if video is None:
+            if key not in files[identity]:
                 continue
+            video, place = files[identity][key]
             described = described or {**media.about(video), "full": media.FULL}
-            target = out / "media" / bench["experiment"] / video.relative_to(bench["root"] / "samples")
+            target = out / "media" / bench["experiment"] / place
             media.bring(video, target)
             sample["video"] = target.relative_to(out).as_posix()
             if key in references and identity != bench["reference"]:
                 difference = target.with_suffix(".difference.mp4")
-                frames = media.difference(video, references[key], frames, difference, described["fps"])
+                frames = media.difference(video, references[key][0], frames, difference, described["fps"])
                 sample["difference"] = difference.relative_to(out).as_posix()
         say(f"{bench['model']}  {prompt['title']!r}")
     return described

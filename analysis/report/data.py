@@ -6,7 +6,7 @@ A bench is what may share a table: one results folder, one machine, one model, o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pcbench.store import Place
 
 from .. import load
 from ..load import EFFICIENCY, Bench
-from ..metrics import metric_of
+from ..metrics import Metric, metric_of
 from ..pareto import kind_of
 from ..stats import bootstrap
 
@@ -33,7 +33,7 @@ def benches(results: Path) -> list[dict[str, Any]]:
 
 def _bench(bench: Bench, results: Path) -> dict[str, Any]:
     records, scores, reference = bench.raw, bench.samples, bench.reference
-    metrics = _metrics(bench)
+    metrics = described(bench.metrics)
     rows = (row for _, row in bench.records.iterrows())
     methods = [_method(record, row, scores, metrics) for record, row in zip(records, rows, strict=True)]
     methods.sort(key=lambda method: (method["id"] != reference, method["macs"] or math.inf, method["label"]))
@@ -46,8 +46,8 @@ def _bench(bench: Bench, results: Path) -> dict[str, Any]:
         "sampling": _sampling(bench),
         "metrics": metrics,
         "methods": methods,
-        "prompts": _prompts(records, scores, metrics),
-        "root": bench.root,
+        "prompts": prompts_of(records, scores, metrics),
+        "videos": {record["id"]: _videos(bench, record) for record in records},
     }
 
 
@@ -56,11 +56,15 @@ def _sampling(bench: Bench) -> dict[str, Any]:
     return (bench.uncached or bench.raw[0])["recipe"].get("sampling", {})
 
 
-def _metrics(bench: Bench) -> list[dict[str, Any]]:
-    """The metrics that any sample has a value of, each with name, title and whether lower is better."""
+def described(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
+    """Metrics in the page's order, each with name, title, whether lower is better, and its ideal if it has one."""
     first = {name: place for place, name in enumerate(FIRST)}
-    metrics = sorted(bench.metrics, key=lambda metric: (first.get(metric.name, len(FIRST)), metric.name))
-    return [{"name": metric.name, "title": metric.words, "lower": metric.lower_is_better} for metric in metrics]
+    metrics = sorted(metrics, key=lambda metric: (first.get(metric.name, len(FIRST)), metric.name))
+    return [
+        {"name": metric.name, "title": metric.words, "lower": metric.lower_is_better}
+        | ({} if metric.ideal is None else {"ideal": metric.ideal})
+        for metric in metrics
+    ]
 
 
 def _method(
@@ -85,8 +89,13 @@ def _method(
         "speedup_range": [short(row[f"overall_speedup_{end}"]) for end in ("min", "max")],
         "efficiency": short(row[f"{EFFICIENCY}_median"]),
         "n": len(taken),
-        "scores": {m["name"]: _score(scores, m["name"]) for m in metrics if scores[m["name"]].notna().any()},
+        "scores": scores_of(scores, metrics),
     }
+
+
+def scores_of(samples: pd.DataFrame, metrics: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By metric, mean and interval over one setting's samples; without the metrics of which it has no value."""
+    return {m["name"]: _score(samples, m["name"]) for m in metrics if samples[m["name"]].notna().any()}
 
 
 def _mean(values: Iterator[float]) -> float | None:
@@ -106,7 +115,7 @@ def _score(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
     return {"mean": short(values[metric].mean()), "low": short(low), "high": short(high), "n": len(values)}
 
 
-def _prompts(
+def prompts_of(
     records: Sequence[dict[str, Any]], samples: pd.DataFrame, metrics: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Every (prompt, seed), the worst by the first metric first, with the scores and traces of each method's sample."""
@@ -129,8 +138,10 @@ def _prompts(
 def _worst(scores: dict[str, dict[str, float]], metrics: list[dict[str, Any]]) -> float:
     if not metrics:
         return 0.0
-    sign = -1 if metrics[0]["lower"] else 1
-    return min((sign * row[metrics[0]["name"]] for row in scores.values() if metrics[0]["name"] in row), default=0.0)
+    first = metrics[0]
+    values = [row[first["name"]] for row in scores.values() if first["name"] in row]
+    ideal = first.get("ideal")
+    return min((-abs(v - ideal) if ideal is not None else -v if first["lower"] else v for v in values), default=0.0)
 
 
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +172,7 @@ def short(value: float | None) -> float | None:
     return float(f"{value:.{DIGITS}g}") if value is not None and math.isfinite(value) else None
 
 
-def place(bench: dict[str, Any], method: dict[str, Any]) -> Place:
-    """Where a method's samples are."""
-    return Place(bench["root"], bench["machine"], bench["model"], method["method"], method["id"])
+def _videos(bench: Bench, record: dict[str, Any]) -> dict[Key, tuple[Path, Path]]:
+    """By prompt and seed, a record's video: where it is, and where among the page's media it belongs."""
+    place = Place(bench.root, bench.machine, bench.model, record["recipe"]["method"]["name"], record["id"])
+    return {key: (path, path.relative_to(bench.root / "samples")) for key, path in place.videos().items()}

@@ -112,6 +112,9 @@ class Layout:
             notes.append(
                 f"Fidelity to the uncached video of the same machine: {', '.join(metrics)} (docs/fidelity.md)."
             )
+        sizes = {tuple(size) for bench in benches for name in metrics for size in _rescaled(bench, name)}
+        for height, width in sorted(sizes):
+            notes.append(f"Compared at {height}×{width}: its official writer rescales to multiples of 16.")
         if "front" in self.rest:
             notes.append(
                 "worst: the lowest PSNR of a video; ●: no record of the block costs as few MACs at as high a PSNR; "
@@ -127,6 +130,12 @@ class Layout:
 def _metrics(bench: Bench, convention: str) -> list[str]:
     found = [Row(bench, 0, convention).metric(kind) for kind in ("psnr", "ssim", "lpips")]
     return [name for name in found if name is not None and bench.samples[name].notna().any()]
+
+
+def _rescaled(bench: Bench, metric: str) -> list[list[int]]:
+    """The sizes, height and width, to which a convention's mp4 files were rescaled, as records say."""
+    found = (record.get("fidelity", {}).get(metric, {}).get("compared_at") for record in bench.raw)
+    return [size for size in found if size]
 
 
 def _table1_label(row: Row) -> str:

@@ -49,21 +49,28 @@ def load(recipe: Recipe, device: str, offload: str = "none") -> Any:
     for `placed` if offloaded. A different pipeline held before is released first."""
     global _loaded
     device = devices.resolve(device)
-    devices.use(device)
     key = repr((recipe.backbone, recipe.numerics, recipe.sampling.flow_shift, device, offload))
     if _loaded is None or _loaded[0] != key:
         forget()
-        for library in (diffusers, transformers):
-            library.utils.logging.disable_progress_bar()  # the loading bars only add noise
-        kind = family(recipe.backbone)
-        if are_random(recipe.backbone):
-            pipe = kind.build(recipe, device if offload == "none" else "cpu")
-        else:
-            pipe = kind.load(source(recipe.backbone), recipe)
-        _settle(pipe, recipe, device, offload)
-        pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # bar of denoising steps
-        _loaded = (key, pipe)
+        _loaded = (key, fresh(recipe, device, offload))
+    devices.use(device)  # another may have become the current one since
     return _loaded[1]
+
+
+def fresh(recipe: Recipe, device: str, offload: str = "none") -> Any:
+    """The recipe's pipeline as `load` returns it, but newly loaded in any case, and not held."""
+    device = devices.resolve(device)
+    devices.use(device)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()  # the loading bars only add noise
+    kind = family(recipe.backbone)
+    if are_random(recipe.backbone):
+        pipe = kind.build(recipe, device if offload == "none" else "cpu")
+    else:
+        pipe = kind.load(source(recipe.backbone), recipe)
+    _settle(pipe, recipe, device, offload)
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # bar of denoising steps
+    return pipe
 
 
 def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:

@@ -13,16 +13,18 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, ValueType
 
+from ..backbones import custom
 from ..config import ConfigError
 from ..messages import nearest, shortened
 from .schemas import EXPERIMENT, GROUPS, names, schemas
 
+CUSTOM, SOURCE, REVISION = "custom", "model.backbone.source", "model.backbone.revision"
 MOST_RUNS = 100_000  # the most runs of one command line
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
     """The words as Hydra parses them. Raises ConfigError for what is not supported: deletions, packages, hydra.*."""
-    words = [opened for word in words for opened in opened_preset(word)]
+    words = [opened for word in opened_model(words) for opened in opened_preset(word)]
     for word in words:
         if word.startswith("~"):
             raise ConfigError(f"{shortened(word)!r}: an option cannot be taken away; give it another value")
@@ -45,6 +47,32 @@ def parsed(words: Sequence[str]) -> list[Override]:
         if override.package is not None:
             raise ConfigError(f"{shortened(override.input_line)!r}: a config group has one place, leave the @… away")
     return overrides
+
+
+def opened_model(words: Sequence[str]) -> list[str]:
+    """The words with `model=custom model.backbone.source=FOLDER_OR_HUB_ID` as what these two stand for.
+
+    What is read from the source comes first, and the user's other words have the last say. Raises ConfigError if the
+    source is not given, or is no pipeline of a known class.
+    """
+    models = [word.partition("=")[2] for word in words if word.startswith("model=")]
+    if any(CUSTOM in names_.split(",")[:-1] or names_.endswith(f",{CUSTOM}") for names_ in models):
+        raise ConfigError("model=custom is one model, of one source: it cannot be part of a sweep over models")
+    if not models or models[-1] != CUSTOM:
+        return list(words)
+    given = {key: _unquoted(value) for key, _, value in (word.partition("=") for word in words)}
+    source, revision = given.get(SOURCE), given.get(REVISION)
+    if not source:
+        raise ConfigError("model=custom needs a pipeline: model.backbone.source=FOLDER, or owner/name on the hub")
+    found = custom.options(source, None if revision in (None, "null") else revision, names("model"))
+    rest = [word for word in words if word.partition("=")[0] not in ("model", SOURCE, REVISION)]
+    own = {word.partition("=")[0].lstrip("+") for word in rest}
+    read = [f"{key}={_text(value)}" for key, value in found.items() if key.lstrip("+") not in own]
+    return [*read, *rest]
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def opened_preset(word: str) -> list[str]:

@@ -19,9 +19,12 @@ import numpy as np
 from . import psnr_ssim
 from .lpips import lpips, why_unavailable
 from .psnr_ssim import Values
+from .sharpness import sharpness_ratio
 from .sources import Frames, Latents, Mp4, Source
+from .temporal import temporal_psnr
 
 IDENTICAL = "identical to the reference"
+INFINITE = "no finite value: the error, or the detail of the reference, is zero"
 FRAMES, LATENTS = Frames(), Latents()
 CRF_10, CRF_23 = Mp4(10), Mp4(23)  # imageio's quality 8, and imageio without a quality
 
@@ -60,6 +63,7 @@ class Metric:
     batch: videos are averaged in batches of this size, and then the batches; None averages all videos equally.
     title, unit, digits: heading of its column, and number of digits after the decimal point.
     lower_is_better: whether a lower value means closer to the reference.
+    ideal: the reference's own value, if values on either side of it are worse; None if one direction is better.
     shown: whether tables have a column for it.
     lacks: returns why it cannot be computed here, or None if it can.
     """
@@ -69,6 +73,7 @@ class Metric:
     unit: str = ""
     digits: int = 4
     lower_is_better: bool = False
+    ideal: float | None = None
     shown: bool = True
     source: Source = FRAMES
     pool: Callable[[Sequence[float | None]], float | None] = mean
@@ -78,7 +83,14 @@ class Metric:
     @property
     def description(self) -> dict[str, Any]:
         """What a record says about the metric, for readers who only have records."""
-        return {name: getattr(self, name) for name in ("title", "unit", "digits", "lower_is_better", "shown")}
+        names = ("title", "unit", "digits", "lower_is_better", "shown", *(["ideal"] if self.ideal is not None else []))
+        return {name: getattr(self, name) for name in names}
+
+    def worst(self, values: Sequence[float]) -> float:
+        """The value furthest from the reference."""
+        if self.ideal is not None:
+            return max(values, key=lambda value: abs(value - (self.ideal or 0.0)))
+        return max(values) if self.lower_is_better else min(values)
 
     def over_videos(self, values: Sequence[float]) -> float:
         """The mean over videos as the convention computes it."""
@@ -108,6 +120,8 @@ CONVENTIONS: dict[str, dict[str, Metric]] = {
         "ssim@2": SSIM(frames=psnr_ssim.ssim),
         "lpips@1": LPIPS(frames=lpips),
         "latent_psnr@1": PSNR(frames=psnr_ssim.latent_psnr, source=LATENTS, title="latent PSNR", shown=False),
+        "temporal_psnr@1": PSNR(frames=temporal_psnr, pool=mean_of_differing, title="temporal PSNR"),
+        "sharpness@1": Metric(frames=sharpness_ratio, title="sharpness", digits=3, ideal=1.0),
     },
     "videosys": {
         "videosys.psnr@1": PSNR(frames=psnr_ssim.psnr_capped, source=CRF_23, batch=16),
@@ -136,9 +150,10 @@ def identical_frames(video: np.ndarray, reference: np.ndarray) -> int:
 
 
 def note(value: float | None, identical: int, frames: int) -> str | None:
-    """A remark for a score if frames are identical to the reference (`value` None: it would be infinite), else None."""
+    """A remark for a score if frames are identical to the reference or there is no value (None: it would be infinite);
+    else None."""
     if not identical:
-        return None
+        return INFINITE if value is None else None
     if identical == frames:
         return IDENTICAL
     return f"{identical} of {frames} frames are identical to the reference{'' if value is not None else ': infinite'}"

@@ -1,8 +1,9 @@
 """The scoring stage for fidelity: how close each video is to the uncached reference of the same prompt and seed.
 
 A sample's scores are next to it in <sample>.fidelity.json: for every metric the value, the values of its frames, how
-many frames are identical to the reference's, and a note, which gives the reason if there is no value. Only missing
-scores are computed: for a further convention, a video is decoded again but never generated again.
+many frames are identical to the reference's, and a note, which gives the reason if there is no value; and if the mp4 of
+a convention has another size than the frames, that size. Only missing scores are computed: for a further convention, a
+video is decoded again but never generated again.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from .. import devices
 from ..config import ConfigError, Run
 from ..failures import Failure, attempt_each
 from ..job import Job
-from ..sampling.generate import checksum
+from ..sampling.generate import checksum, frames_of
 from ..sampling.video import kept
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone
 from ..store.claims import busy, claim
-from .metrics import CONVENTIONS, METRICS, identical_frames, note
+from .metrics import CONVENTIONS, METRICS, convention_of, identical_frames, note
 
 Say = Callable[[str], None]
 Entry = dict[str, Any]  # one metric's result: value, frames, identical, note
+RESCALED = "compared_at"  # in an entry: height and width of the mp4, if not those of the frames
 
 
 def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
@@ -90,7 +92,7 @@ def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Say) -
 def _missing(job: Job, files: SampleFiles) -> list[str]:
     """The metrics of a sample that are asked for and not stored."""
     entries = stored(job, files)
-    return [n for c in job.run.fidelity for n in CONVENTIONS[c] if not _settled(n, entries.get(n))]
+    return [n for c in job.run.fidelity for n in CONVENTIONS[c] if not settled(n, entries.get(n))]
 
 
 def _score_missing(
@@ -98,6 +100,7 @@ def _score_missing(
 ) -> None:
     run, new = job.run, _scored(job.run, files, reference, missing)
     lacking = {entry["note"] for entry in new.values() if not entry["frames"]} - reported
+    lacking |= {_rescaling(name, entry) for name, entry in new.items() if RESCALED in entry} - reported
     for reason in lacking:
         say(f"{run.label}  {reason}")
     reported |= lacking
@@ -105,6 +108,11 @@ def _score_missing(
     header = {**files.identity, "reference": job.reference.id, "latents": latents, "fps": run.fps}
     with alone(files.fidelity.parent):  # another process may have scored it with other conventions
         write_sealed(files.fidelity, header | {"metrics": stored(job, files) | new})
+
+
+def _rescaling(name: str, entry: Entry) -> str:
+    height, width = entry[RESCALED]
+    return f"{convention_of(name)} compares at {height}x{width}: its official writer rescales to multiples of 16"
 
 
 def stored(job: Job, files: SampleFiles) -> dict[str, Entry]:
@@ -124,7 +132,7 @@ def at_any_rate(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Ent
     return data["fps"], {name: data["metrics"][name] for name in METRICS if name in data["metrics"]}
 
 
-def _settled(name: str, entry: Entry | None) -> bool:
+def settled(name: str, entry: Entry | None) -> bool:
     """Whether there is nothing to do: the metric was computed, or what it needs is still missing."""
     return entry is not None and (bool(entry["frames"]) or entry["note"] == METRICS[name].lacks())
 
@@ -137,6 +145,8 @@ def _scored(run: Run, files: SampleFiles, reference: SampleFiles, names: list[st
         video, against = source.load(run, files), source.load(run, reference)
         for name in (name for name in names if METRICS[name].source == source):
             entries[name] = measure(name, video, against, device)
+            if source.encoded and video.shape != frames_of(run, files).shape:
+                entries[name][RESCALED] = list(video.shape[1:3])
         source.drop(run, files)
     kept.drop(files.latent)  # the reference's frames stay: the next method of a sweep needs them again
     return {name: entries[name] for name in names}

@@ -89,7 +89,7 @@ function openBench(bench) {
   state.picked = null;
   state.bench = bench;
   bench.reference_macs = (bench.methods.find((m) => known(m.macs))?.macs ?? 0) * (bench.methods.find((m) => known(m.macs))?.pmacs ?? 0) * 1e15;
-  $("about").textContent = [bench.model, size(bench), bench.hardware.gpu ?? bench.hardware.cpu, `torch ${bench.hardware.torch}`, `${bench.methods.length} settings, ${bench.prompts_in_all} prompts`].filter(Boolean).join(" · ");
+  $("about").textContent = [bench.model, size(bench), bench.hardware.gpu ?? bench.hardware.cpu, `torch ${bench.hardware.torch}`, bench.comparison ? `${bench.methods.length - 1} folders, ${bench.prompts_in_all} videos each` : `${bench.methods.length} settings, ${bench.prompts_in_all} prompts`].filter(Boolean).join(" · ");
   fill($("metric"), bench.metrics.map((m) => [m.name, m.title]));
   state.metric = bench.metrics.find((m) => m.name === $("metric").value) ?? null;
   fill($("speed"), [["macs", "by MACs"], ...(bench.methods.some((m) => known(m.speedup)) ? [["speedup", "by latency"]] : [])]);
@@ -102,6 +102,7 @@ function openBench(bench) {
   state.among = $("settings").value = many ? "2" : "all";
   drawChips();
   notes(bench);
+  $("plot").closest("section").hidden = Boolean(bench.comparison); // folders of videos have no speed
   $("transport").hidden = !bench.video;
   if (bench.video) {
     player.timing(bench.video.fps, bench.video.frames);
@@ -149,8 +150,9 @@ function notes(bench) {
     : "The records' videos are not here, only what every step did: they are made on the machine that samples, and not kept in git.";
   const cut = left ? `The ${bench.prompts.length} worst of ${bench.prompts_in_all} prompts; ${left} are left out.` : "";
   $("videos-note").textContent = [video, cut].filter(Boolean).join(" ");
-  $("key").replaceChildren(stripKey());
-  $("table-note").textContent = `${bench.machine}. Against the uncached video of the same machine; brackets are 95 % intervals of a bootstrap over prompts. ${bench.metrics.map((m) => m.name).join(", ")}: definitions in results/README.md.`;
+  $("key").replaceChildren(...(bench.comparison ? [] : [stripKey()]));
+  const against = bench.comparison ? "Against the reference folder's video of the same name" : `${bench.machine}. Against the uncached video of the same machine`;
+  $("table-note").textContent = `${against}; brackets are 95 % intervals of a bootstrap over prompts. ${bench.metrics.map((m) => m.name).join(", ")}: definitions in results/README.md.`;
   $("plot-note").textContent = bench.metrics.length ? "Bars: 95 % intervals over prompts. Lines join settings that differ only in how much is saved; dotted: controls." : "";
 }
 

@@ -82,7 +82,7 @@ function grid(x, y, width, height, metric, speed) {
     group.append(svg("line", { x1: PAD.left, x2: width - PAD.right, y1: at, y2: at }));
     group.append(svg("text", { x: PAD.left - 7, y: at + 4, "text-anchor": "end" }, String(t)));
   }
-  const better = metric.lower ? "lower is better" : "higher is better";
+  const better = known(metric.ideal) ? `${metric.ideal} is best` : metric.lower ? "lower is better" : "higher is better";
   group.append(svg("text", { class: "title", x: (PAD.left + width - PAD.right) / 2, y: height - 6, "text-anchor": "middle" }, `speedup by ${speed === "macs" ? "MACs" : "latency"} →`));
   group.append(svg("text", { class: "title", x: 0, y: 0, "text-anchor": "middle", transform: `translate(13 ${(PAD.top + height - PAD.bottom) / 2}) rotate(-90)` }, `${metric.title} (${better})`));
   return group;

@@ -27,7 +27,7 @@ function worst(prompt, methods, metric) {
   for (const method of methods) {
     const value = metric && prompt.scores[method.id]?.[metric.name];
     if (!known(value)) continue;
-    const rank = metric.lower ? -value : value;
+    const rank = known(metric.ideal) ? -Math.abs(value - metric.ideal) : metric.lower ? -value : value;
     if (rank < found.rank) found = { rank, value, method };
   }
   return found;
@@ -102,7 +102,7 @@ class Sections {
     return el("figure", { "data-id": method.id, "data-method": method.method },
       el("figcaption", {}, el("b", {}, swatch(method.method), el("span", {}, ...named(method))), el("span", {}, ...this.numbers(prompt, method, sample, reference))),
       media.length ? el("div", { class: "media" }, ...media) : null,
-      strip(method, sample),
+      bench.comparison ? null : strip(method, sample),
       ...sample.notes.map((note) => el("p", { class: "reads warn" }, note)));
   }
 
@@ -111,7 +111,8 @@ class Sections {
     const { bench } = this.state;
     const scores = bench.metrics.filter((m) => !/^latent/.test(m.name) && known(prompt.scores[method.id]?.[m.name])).slice(0, 3)
       .map((m) => `${m.title.split(",")[0]} ${score(prompt.scores[method.id][m.name], m.name)}`);
-    const words = [reference ? "reference" : times(bench.reference_macs / sample.macs), ...scores];
+    const saved = bench.comparison ? [] : [times(bench.reference_macs / sample.macs)];
+    const words = [...(reference ? ["reference"] : saved), ...scores];
     return words.flatMap((word, i) => [i ? " · " : "", el("span", {}, word)]);
   }
 

@@ -1,0 +1,106 @@
+"""What every `python -m pcbench…` has in common: --help, one line and exit code 2 for a mistake, 130 if interrupted.
+
+Standard library only: `tracking` and `vbench` start without torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from .messages import message, nearest, shortened
+
+Work = TypeVar("Work")
+HELP = {"-h", "--help"}
+PERIOD = 5.0  # seconds between two lines of progress
+
+
+class FaultsError(ValueError):
+    """Several things are wrong at once, each of which deserves a line."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = [ValueError(line) for line in lines]
+
+
+@dataclass(frozen=True)
+class Command:
+    """name: after `python -m`. about: what it does, a sentence or a few paragraphs. options: a line for each."""
+
+    name: str
+    about: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    explain: Callable[[BaseException], str] = message  # an error on one line
+
+    @property
+    def help(self) -> str:
+        """The text of --help: what the command does, and its options with one line each."""
+        width = max((len(name) for name in self.options), default=0)
+        listed = [f"  {name:<{width}}  {line}" for name, line in self.options.items()]
+        return "\n".join([self.about.strip(), *(["", "options:", *listed] if listed else [])])
+
+    def run(
+        self, argv: Sequence[str] | None, prepare: Callable[[list[str]], Work], work: Callable[[Work], int | None]
+    ) -> int:
+        """Prepare the work from the command line's words, and do it; returns the exit code.
+
+        0: done, or --help; 2: `prepare` raised, which is what a wrong command line does; 130: interrupted; otherwise
+        what `work` returns. Errors that `work` raises are not caught.
+        """
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        if HELP.intersection(arguments):
+            print(self.help)
+            return 0
+        try:
+            prepared = prepare(arguments)
+        except Exception as error:  # anything that composing and checking may raise
+            return self.refuse(error)
+        try:
+            return work(prepared) or 0
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted; the same command continues where it stopped", file=sys.stderr)
+            return 130
+
+    def refuse(self, error: BaseException) -> int:
+        """Print what is wrong, on one line for each fault; returns exit code 2."""
+        for fault in error.lines if isinstance(error, FaultsError) else [error]:
+            print(f"{self.name}: {self.explain(fault)}", file=sys.stderr)
+        return 2
+
+
+def options_of(words: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """Words of the form option=value, over the defaults in `known`. Raises ValueError for an unknown option."""
+    chosen = dict(known)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            raise ValueError(f"unknown option {shortened(word)!r}: {nearest(name, known)}")
+        chosen[name] = value
+    return chosen
+
+
+def left(done: int, total: int, seconds: float) -> str:
+    """How much time is left at this pace, in words: "about 40 s left"; empty at the beginning and at the end."""
+    if not 0 < done < total:
+        return ""
+    rest = seconds / done * (total - done)
+    return f"about {rest:.0f} s left" if rest < 100 else f"about {rest / 60:.0f} min left"
+
+
+class Progress:
+    """Prints how far a long work is, every few seconds: "[12/64, about 40 s left] text"."""
+
+    def __init__(self, say: Callable[[str], None], period: float = PERIOD) -> None:
+        self._say, self._period = say, period
+        self._began = self._latest = time.monotonic()
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        """Tell that `done` of `total` are done, the latest of them `text`; prints only now and then."""
+        now = time.monotonic()
+        if now - self._latest < self._period or done == total:
+            return
+        self._latest = now
+        self._say(f"[{done}/{total}, {left(done, total, now - self._began)}] {text}".rstrip())

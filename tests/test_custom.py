@@ -1,0 +1,173 @@
+"""A model without YAML: any diffusers pipeline folder or hub repository of a known class, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcbench import cli, compose
+from pcbench.backbones import FAMILIES, custom
+from pcbench.config import ConfigError
+from pcbench.identity import recipe_id
+from pcbench.store import records
+from pcbench.tiny.twins import TWINS
+
+from .families import SMALL
+from .test_backbones import TEXT
+
+FAMILY = {"wan": "wan", "hunyuan": "hunyuan", "cogvideox": "cogvideox", "opensora": "opensora"}
+SIZE = ["model.sampling.height=32", "model.sampling.width=48", "model.sampling.frames=17", "model.sampling.steps=3"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A random pipeline of each family, saved as diffusers saves it, in float32."""
+    root = tmp_path_factory.mktemp("my models")
+    for name in FAMILY:
+        torch.manual_seed(0)
+        TWINS[name]().pipeline(TWINS[name].new_vae()).to(dtype=torch.float32).save_pretrained(root / f"my {name}!")
+    return {name: root / f"my {name}!" for name in FAMILY}
+
+
+def run_of(source, *words: str):
+    return compose.run_from(["model=custom", f"model.backbone.source='{source}'", "method=none", *words])
+
+
+def changed(folder: Path, copy: Path, file: str, **values) -> Path:
+    """A copy of a folder with some values of a JSON file changed; a value None is taken out."""
+    shutil.copytree(folder, copy)
+    data = json.loads((copy / file).read_text()) | values
+    (copy / file).write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    return copy
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_folder_is_read_and_runs(name, folders, tmp_path, capsys):
+    source = f"model.backbone.source='{folders[name]}'"
+    words = ["model=custom", source, *SIZE, *TEXT[name], "prompts=smoke", "prompts.limit=1", f"results={tmp_path}"]
+    words += ["method=uniform", "method.steps=2"]
+    assert cli.main([*words, "plan=true"]) == 0
+    assert cli.main([*words, "stages=[generate,score]"]) == 0
+    assert f"my-{name}, 17x32x48" in capsys.readouterr().out
+    cached = next(record for record in records(tmp_path) if record["recipe"]["method"]["name"] == "uniform")
+    backbone = cached["recipe"]["backbone"]
+    assert backbone["family"] == name
+    assert backbone["source"] == str(folders[name])
+    assert backbone["revision"] == custom.fingerprint(folders[name])
+    assert cached["recipe"]["numerics"]["dtype"] == "float32"
+    assert cached["fidelity"]["psnr@2"]["n"] == 1
+
+
+def test_sizes_are_the_files_own_or_the_pipeline_s(folders):
+    wan, cogvideox = run_of(folders["wan"]).recipe, run_of(folders["cogvideox"]).recipe
+    assert (wan.sampling.frames, wan.sampling.height, wan.sampling.width) == (81, 480, 832)
+    config = json.loads((folders["cogvideox"] / "transformer" / "config.json").read_text())
+    sampling = cogvideox.sampling
+    own = (config["sample_frames"], 8 * config["sample_height"], 8 * config["sample_width"])
+    assert (sampling.frames, sampling.height, sampling.width) == own
+    assert cogvideox.backbone.call == {"max_sequence_length": config["max_text_seq_length"]}
+    assert run_of(folders["cogvideox"], "model.sampling.steps=7").recipe.sampling.steps == 7
+    again = run_of(folders["cogvideox"], "+model.backbone.call.max_sequence_length=8")
+    assert again.recipe.backbone.call == {"max_sequence_length": 8}
+
+
+def test_other_weights_and_other_places_are_other_recipes(folders, tmp_path):
+    copy = tmp_path / "wan"  # the name of a model in conf/, whose calibrations it must not take
+    shutil.copytree(folders["wan"], copy)
+    one, other = run_of(folders["wan"]).recipe, run_of(copy).recipe
+    assert other.backbone.name == "wan-custom"
+    assert one.backbone.revision == other.backbone.revision
+    assert recipe_id(one) != recipe_id(other)
+    assert recipe_id(run_of(f"{tmp_path}/./wan").recipe) == recipe_id(other)
+    (weights,) = (copy / "transformer").glob("*.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert recipe_id(run_of(copy).recipe) != recipe_id(other)
+
+
+def test_large_files_count_by_their_ends_and_middle(tmp_path, monkeypatch):
+    monkeypatch.setattr(custom, "PIECE", 4)
+    file, found = tmp_path / "weights", set()
+    for place in (None, 0, 50, 99, 20):
+        data = bytearray(100)
+        if place is not None:
+            data[place] = 1
+        file.write_bytes(data)
+        found.add(custom.fingerprint(tmp_path))
+    assert len(found) == 4  # a change elsewhere is not seen
+
+
+def test_what_is_not_known_is_refused_in_a_line(folders, tmp_path):
+    cases = {
+        changed(
+            folders["wan"], tmp_path / "a", "model_index.json", _class_name="LTXPipeline"
+        ): "is a LTXPipeline; known",
+        changed(folders["wan"], tmp_path / "b", "model_index.json", expand_timesteps=True): "a timestep for each token",
+        changed(
+            folders["wan"], tmp_path / "c", "model_index.json", transformer=["diffusers", "WanVACETransformer3DModel"]
+        ): "has a WanVACETransformer3DModel; the known one is WanTransformer3DModel",
+        changed(folders["wan"], tmp_path / "d", "vae/config.json", scale_factor_spatial=16): "cells of 16 pixels",
+        changed(folders["wan"], tmp_path / "e", "transformer/config.json", patch_size=[1, 1, 1]): "has patches of",
+    }
+    (tmp_path / "f" / "unet").mkdir(parents=True)
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "model_index.json").write_text("{")
+    cases |= {tmp_path / "f": "no diffusers pipeline folder", tmp_path / "g": "model_index.json is damaged"}
+    (tmp_path / "my-model").mkdir()
+    cases[tmp_path / "my-modle"] = "no such folder, and no owner/name on the hub; did you mean 'my-model'?"
+    for source, words in cases.items():
+        with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
+            run_of(source)
+    with pytest.raises(ConfigError, match="known pipelines are WanPipeline, HunyuanVideoPipeline, CogVideoXPipeline"):
+        run_of(tmp_path / "a")
+    with pytest.raises(ConfigError, match="needs a pipeline"):
+        compose.run_from(["model=custom", "method=none"])
+    with pytest.raises(ConfigError, match="cannot be part of a sweep over models"):
+        compose.compose(["model=custom,tiny_wan", "method=none"], multirun=True)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_pipeline_without_a_vae_is_refused(name, tmp_path):
+    pipe = SMALL[name].pipeline()
+    pipe.save_pretrained(tmp_path / "pipe")
+    known = type(pipe).__name__ in {family.PIPELINE.__name__ for family in FAMILIES.values()}
+    with pytest.raises(ConfigError, match="has no VAE" if known else "known pipelines are"):
+        run_of(tmp_path / "pipe")
+
+
+def test_a_sweep_of_methods_is_over_the_custom_model(folders, tmp_path):
+    words = ["model=custom", f"model.backbone.source='{folders['wan']}'", *SIZE, f"results={tmp_path}"]
+    runs = compose.compose([*words, "method=uniform", "method.steps=1,2,3"], multirun=True).runs
+    assert [run.recipe.backbone.name for run in runs] == ["my-wan"] * 3
+
+
+def test_a_hub_repository_is_read_at_its_commit(folders, tmp_path):
+    """From the hub's cache, as a download leaves it; no network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "models--someone--Some-Wan"
+    shutil.copytree(folders["wan"], cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    code = (
+        "from pcbench import compose; from pcbench.runs import anatomy_of\n"
+        "run = compose.run_from(['model=custom', 'model.backbone.source=someone/Some-Wan', 'method=none'])\n"
+        "b = run.recipe.backbone; anatomy_of(b)\n"
+        "print(b.name, b.family, b.source, b.revision, b.transformer['num_layers'], run.recipe.numerics.dtype)\n"
+        "try: compose.run_from(['model=custom', 'model.backbone.source=someone/Else', 'method=none'])\n"
+        "except ValueError as error: print(error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.strip().splitlines()
+    layers = json.loads((folders["wan"] / "transformer" / "config.json").read_text())["num_layers"]
+    assert first == f"Some-Wan wan someone/Some-Wan {commit} {layers} bfloat16"
+    assert "someone/Else: model_index.json is neither here nor to be had from the hub" in second
