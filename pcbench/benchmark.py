@@ -3,9 +3,7 @@
 Times a full step, PreciseCache's trial, a reused step, BlockCache's refreshing and cached steps, the text encoders and
 the VAE, in turn and several times, on the available device; prints a table, and writes a record under
 results/benchmarks/. No checkpoint is needed: random weights cost as much as trained ones.
-
-Options: the main command line's options for a model, and rounds=N (default 3). Ratios hold for this machine and this
-process only.
+Ratios hold for this machine and this process only.
 """
 
 from __future__ import annotations
@@ -25,8 +23,9 @@ from methods import Method, NoCacheConfig, PreciseCacheConfig, ReplayConfig
 from methods.engine.anatomy import Anatomy, Size
 from methods.engine.trace import Step
 
-from . import backbones, compose, devices, provenance
+from . import backbones, compose, devices, options, provenance
 from .backbones import weights
+from .command import Command
 from .config import ConfigError, Run
 from .sampling.generate import cached, decode, denoise
 from .store import write_json
@@ -142,18 +141,31 @@ def table(times: Times) -> list[str]:
     return lines
 
 
+COMMAND = Command(
+    "pcbench.benchmark",
+    __doc__ or "",
+    {"rounds=N": "how often each is timed; default: 3"},
+    options.SAMPLES,
+    compose.one_line,
+    resumes=False,
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 2 for a wrong command line."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
-        return 0
-    try:
-        rounds, run = parse(arguments)
-        weights.require(run.recipe.backbone, run.download)
-    except Exception as error:
-        print(f"pcbench.benchmark: {compose.one_line(error)}", file=sys.stderr)
-        return 2
+    """Entry point; returns the exit code: 0, 1 if it failed, or 2 for a wrong command line."""
+    return COMMAND.run(argv, prepare, carry_out)
+
+
+def prepare(arguments: list[str]) -> tuple[int, Run]:
+    """The number of rounds and the run to time, checked."""
+    rounds, run = parse(arguments)
+    weights.require(run.recipe.backbone, run.download)
+    return rounds, run
+
+
+def carry_out(work: tuple[int, Run]) -> None:
+    """Time everything, write the record and print the table."""
+    rounds, run = work
     times, peaks = measure(run, rounds, lambda line: print(line, flush=True))
     if "text encoders" not in times:
         backbones.forget()
@@ -175,7 +187,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = run.results / "benchmarks" / machine["name"] / f"{recipe.backbone.name}.json"
     write_json(path, data)
     print("\n".join([*table(times), *_memory_lines(data), f"written to {path}"]))
-    return 0
 
 
 def _memory_lines(data: dict[str, Any]) -> list[str]:

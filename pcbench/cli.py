@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from methods.calibration import NotCalibratedError
 
-from . import compose, feasible, integrity, launch, plan, stages, summary, tracking
+from . import compose, feasible, integrity, launch, options, plan, stages, summary, tracking
 from .backbones import weights
+from .command import Command
 from .compose import run_from
 from .config import ConfigError
 from .cost import memory, paper_check
@@ -31,7 +32,8 @@ USAGE = """python -m pcbench [model=NAME] [method=NAME] [prompts=NAME] [option=v
   -m, --multirun   a sweep over values with commas: -m method=pab,teacache method.protect_first=1,3
   --cfg job        print the composed configuration and stop
   plan=true        print what the runs would cost and stop
-  +experiment=NAME a table or figure of the paper"""
+  +experiment=NAME a table or figure of the paper
+  COMMAND …        another command, with options of its own: --help after it lists them"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
     """The jobs to carry out, all checked; None if the words only ask for an answer, which has been printed by then."""
     flags, words = flags_of(arguments)
     if flags.help:
-        print("\n".join([USAGE, "", *(f"{group}: {', '.join(compose.names(group))}" for group in compose.GROUPS)]))
+        groups = (f"{group}: {', '.join(compose.names(group))}" for group in compose.GROUPS)
+        commands = {name: line for name, (_, line) in options.COMMANDS.items()}
+        print("\n".join([Command("pcbench", USAGE, commands, options.RUN, heading="commands:").help, "", *groups]))
         return None
     if flags.config:
         print(compose.composed_yaml(words), end="")

@@ -28,27 +28,37 @@ class FaultsError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
-    """name: after `python -m`. about: what it does, a sentence or a few paragraphs. options: a line for each."""
+    """A command's face.
+
+    name: after `python -m`. about: what it does, a sentence or a few paragraphs. options: its own, a line for each,
+    under `heading`. shared: those it has in common with others. explain: an error on one line. resumes: whether the
+    same command goes on where it was stopped.
+    """
 
     name: str
     about: str
     options: Mapping[str, str] = field(default_factory=dict)
-    explain: Callable[[BaseException], str] = message  # an error on one line
+    shared: Mapping[str, str] = field(default_factory=dict)
+    explain: Callable[[BaseException], str] = message
+    resumes: bool = True
+    heading: str = "options:"
 
     @property
     def help(self) -> str:
         """The text of --help: what the command does, and its options with one line each."""
-        width = max((len(name) for name in self.options), default=0)
-        listed = [f"  {name:<{width}}  {line}" for name, line in self.options.items()]
-        return "\n".join([self.about.strip(), *(["", "options:", *listed] if listed else [])])
+        text, width = [self.about.strip()], max(map(len, [*self.options, *self.shared]), default=0)
+        for heading, options in ((self.heading, self.options), ("options of what is run:", self.shared)):
+            listed = [f"  {name:<{width}}  {line}" for name, line in options.items()]
+            text += ["", heading, *listed] if listed else []
+        return "\n".join(text)
 
     def run(
         self, argv: Sequence[str] | None, prepare: Callable[[list[str]], Work], work: Callable[[Work], int | None]
     ) -> int:
         """Prepare the work from the command line's words, and do it; returns the exit code.
 
-        0: done, or --help; 2: `prepare` raised, which is what a wrong command line does; 130: interrupted; otherwise
-        what `work` returns. Errors that `work` raises are not caught.
+        0: done, or --help; 1: `work` raised; 2: `prepare` raised, which is what a wrong command line does; 130:
+        interrupted; otherwise what `work` returns. An error is one line.
         """
         arguments = list(sys.argv[1:] if argv is None else argv)
         if HELP.intersection(arguments):
@@ -61,8 +71,12 @@ class Command:
         try:
             return work(prepared) or 0
         except KeyboardInterrupt:
-            print(f"{self.name}: interrupted; the same command continues where it stopped", file=sys.stderr)
+            goes_on = "; the same command continues where it stopped" if self.resumes else ""
+            print(f"{self.name}: interrupted{goes_on}", file=sys.stderr)
             return 130
+        except Exception as error:
+            print(f"{self.name}: failed: {self.explain(error)}", file=sys.stderr)
+            return 1
 
     def refuse(self, error: BaseException) -> int:
         """Print what is wrong, on one line for each fault; returns exit code 2."""

@@ -3,8 +3,6 @@
 FOLDER holds calculate_psnr.py and calculate_ssim.py of VideoSys (eval/pab/common_metrics) or of TeaCache, which are the
 same files; they need opencv. Both codes get the same frames in turn, video by video; of the official code only the two
 functions are timed, not its conversion of the frames. Prints a table.
-
-Options: videos=16, size=65x480x640 (frames x height x width), seed=0; without `official` only our code is timed.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,22 @@ from rich.console import Console
 from rich.table import Table
 
 from . import provenance
+from .command import Command, Progress, options_of
 from .config import ConfigError
 from .fidelity import stage as fidelity
 
+DEFAULTS = {"official": "", "videos": "16", "size": "65x480x640", "seed": "0"}
+COMMAND = Command(
+    "pcbench.fidelity_benchmark",
+    __doc__ or "",
+    {
+        "official=FOLDER": "the official code's folder; without it only our code is timed",
+        "videos=N": "how many videos; default: 16",
+        "size=FxHxW": "frames, height and width; default: 65x480x640",
+        "seed=N": "of the synthetic videos; default: 0",
+    },
+    resumes=False,
+)
 METRICS = ("videosys.psnr@1", "videosys.ssim@1")
 Scores = tuple[float, float]  # PSNR in dB, SSIM: means over a video's frames
 
@@ -87,20 +99,19 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def options(arguments: Sequence[str]) -> dict[str, str]:
-    """Command-line words as options. Raises ConfigError for an unknown option."""
-    chosen = {"official": "", "videos": "16", "size": "65x480x640", "seed": "0"}
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if not equals or key not in chosen:
-            raise ConfigError(f"unknown option {word!r}; options are {', '.join(f'{name}=…' for name in chosen)}")
-        chosen[key] = value
-    return chosen
+@dataclass(frozen=True)
+class Work:
+    """What to time: videos of (frames, height, width), from this seed on; and the official code, if it is there."""
+
+    videos: int
+    size: tuple[int, int, int]
+    seed: int
+    official: Callable[[torch.Tensor, torch.Tensor], Scores] | None
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Time both codes and print the table."""
-    chosen = options(arguments)
+def prepare(arguments: Sequence[str]) -> Work:
+    """The options of a command line, checked. Raises ValueError for an unknown or impossible one."""
+    chosen = options_of(arguments, DEFAULTS)
     try:
         videos, seed = int(chosen["videos"]), int(chosen["seed"])
         frames, height, width = (int(part) for part in chosen["size"].split("x"))
@@ -109,11 +120,18 @@ def run(arguments: Sequence[str]) -> None:
     if min(videos, frames) < 1 or min(height, width) < 16:
         raise ConfigError("there must be a video, with a frame, of at least 16x16")
     official = official_code(Path(chosen["official"])) if chosen["official"] else None
-    ours(*synthetic_pair((2, height, width), seed))  # warm up
+    return Work(videos, (frames, height, width), seed, official)
+
+
+def carry_out(work: Work) -> None:
+    """Time both codes and print the table."""
+    official, progress = work.official, Progress(lambda line: print(line, flush=True))
+    ours(*synthetic_pair((2, *work.size[1:]), work.seed))  # warm up
     our_seconds, official_seconds, memory = 0.0, 0.0, 0.0
     largest = [0.0, 0.0]  # differences of PSNR in dB and of SSIM
-    for number in range(videos):
-        video, reference = synthetic_pair((frames, height, width), seed + number)
+    for number in range(work.videos):
+        progress(number, work.videos)
+        video, reference = synthetic_pair(work.size, work.seed + number)
         seconds, scores = timed(ours, video, reference)
         our_seconds += seconds
         memory = memory or peak_gib()  # before the official code allocates any; all videos need the same
@@ -124,7 +142,7 @@ def run(arguments: Sequence[str]) -> None:
             largest = [max(most, abs(a - b)) for most, a, b in zip(largest, scores, official_scores, strict=True)]
             del tensors
     compared = None if official is None else official_seconds
-    _print(videos, chosen["size"], our_seconds, compared, largest, memory)
+    _print(work.videos, "x".join(map(str, work.size)), our_seconds, compared, largest, memory)
 
 
 def _print(
@@ -145,12 +163,7 @@ def _print(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        print(f"pcbench: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return COMMAND.run(argv, prepare, carry_out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ NAMES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__in
 LAYERS = {
     "pcbench": """
         messages paper store
-        command
+        command options
         config tracking
         target
         devices identity

@@ -11,8 +11,6 @@ sencache            how much a prediction changes with the latent and with the n
 planned             inner products of the predictions of all steps, with which schedules are planned
 searched            the errors that LeMiCa's path is drawn through, and BudCache's schedules; its options are
                     search.budgets=[25,20] and more (the fields of `Search` in pcbench/calibrate/search.py)
-
-All other words are those of `python -m pcbench`: model, prompts, model.sampling.steps, device, …
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +27,9 @@ import torch
 from methods import calibration
 from methods.engine.anatomy import anatomy_of
 
-from .. import backbones, compose, feasible, provenance
+from .. import backbones, compose, feasible, options, provenance
 from ..backbones import weights
+from ..command import Command
 from ..config import ConfigError, Run
 from ..observe.watch import Caller
 from ..sampling.generate import denoise
@@ -41,35 +41,57 @@ MEASURES = (*changes.MEASURES, "sencache", "planned", "searched")
 DESCRIBE = {"sencache": sensitivity.describe, "planned": gram.describe, "searched": describe}
 
 
+COMMAND = Command(
+    "pcbench.calibrate",
+    __doc__ or "",
+    {
+        "method=NAME": f"what to calibrate: {', '.join(MEASURES)}",
+        "search.FIELD=…": "how method=searched searches: the fields of `Search` in pcbench/calibrate/search.py",
+    },
+    options.SAMPLES,
+    compose.one_line,
+    resumes=False,
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A calibration to make. used: where the method looks for it. path: where it is written."""
+
+    method: str
+    run: Run
+    search: Search
+    used: Path
+    path: Path
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code, as the main command line does."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
-        return 0
-    try:
-        method, run, search = parse(arguments)
-        used = calibration.path_of(method, run.recipe.backbone.name)
-        path = run.results / "calibrations" / used.name if used.exists() else used
-        feasible.check_writable(path.parent)  # before minutes of work, not after
-        weights.require(run.recipe.backbone, run.download)
-    except Exception as error:
-        print(f"pcbench.calibrate: {compose.one_line(error)}", file=sys.stderr)
-        return 2
-    try:
-        data = measured(run, method, search)
-    except Exception as error:
-        print(f"pcbench.calibrate: failed: {compose.one_line(error)}", file=sys.stderr)
-        return 1
-    recipe = run.recipe
+    return COMMAND.run(argv, prepare, carry_out)
+
+
+def prepare(arguments: list[str]) -> Work:
+    """What to calibrate, checked. Raises ConfigError for what cannot be calibrated here."""
+    method, run, search = parse(arguments)
+    used = calibration.path_of(method, run.recipe.backbone.name)
+    path = run.results / "calibrations" / used.name if used.exists() else used
+    feasible.check_writable(path.parent)  # before minutes of work, not after
+    weights.require(run.recipe.backbone, run.download)
+    return Work(method, run, search, used, path)
+
+
+def carry_out(work: Work) -> None:
+    """Measure, write the calibration, and print what it says."""
+    data = measured(work.run, work.method, work.search)
+    run, recipe = work.run, work.run.recipe
     data |= {"model": recipe.backbone.name, "source": recipe.backbone.source, "revision": recipe.backbone.revision}
     data |= {"sampling": asdict(recipe.sampling), "dtype": recipe.numerics.dtype}
     data |= {"prompts": run.prompts, "seeds": run.seeds, "packages": provenance.revision()["packages"]}
-    write_json(path, data)
-    stays = f"; {used} stays in use until you put this one in its place" if path != used else ""
-    print(f"{method} for {data['signature']}: {data['samples']} samples, {data['steps']} steps")
-    print("\n".join([*DESCRIBE.get(method, changes.describe)(data), f"written to {path}{stays}"]))
-    return 0
+    write_json(work.path, data)
+    stays = f"; {work.used} stays in use until you put this one in its place" if work.path != work.used else ""
+    print(f"{work.method} for {data['signature']}: {data['samples']} samples, {data['steps']} steps")
+    lines = DESCRIBE.get(work.method, changes.describe)(data)
+    print("\n".join([*lines, f"written to {work.path}{stays}"]))
 
 
 def parse(arguments: list[str]) -> tuple[str, Run, Search]:

@@ -5,11 +5,6 @@ together, measured by the error of the final latent. It looks at the uncached vi
 much a perfect rule could gain. The best schedules, the uniform one and the planned ones are then run as
 `method=replay`, scored like every other recipe, and summed up in results/oracle/.
 
-steps           computed steps
-reuse           what a reused step answers (extrapolate)
-evaluations     schedules tried for each prompt, and for all together (60)
-
-All other words are those of `python -m pcbench`: model, prompts, model.sampling.steps, results, …
 The same command goes on where it was stopped.
 """
 
@@ -20,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import compose, feasible
+from .. import compose, feasible, options
 from ..backbones import weights
+from ..command import Command
 from ..config import ConfigError, Run
 from ..cost import memory
 from ..job import job_of
@@ -48,34 +44,41 @@ class Question:
         return self.run.results / "oracle" / name
 
 
+COMMAND = Command(
+    "pcbench.oracle",
+    __doc__ or "",
+    {
+        "steps=N": "computed steps",
+        "reuse=NAME": "what a reused step answers; default: extrapolate",
+        "evaluations=N": "schedules tried for each prompt, and for all together; default: 60",
+    },
+    options.SAMPLES,
+    compose.one_line,
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code, as the main command line does."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
-        return 0
-    try:
-        question = parse(arguments)
-        feasible.check_writable(question.run.results)
-        if too_large := memory.why_too_large(job_of(question.run)):
-            raise ConfigError(too_large)
-        weights.require(question.run.recipe.backbone, question.run.download)
-        feasible.check_here(question.run)
-    except Exception as error:
-        print(f"pcbench.oracle: {compose.one_line(error)}", file=sys.stderr)
-        return 2
-    try:
-        tried = question.path.with_suffix(".tried.json")
-        found = Best(question.run, question.steps, question.reuse, tried, say).search(question.evaluations)
-        for line in report(question.run, question.path, question.reuse, found):
-            say(line)
-    except KeyboardInterrupt:
-        print("pcbench.oracle: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
-    except Exception as error:
-        print(f"pcbench.oracle: failed: {compose.one_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return COMMAND.run(argv, prepare, carry_out)
+
+
+def prepare(arguments: list[str]) -> Question:
+    """What is asked, checked. Raises ConfigError for what cannot be searched here."""
+    question = parse(arguments)
+    feasible.check_writable(question.run.results)
+    if too_large := memory.why_too_large(job_of(question.run)):
+        raise ConfigError(too_large)
+    weights.require(question.run.recipe.backbone, question.run.download)
+    feasible.check_here(question.run)
+    return question
+
+
+def carry_out(question: Question) -> None:
+    """Search, and sum up."""
+    tried = question.path.with_suffix(".tried.json")
+    found = Best(question.run, question.steps, question.reuse, tried, say).search(question.evaluations)
+    for line in report(question.run, question.path, question.reuse, found):
+        say(line)
 
 
 def parse(arguments: list[str]) -> Question:

@@ -5,8 +5,6 @@ confidence (45dB). What is tuned is the method's own field (TeaCache's threshold
 steps, …). The first half of the prompts is tuned on, the other half checks. Every setting that was tried is kept under
 the results folder, so the same command goes on where it was stopped. At the end a preset with its evidence is written
 to results/presets/, to be used as method=FILE.
-
-All other options are those of `python -m pcbench`: model, method and its fields, prompts, model.sampling.steps, …
 """
 
 from __future__ import annotations
@@ -21,9 +19,10 @@ import yaml
 
 from methods.engine.method import Method
 
-from .. import compose, feasible, integrity
+from .. import compose, feasible, integrity, options
 from .. import target as targets
 from ..backbones import weights
+from ..command import Command
 from ..config import ConfigError, Run
 from ..cost import memory
 from ..job import job_of
@@ -32,34 +31,37 @@ from ..store.atomic import write_whole
 from .evidence import Bench, search_on
 from .search import UnreachableError
 
+COMMAND = Command(
+    "pcbench.tune",
+    __doc__ or "",
+    {"target=2x|25steps|45dB": "what to tune to"},
+    {name: line for name, line in options.RUN.items() if name.partition("=")[0] not in {"budget", "plan"}},
+    compose.one_line,
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 if a setting failed, 2 for what cannot be tuned or reached."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
-        return 0
-    try:
-        bench = parse(arguments)
-        feasible.check_writable(bench.run.results)
-        if too_large := memory.why_too_large(job_of(bench.run)):
-            raise ConfigError(too_large)
-        weights.require(bench.run.recipe.backbone, bench.run.download)
-        feasible.check_here(bench.run)
-    except Exception as error:
-        print(f"pcbench.tune: {compose.one_line(error)}", file=sys.stderr)
-        return 2
+    return COMMAND.run(argv, prepare, carry_out)
+
+
+def prepare(arguments: list[str]) -> Bench:
+    """What to tune, checked. Raises ConfigError for what cannot be tuned here."""
+    bench = parse(arguments)
+    feasible.check_writable(bench.run.results)
+    if too_large := memory.why_too_large(job_of(bench.run)):
+        raise ConfigError(too_large)
+    weights.require(bench.run.recipe.backbone, bench.run.download)
+    feasible.check_here(bench.run)
+    return bench
+
+
+def carry_out(bench: Bench) -> int:
+    """Tune, and print the preset; returns the exit code."""
     try:
         path = tune(bench)
     except UnreachableError as error:
-        print(f"pcbench.tune: {bench.target} cannot be reached by {bench.run.label}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pcbench.tune: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
-    except Exception as error:
-        print(f"pcbench.tune: failed: {compose.one_line(error)}", file=sys.stderr)
-        return 1
+        return COMMAND.refuse(ConfigError(f"{bench.target} cannot be reached by {bench.run.label}: {error}"))
     print(f"{path.read_text()}written to {path}; use it as method={path}")
     return 0
 

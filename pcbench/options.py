@@ -1,0 +1,68 @@
+"""The commands, and the options of a run, with one line each, for --help. tests/test_command.py checks that none is
+missing."""
+
+from __future__ import annotations
+
+# Command -> the module whose main(argv) runs it, loaded on demand, and what it does.
+COMMANDS = {
+    "tune": ("pcbench.tune.__main__", "tune a method to a number of MACs, of steps, or to a PSNR"),
+    "calibrate": ("pcbench.calibrate.__main__", "measure what a method must know about a backbone"),
+    "oracle": ("pcbench.oracle.__main__", "search the best schedule there is"),
+    "benchmark": ("pcbench.benchmark", "time each kind of denoising step on this machine"),
+    "compare": ("pcbench.compare.__main__", "fidelity of folders of mp4 files"),
+    "fidelity_benchmark": ("pcbench.fidelity_benchmark", "time PSNR and SSIM against the official code"),
+    "vbench": ("pcbench.vbench.__main__", "set up VBench's interpreter, and say what it lacks"),
+    "tracking": ("pcbench.tracking.__main__", "send records to Weights & Biases"),
+    "analysis": ("analysis.__main__", "tables, figures, comparisons and a report from records"),
+}
+SAMPLES = {
+    "model=NAME": "a model of conf/model/, or custom with model.backbone.source; default: tiny_wan",
+    "model.backbone.source=PATH": "a diffusers pipeline folder, or owner/name on the hub, in place of the model's own",
+    "model.backbone.revision=HASH": "commit of a hub repository",
+    "model.backbone.name=NAME": "what records and folders call the model",
+    "model.backbone.family=NAME": "wan, hunyuan, cogvideox or opensora",
+    "+model.backbone.call.KEY=…": "a further argument of the pipeline call",
+    "+model.backbone.transformer.KEY=…": "a value of the transformer's config, for plans without weights",
+    "model.weights=pretrained|random": "random: the full architecture without its checkpoint, for time and memory",
+    "model.offload=none|model|group": "where weights wait: on the device, or on the CPU by component or by block",
+    "model.fps=N": "frames per second of the mp4 files",
+    "model.download.KEY=…": "what a message about missing weights says: gigabytes, obtain, twin",
+    "model.sampling.height=N": "pixels",
+    "model.sampling.width=N": "pixels",
+    "model.sampling.frames=N": "frames of a video",
+    "model.sampling.steps=N": "denoising steps",
+    "model.sampling.guidance_scale=X": "scale of classifier-free guidance; 1 is none",
+    "model.sampling.negative_prompt=TEXT": "what guidance leads away from",
+    "model.sampling.flow_shift=X|null": "timestep shift of a flow; null keeps the scheduler's own",
+    "model.numerics.dtype=NAME": "float32, bfloat16 or float16",
+    "model.numerics.attention=NAME": "one of diffusers' attention backends",
+    "model.numerics.vae_tiling=true|false": "decode in tiles, for less memory",
+    "model.numerics.parallel=N": "GPUs that share the transformer's tokens, under torchrun",
+    "prompts=NAME": "a suite of conf/prompts/; default: demo",
+    "prompts.file=FILE": "prompts of your own, one a line",
+    "prompts.limit=N": "only the first N",
+    "prompts.seeds=[0,…]": "seeds that every prompt is sampled with",
+    "results=FOLDER": "where everything is written; default: results",
+    "device=NAME": "auto, cpu, cuda or cuda:N",
+}
+RUN = {
+    **SAMPLES,
+    "method=NAME|FILE": "a preset of conf/method/, or one of your own; default: precisecache",
+    "method.FIELD=…": "a field of the method's config (docs/methods.md)",
+    "budget=2x|25steps|45dB": "what every method is set to first: MACs saved, computed steps, or PSNR",
+    "stages=[…]": "any of generate, latency, score, observe",
+    "latency.warmup=N": "calls before any is timed",
+    "latency.repeats=N": "timed calls of the method, and as many of the reference, for each prompt",
+    "latency.prompts=N": "how many prompts are timed",
+    "fidelity=NAME|[…]": "whose PSNR, SSIM and LPIPS: raw, videosys, easycache, easycache_hunyuan, chitu",
+    "score.vbench=NAME|[…]": "dimensions of VBench, or quality, semantic, all",
+    "score.vbench_partial=true|false": "score the videos there are, though others are missing",
+    "score.vbench_timeout=X": "seconds after which a dimension is given up",
+    "observe=NAME|[…]": "any of difference, resolution, trial, blocks, impact, bound",
+    "observe_stride=N": "impact tries every N-th step",
+    "plan=true|json|table1": "print what the runs would cost, and stop",
+    "plan_gpu=NAME": "the GPU a plan is for; default: H200",
+    "plan_utilisation=X": "share of its peak that is reached; default: 0.45",
+    "wandb=off|offline|online": "a copy of the records for Weights & Biases",
+    "+experiment=NAME": "a table or figure of the paper, or a study: whole sweeps",
+}

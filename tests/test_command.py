@@ -1,0 +1,128 @@
+"""Every command's --help lists its options, one line each; mistakes are one line; `pcbench NAME` runs NAME."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pcbench import __main__ as launcher
+from pcbench import config, options, runs
+from pcbench.command import Command, FaultsError, Progress, left, options_of
+
+OURS = [name for name, (module, _) in options.COMMANDS.items() if name not in ("analysis", "vbench", "tracking")]
+
+
+def keys() -> set[str]:
+    """The options of --help, without what they are given."""
+    return {name.partition("=")[0].lstrip("+") for name in options.RUN}
+
+
+def fields(kind, place: str) -> set[str]:
+    return {f"{place}{item.name}" for item in dataclasses.fields(kind)}
+
+
+def test_help_leaves_no_option_out_and_invents_none():
+    expected = fields(runs.Settings, "") - {"sweeps", "latency", "score"} | {"model", "method", "prompts", "experiment"}
+    expected |= fields(config.Latency, "latency.") | fields(config.Score, "score.") | fields(config.Prompts, "prompts.")
+    expected |= fields(config.Model, "model.") - {f"model.{name}" for name in ("backbone", "sampling", "numerics")}
+    expected |= fields(config.Backbone, "model.backbone.") | fields(config.Sampling, "model.sampling.")
+    expected |= fields(config.Numerics, "model.numerics.")
+    open_ended = {"model.backbone.call.KEY", "model.backbone.transformer.KEY", "model.download.KEY", "method.FIELD"}
+    expected -= {name.removesuffix(".KEY") for name in open_ended}
+    assert keys() == expected | open_ended
+
+
+@pytest.mark.parametrize("name", options.COMMANDS)
+def test_help_of_every_command(name, capsys):
+    try:
+        code = launcher.main([name, "--help"])
+    except SystemExit as stop:  # argparse's way
+        code = stop.code
+    assert not code
+    text = capsys.readouterr().out
+    assert len(text) > 100
+    if name in OURS:
+        command = importlib.import_module(options.COMMANDS[name][0]).COMMAND
+        assert command.name == f"pcbench.{name}"
+        lines = text.splitlines()
+        for option in (*command.options, *command.shared):
+            (line,) = [line for line in lines if line.startswith(f"  {option} ")]
+            assert len(line) <= 160
+
+
+def test_main_help_lists_commands_options_and_names(capsys):
+    assert launcher.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "  tune " in text
+    assert "  model.sampling.steps=N " in text
+    assert "model: " in text
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_wrong_word_is_one_line(name, capsys):
+    assert launcher.main([name, "--nonsense"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"pcbench.{name}: ")
+    assert captured.err.count("\n") == 1
+    assert len(captured.err) <= 300
+
+
+def test_a_command_misspelt(capsys):
+    assert launcher.main(["comapre", "a", "b"]) == 2
+    assert capsys.readouterr().err == "pcbench: no command 'comapre': did you mean 'compare'?\n"
+    assert launcher.main(["nonsense"]) == 2  # the main command's own words
+    assert "option=value" in capsys.readouterr().err
+
+
+def test_the_installed_command_is_this_one():
+    done = subprocess.run([sys.executable, "-m", "pcbench", "vbench", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "setup" in done.stdout
+
+
+def test_exit_codes(capsys):
+    command = Command("x", "Does x.\n\nMore.", {"a=N": "how many"})
+
+    def fail(error: BaseException):
+        def work(_):
+            raise error
+
+        return work
+
+    assert command.run(["-h"], fail(AssertionError()), fail(AssertionError())) == 0
+    assert capsys.readouterr().out == "Does x.\n\nMore.\n\noptions:\n  a=N  how many\n"
+    assert command.run([], fail(FaultsError(["one", "two"])), print) == 2
+    assert capsys.readouterr().err == "x: one\nx: two\n"
+    assert command.run([], list, fail(RuntimeError("it\nbroke"))) == 1
+    assert capsys.readouterr().err == "x: failed: it broke\n"
+    assert command.run([], list, fail(KeyboardInterrupt())) == 130
+    assert "continues where it stopped" in capsys.readouterr().err
+    assert command.run([], list, lambda _: None) == 0
+    assert command.run([], list, lambda _: 7) == 7
+
+
+def test_options_by_name():
+    assert options_of(["b=2"], {"a": "1", "b": "1"}) == {"a": "1", "b": "2"}
+    with pytest.raises(ValueError, match="unknown option 'viedos=2': did you mean 'videos'"):
+        options_of(["viedos=2"], {"videos": "1", "seed": "0"})
+
+
+def test_progress_is_told_now_and_then_with_the_time_left():
+    assert left(10, 40, 5.0) == "about 15 s left"
+    assert left(1, 100, 60.0) == "about 99 min left"
+    assert (left(0, 9, 1.0), left(9, 9, 1.0)) == ("", "")
+    said: list[str] = []
+    progress = Progress(said.append, period=0.05)
+    progress(1, 10)
+    assert not said
+    time.sleep(0.06)
+    progress(2, 10, "b")
+    progress(3, 10, "c")
+    assert len(said) == 1
+    assert said[0].startswith("[2/10, about ")
+    assert said[0].endswith("left] b")
