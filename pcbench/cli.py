@@ -15,7 +15,7 @@ from methods.calibration import NotCalibratedError
 
 from . import compose, feasible, integrity, launch, options, plan, stages, summary, tracking
 from .backbones import weights
-from .command import Command
+from .command import Command, unread
 from .compose import run_from
 from .config import ConfigError
 from .cost import memory, paper_check
@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parallel.own_arguments(sys.argv[1:] if argv is None else argv)
     try:
         work = _before_work(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return unread()
     except Exception as error:  # anything that composing and checking may raise
         print(f"pcbench: {compose.one_line(error)}", file=sys.stderr)
         return 2

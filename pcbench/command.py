@@ -5,6 +5,7 @@ Standard library only: `tracking` and `vbench` start without torch.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,11 +62,13 @@ class Command:
         interrupted; otherwise what `work` returns. An error is one line.
         """
         arguments = list(sys.argv[1:] if argv is None else argv)
-        if HELP.intersection(arguments):
-            print(self.help)
-            return 0
         try:
+            if HELP.intersection(arguments):
+                print(self.help, flush=True)
+                return 0
             prepared = prepare(arguments)
+        except BrokenPipeError:
+            return unread()
         except Exception as error:  # anything that composing and checking may raise
             return self.refuse(error)
         try:
@@ -83,6 +86,12 @@ class Command:
         for fault in error.lines if isinstance(error, FaultsError) else [error]:
             print(f"{self.name}: {self.explain(fault)}", file=sys.stderr)
         return 2
+
+
+def unread() -> int:
+    """Nobody reads what is printed any more, as after `| head`: print nothing more; returns the exit code for that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141  # as after SIGPIPE
 
 
 def options_of(words: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from pcbench import __main__ as launcher
-from pcbench import config, options, runs
+from pcbench import cli, config, options, runs
 from pcbench.command import Command, FaultsError, Progress, left, options_of
 
 OURS = [name for name, (module, _) in options.COMMANDS.items() if name not in ("analysis", "vbench", "tracking")]
@@ -126,3 +128,15 @@ def test_progress_is_told_now_and_then_with_the_time_left():
     assert len(said) == 1
     assert said[0].startswith("[2/10, about ")
     assert said[0].endswith("left] b")
+
+
+@pytest.mark.parametrize("main", [cli.main, Command("x", "about").run])
+def test_help_that_nobody_reads_to_the_end_is_no_fault(main, capfd, monkeypatch):
+    """As in `python -m pcbench --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    arguments: list[Any] = [["--help"]] if main == cli.main else [["--help"], lambda words: words, lambda work: 0]
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert main(*arguments) == 141
+    assert capfd.readouterr().err == ""
