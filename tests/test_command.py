@@ -29,12 +29,18 @@ def fields(kind, place: str) -> set[str]:
 
 
 def test_help_leaves_no_option_out_and_invents_none():
-    expected = fields(runs.Settings, "") - {"sweeps", "latency", "score"} | {"model", "method", "prompts", "experiment"}
+    expected = fields(runs.Settings, "") - {"sweeps", "latency", "score", "slurm"} | {
+        "model",
+        "method",
+        "prompts",
+        "experiment",
+    }
     expected |= fields(config.Latency, "latency.") | fields(config.Score, "score.") | fields(config.Prompts, "prompts.")
     expected |= fields(config.Model, "model.") - {f"model.{name}" for name in ("backbone", "sampling", "numerics")}
     expected |= fields(config.Backbone, "model.backbone.") | fields(config.Sampling, "model.sampling.")
-    expected |= fields(config.Numerics, "model.numerics.")
+    expected |= fields(config.Numerics, "model.numerics.") | fields(config.Slurm, "slurm.")
     open_ended = {"model.backbone.call.KEY", "model.backbone.transformer.KEY", "model.download.KEY", "method.FIELD"}
+    open_ended |= {"slurm.additional.KEY"}
     expected -= {name.removesuffix(".KEY") for name in open_ended}
     assert keys() == expected | open_ended
 
