@@ -24,7 +24,7 @@ from pathlib import Path
 from unittest import mock
 
 from pcbench import cli, compose
-from pcbench.config import Backbone, Download, Latency, Numerics, Prompts, Sampling, Score
+from pcbench.config import Backbone, Download, Latency, Numerics, Prompts, Sampling, Score, Slurm
 from pcbench.messages import LONGEST
 from pcbench.runs import Settings
 
@@ -65,6 +65,7 @@ STRANGE = [
     "+model.backbone.transformer.foo=7", "results=", "results=/dev/null", "results=/proc/x", "results=" + "x" * 300,
     "results='{results}/new\nline'", "results='{results}/é 模'", "prompts.file={binary}", "prompts.file={folder}",
     "prompts.file={empty}", "prompts.file={nul}", "prompts.file=", "prompts.file=/dev/zero", "prompts.file={long}",
+    "launcher=ray", "launcher=slurm", "launcher=local workers=1", "shard=1/0", "shards=2", "shard=2/2", "workers=3",
     "prompts.seeds=[0,0]", "prompts.seeds=[-1]", "model.fps=0", "wandb=maybe", "plan=maybe", "plan_gpu=x", "stages=generate",
 ]  # fmt: skip
 
@@ -73,7 +74,7 @@ def keys() -> list[str]:
     """Every option that a value can be given to."""
     parts = {
         "model.sampling": Sampling, "model.numerics": Numerics, "model.download": Download, "model.backbone": Backbone,
-        "prompts": Prompts, "latency": Latency, "score": Score, "": Settings,
+        "prompts": Prompts, "latency": Latency, "score": Score, "slurm": Slurm, "": Settings,
     }  # fmt: skip
     found = [f"{part}.{f.name}".lstrip(".") for part, kind in parts.items() for f in dataclasses.fields(kind)]
     found.remove("results")  # where a line may write; STRANGE has folders that cannot be
