@@ -73,11 +73,12 @@ def _method(folder: dict[str, Any], frame: pd.DataFrame, metrics: list[dict[str,
     """A folder in the place of a method's setting, whose speeds are not known."""
     unknown = ("error", "computed", "steps", "pmacs", "macs", "latency", "speedup", "efficiency")
     scores = frame[frame["id"] == folder["id"]]
+    shown = folder["label"].replace(" ", "\u00a0")  # the page takes words after a space for a method's fields
     return {
         **dict.fromkeys(unknown),
         "id": folder["id"],
-        "method": folder["label"],
-        "label": folder["label"],
+        "method": shown,
+        "label": shown,
         "curve": folder["id"],
         "speedup_range": [None, None],
         "n": videos,

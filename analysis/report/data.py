@@ -22,7 +22,8 @@ from ..pareto import kind_of
 from ..stats import bootstrap
 
 DIGITS = 5  # significant, of every number in the page
-FIRST = ("psnr@2", "psnr@1", "ssim@2", "lpips@1")  # the order of metrics; others follow by name
+# the order of metrics; others follow by name
+FIRST = ("psnr@2", "psnr@1", "ssim@2", "lpips@1", "temporal_psnr@1", "sharpness@1")
 Key = tuple[str, int]  # prompt and seed
 
 

@@ -76,11 +76,9 @@ class _Files:
         self.source = os.path.normpath(source) if self.folder else source
         self._commit = revision
         if self.folder is None and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
-            beside = Path(source).expanduser().parent
-            known = sorted(each.name for each in beside.iterdir() if each.is_dir()) if beside.is_dir() else []
             raise ConfigError(
-                f"model.backbone.source={shortened(source)}: no such folder, and no owner/name on the hub;"
-                f" {nearest(Path(source).name, known)}"
+                f"model.backbone.source={shortened(source)}: no such folder, and no owner/name on the hub"
+                f"{_like(source)}"
             )
         if self.folder is not None and not (self.folder / INDEX).is_file():
             raise ConfigError(f"{shortened(source)} is no diffusers pipeline folder: it has no {INDEX}")
@@ -120,6 +118,16 @@ class _Files:
         with safe_open(found[0], framework="numpy") as weights:
             kinds = Counter(weights.get_slice(key).get_dtype() for key in weights.keys())  # noqa: SIM118
         return DTYPES.get(kinds.most_common(1)[0][0], USUAL)
+
+
+def _like(source: str) -> str:
+    """A hint which folders beside a missing one may have been meant; empty if none is like it."""
+    beside = Path(source).parent
+    try:
+        hint = nearest(Path(source).name, sorted(each.name for each in beside.iterdir() if each.is_dir()))
+    except OSError:
+        return ""
+    return f"; {hint}" if hint.startswith("did you mean") else ""
 
 
 def fingerprint(folder: Path) -> str:

@@ -102,6 +102,7 @@ function openBench(bench) {
   state.among = $("settings").value = many ? "2" : "all";
   drawChips();
   notes(bench);
+  if (bench.comparison) document.querySelector("h1").textContent = "Videos beside their reference";
   $("plot").closest("section").hidden = Boolean(bench.comparison); // folders of videos have no speed
   $("transport").hidden = !bench.video;
   if (bench.video) {
@@ -151,8 +152,10 @@ function notes(bench) {
   const cut = left ? `The ${bench.prompts.length} worst of ${bench.prompts_in_all} prompts; ${left} are left out.` : "";
   $("videos-note").textContent = [video, cut].filter(Boolean).join(" ");
   $("key").replaceChildren(...(bench.comparison ? [] : [stripKey()]));
-  const against = bench.comparison ? "Against the reference folder's video of the same name" : `${bench.machine}. Against the uncached video of the same machine`;
-  $("table-note").textContent = `${against}; brackets are 95 % intervals of a bootstrap over prompts. ${bench.metrics.map((m) => m.name).join(", ")}: definitions in results/README.md.`;
+  const names = bench.metrics.map((m) => m.name).join(", ");
+  $("table-note").textContent = bench.comparison
+    ? `Against the reference folder's video of the same name; brackets are 95 % intervals of a bootstrap over videos. ${names}: definitions in docs/fidelity.md.`
+    : `${bench.machine}. Against the uncached video of the same machine; brackets are 95 % intervals of a bootstrap over prompts. ${names}: definitions in results/README.md.`;
   $("plot-note").textContent = bench.metrics.length ? "Bars: 95 % intervals over prompts. Lines join settings that differ only in how much is saved; dotted: controls." : "";
 }
 
