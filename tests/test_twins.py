@@ -30,11 +30,11 @@ AS_IN_THE_CONTRACT = {
     "tiny_cogvideox": "cogvideox_5b",
     "tiny_opensora": "opensora",
 }
-TOO_DEEP = {"dbcache"}  # its eight first blocks are more than a twin has
 
 
 def refused(preset: str, model: str) -> bool:
-    return AS_IN_THE_CONTRACT[model] in REFUSED.get(preset, set()) or preset in TOO_DEEP
+    """Whether it is refused; DBCache's eight first blocks are more than a twin has."""
+    return AS_IN_THE_CONTRACT[model] in REFUSED.get(preset, set()) or preset.startswith("dbcache")
 
 
 def attached(words: list[str]) -> None:

@@ -53,7 +53,8 @@ def load(recipe: Recipe, device: str, offload: str = "none") -> Any:
     if _loaded is None or _loaded[0] != key:
         forget()
         _loaded = (key, fresh(recipe, device, offload))
-    devices.use(device)  # another may have become the current one since
+    else:
+        devices.use(device)  # another may have become the current one since
     return _loaded[1]
 
 

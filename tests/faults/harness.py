@@ -59,6 +59,7 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job inherits as ignored
                 os._exit(_sweep([*line, f"results={results}"], before, output))
             finally:
                 os._exit(70)
