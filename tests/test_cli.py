@@ -147,12 +147,9 @@ def test_a_read_only_results_folder(tmp_path, capsys):
 PRESETS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 # On Wan's transformers, which have no temporal attention and two calls a step; replay asks for a schedule.
 MEASURED = {
-    "planned": "planned",
-    "corrected": "planned",
-    "sencache": "sencache",
-    "sencache_strict": "sencache",
+    "planned": "planned", "corrected": "planned", "sencache": "sencache", "sencache_strict": "sencache",
     "searched_budcache": "searched",
-}
+}  # fmt: skip
 NOT_ON_WAN = {"pab_246", "pab_357", "pab_579", "fastercache_as_published", "replay"}
 
 
