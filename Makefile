@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-fast test-lpips check clean
+.PHONY: demo test test-fast test-lpips test-launch check clean
 
 demo: .venv/installed
 	$(BIN)/python -m pcbench +experiment=demo
@@ -19,11 +19,15 @@ test-fast: .venv/installed-dev
 test-lpips: .venv-lpips/installed
 	.venv-lpips/bin/python -m pytest -p tests.torchvision_guard tests/test_lpips.py
 
+# Ray and submitit, beside everything else; a test of a real SLURM cluster runs where there is one.
+test-launch: .venv-launch/installed
+	OMP_NUM_THREADS=1 .venv-launch/bin/python -m pytest tests/test_launch_cluster.py
+
 check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-lpips pcbench.egg-info
+	rm -rf .venv .venv-lpips .venv-launch pcbench.egg-info
 
 # torch first and alone: its build decides what the rest may install.
 .venv/installed: pyproject.toml constraints.txt
@@ -42,4 +46,11 @@ clean:
 	$(BIN)/python -m venv .venv-lpips
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > `.venv-lpips/bin/python -c "import site; print(site.getsitepackages()[0])"`/parent.pth
 	PIP_CONSTRAINT=constraints.txt .venv-lpips/bin/python -m pip install --quiet --disable-pip-version-check torchvision lpips
+	touch $@
+
+.venv-launch/installed: .venv/installed-dev
+	rm -rf .venv-launch
+	$(BIN)/python -m venv .venv-launch
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > `.venv-launch/bin/python -c "import site; print(site.getsitepackages()[0])"`/parent.pth
+	PIP_CONSTRAINT=constraints.txt .venv-launch/bin/python -m pip install --quiet --disable-pip-version-check ray submitit
 	touch $@

@@ -13,7 +13,7 @@ import torch
 
 from pcbench.store import atomic
 
-from .faults import damage, disks, kills, writers
+from .faults import damage, disks, kills, launches, writers
 from .faults.harness import World, issue
 
 
@@ -35,6 +35,7 @@ FAULTS = {
     "writes": lambda world: kills.in_writes(world, every=9),
     "writers": lambda world: writers.together(world, 2, times=1),
     "one killed": lambda world: writers.one_killed(world, seed=1, times=1),
+    "launches": lambda world: launches.killed(world, seed=1, times=2),
     "empty": lambda world: damage.each(world, (".trace.json",), ("empty",)),
     "flipped": lambda world: damage.each(world, (".safetensors", ".mp4", ".fidelity.json"), ("a bit flipped late",)),
     "folder": lambda world: damage.each(world, (".mp4", "record"), ("a folder",)),

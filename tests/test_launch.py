@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +13,7 @@ from pcbench import cli, stages
 from pcbench.launch import worker
 
 from .faults.harness import Child
+from .faults.launches import workers
 from .launch_parts import TINY, jobs, logs, made, same, until
 
 
@@ -24,18 +23,6 @@ def undisturbed(tmp_path_factory):
     results = tmp_path_factory.mktemp("undisturbed")
     assert cli.main([*TINY, f"results={results}"]) == 0
     return results
-
-
-def workers(results) -> set[int]:
-    """The processes that work on a results folder, but for the forked driver."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            environment = (folder / "environ").read_bytes()
-            if f"results={results}".encode() in words and b"PCBENCH_WORKER=" in environment:
-                found.add(int(folder.name))
-    return found
 
 
 def test_workers_begin_with_different_models_and_take_one_after_another(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from . import damage, disks, kills, writers
+from . import damage, disks, kills, launches, writers
 from .harness import Tally, World
 
 Fault = Callable[[World], Iterator[Tally]]
@@ -22,6 +22,7 @@ def faults(kill_count: int, seed: int) -> dict[str, Fault]:
         "writers": lambda world: writers.together(world, 2),
         "three": lambda world: writers.together(world, 3),
         "killed": lambda world: writers.one_killed(world, seed),
+        "launches": lambda world: launches.killed(world, seed),
         "read-only": disks.read_only,
         "deleted": disks.deleted,
         "limit": disks.small_files,
