@@ -342,7 +342,7 @@ def test_the_speed_benchmark_runs_and_refuses_nonsense(tmp_path, capsys):
         "video=2": "unknown option 'video=2'",
         "size=65x480": "size is FRAMESxHEIGHTxWIDTH",
         "videos=0": "there must be a video",
-        f"official={tmp_path}": f"no calculate_psnr.py in {tmp_path}",
+        f"official={tmp_path}": "no calculate_psnr.py in ",
     }.items():
         assert fidelity_benchmark.main([words]) == 2
         assert line in capsys.readouterr().err

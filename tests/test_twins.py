@@ -32,9 +32,12 @@ AS_IN_THE_CONTRACT = {
 }
 
 
+# Their eight first blocks are more than a twin has.
+TOO_DEEP = {"dbcache", "dbcache_dmd", "dbcache_scm", "dbcache_taylorseer"}
+
+
 def refused(preset: str, model: str) -> bool:
-    """Whether it is refused; DBCache's eight first blocks are more than a twin has."""
-    return AS_IN_THE_CONTRACT[model] in REFUSED.get(preset, set()) or preset.startswith("dbcache")
+    return AS_IN_THE_CONTRACT[model] in REFUSED.get(preset, set()) or preset in TOO_DEEP
 
 
 def attached(words: list[str]) -> None:
