@@ -20,8 +20,10 @@ from diffusers.models.attention_dispatch import (
 )
 
 from . import backbones, devices
+from .backbones import weights
 from .config import Backbone, ConfigError, Recipe, Run
-from .cost.memory import weights_bytes
+from .cost.memory import weights_bytes, why_too_large
+from .job import job_of
 from .messages import nearest, shortened
 
 # Arguments of a pipeline call that pcbench sets itself, or that would break it if changed.
@@ -139,6 +141,15 @@ def total_bytes(device: str) -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(machine, int(text)) if text.isdigit() else machine
+
+
+def check_ready(run: Run) -> None:
+    """Raise ConfigError if work on a run cannot begin here: its folder, its size, its weights, this machine."""
+    check_writable(run.results)
+    if too_large := why_too_large(job_of(run)):
+        raise ConfigError(too_large)
+    weights.require(run.recipe.backbone, run.download)
+    check_here(run)
 
 
 def check_writable(results: Path) -> None:

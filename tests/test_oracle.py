@@ -65,7 +65,7 @@ def test_what_cannot_be_searched_is_one_line_before_anything_runs(words, message
 def test_a_search_beats_where_it_began_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     words = ["steps=4", *SMALL, "prompts.limit=2", f"results={tmp_path}"]
     assert oracle.main([*words, "evaluations=12"]) == 0
-    path = tmp_path / "oracle" / "tiny_wan-extrapolate-4.json"
+    (path,) = (tmp_path / "oracle").glob("tiny_wan-*-extrapolate-4.json")
     rows = json.loads(path.read_text())["schedules"]
     for number in range(2):
         reached = {kind: row["latent_db"][number] for kind, row in rows.items()}
@@ -79,3 +79,12 @@ def test_a_search_beats_where_it_began_and_goes_on_where_it_stopped(tmp_path, ca
     assert oracle.main([*words, "evaluations=12"]) == 0
     assert (path.read_bytes(), json.loads(path.with_suffix(".tried.json").read_text())) == (before, tried)
     assert "best for all" in capsys.readouterr().out
+
+
+def test_errors_of_one_recipe_are_not_taken_for_anothers(tmp_path):
+    words = ["steps=4", "evaluations=1", *SMALL, "prompts.limit=1", f"results={tmp_path}"]
+    paths = {
+        oracle.parse([*words, *more]).path
+        for more in ([], ["model.sampling.frames=9"], ["model.sampling.guidance_scale=2"])
+    }
+    assert len(paths) == 3

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import compose, feasible, options
-from ..backbones import weights
 from ..command import Command
 from ..config import ConfigError, Run
-from ..cost import memory
 from ..job import job_of
 from ..messages import shortened
 from .best import Best
@@ -39,8 +37,8 @@ class Question:
 
     @property
     def path(self) -> Path:
-        """The file of the summary."""
-        name = f"{self.run.recipe.backbone.name}-{self.reuse}-{self.steps}.json"
+        """The file of the summary, named after the recipe too: errors of one are not those of another."""
+        name = f"{self.run.recipe.backbone.name}-{job_of(self.run).id}-{self.reuse}-{self.steps}.json"
         return self.run.results / "oracle" / name
 
 
@@ -65,11 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(arguments: list[str]) -> Question:
     """What is asked, checked. Raises ConfigError for what cannot be searched here."""
     question = parse(arguments)
-    feasible.check_writable(question.run.results)
-    if too_large := memory.why_too_large(job_of(question.run)):
-        raise ConfigError(too_large)
-    weights.require(question.run.recipe.backbone, question.run.download)
-    feasible.check_here(question.run)
+    feasible.check_ready(question.run)
     return question
 
 

@@ -21,10 +21,8 @@ from methods.engine.method import Method
 
 from .. import compose, feasible, integrity, options
 from .. import target as targets
-from ..backbones import weights
 from ..command import Command
 from ..config import ConfigError, Run
-from ..cost import memory
 from ..job import job_of
 from ..runs import anatomy_of
 from ..store.atomic import write_whole
@@ -48,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(arguments: list[str]) -> Bench:
     """What to tune, checked. Raises ConfigError for what cannot be tuned here."""
     bench = parse(arguments)
-    feasible.check_writable(bench.run.results)
-    if too_large := memory.why_too_large(job_of(bench.run)):
-        raise ConfigError(too_large)
-    weights.require(bench.run.recipe.backbone, bench.run.download)
-    feasible.check_here(bench.run)
+    feasible.check_ready(bench.run)
     return bench
 
 
