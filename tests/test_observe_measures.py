@@ -222,5 +222,9 @@ def test_the_map_of_trials_agrees_with_the_measure_of_one_and_with_itself():
         assert radii == sorted(radii)  # more frequencies, more difference
     plain = [rms(b - a) for a, b in itertools.pairwise(seen.predictions())]
     assert found["1x1x1"]["none"]["all"]["adjacent"][1:] == pytest.approx(plain, rel=2e-3)
+    gap = [found[factor]["none" if factor == "1x1x1" else "area"]["all"]["gap"] for factor in sizes]
+    assert all(len(series) == len(seen.moments) for series in gap)
+    assert set(gap[0]) == {0.0}  # the full size is itself
+    assert min(gap[1]) > 0
     operators = [found["1x2x2"][mode]["all"]["adjacent"][AT] for mode in trial.MODES]
     assert len(set(operators)) == len(operators)

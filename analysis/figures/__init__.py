@@ -12,7 +12,7 @@ from pcbench.store import write_whole
 
 from ..command import Parser, run
 from ..load import Bench, benches
-from . import blocks, bound, budget, choices, fewsteps, pareto, quality, reuse, sizes, steps, strips, style
+from . import blocks, bound, budget, choices, fewsteps, pareto, quality, reuse, sizes, steps, strips, style, trial_map
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
 from .highlight import DEFAULT, Options, read_oracle
 
@@ -45,6 +45,8 @@ KINDS = (
     Kind("fig5", "fig5", sizes.fig5),
     Kind("fig6", "fig6", blocks.fig6),
     Kind("fig7", "fig7", strips.fig7),
+    Kind("trial-map", "trial_map", trial_map.trial_map),
+    Kind("gap", "trial_map", trial_map.gap, together=True),
     Kind("bound", "bound", bound.bound),
     Kind("alpha", "alpha", quality.alpha),
     Kind("ambiguities", "ambiguities", choices.ambiguities),

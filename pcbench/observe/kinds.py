@@ -117,7 +117,7 @@ def _deciding(sizes: Sizes) -> Sizes:
 OBSERVATIONS = (
     Observation(kind="difference", name="difference@1", measure=_difference),
     Observation(kind="resolution", name="resolution@1", measure=_resolution, sizes=_all),
-    Observation(kind="trial", name="trial@1", measure=_trial, sizes=_all, modes=(MODE, *trial.MODES)),
+    Observation(kind="trial", name="trial@2", measure=_trial, sizes=_all, modes=(MODE, *trial.MODES)),
     Observation(kind="blocks", name="blocks@1", measure=_blocks, blocks=True),
     Observation(
         kind="impact",

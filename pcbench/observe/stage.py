@@ -13,7 +13,7 @@ which has none before it. Numbers have five significant digits. For N steps, B b
 
     difference@1  part -> {rms, relative: [N]}                                   change.py
     resolution@1  "2x4x4" -> {size: [3], adjacent, literal: [N]}                 change.py
-    trial@1       "2x4x4" -> operator -> radius -> {adjacent, literal: [N]}       trial.py
+    trial@2       "2x4x4" -> operator -> radius -> {adjacent, literal, gap: [N]}  trial.py
     blocks@1      {paths: [B], rms, relative: [N][B]}                            change.py
     impact@1      part -> {latent_rmse, video_mse, psnr@2: [N]}                  impact.py
     bound@1       {factors: {…}, c_full, c_trial, step_prediction, step_latent, final_prediction: [N]}

@@ -1,4 +1,4 @@
-"""The trial's settings as a map: its LFD at every step for each factor, downsampling operator and low-pass radius."""
+"""The trial's settings as a map: its LFD and its gap at every step, for each factor, operator and low-pass radius."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ DIGITS = 4  # significant ones
 
 
 def settings(caller: Caller, seen: Seen, by_factor: Mapping[str, Size]) -> dict[str, Any]:
-    """By factor, operator and radius, two series over steps, RMS per element, the first step's None.
+    """By factor, operator and radius, three series over steps, RMS per element.
 
     adjacent: the LFD between the trials of adjacent steps. literal: between a trial and the prediction of the step
-    before, downsampled by the same operator (Algorithm 1). At full size there is no operator, and both are the same.
+    before, downsampled by the same operator (Algorithm 1). Of both the first step's is None. gap: between a trial and
+    the prediction of the same step, downsampled; the part of `literal` that is due to the resolution alone.
+    At full size there is no operator and no gap, and the two LFDs are the same.
     """
     full = seen.predictions()
     results: dict[str, Any] = {FULL: {"none": _by_radius(full, full)}}
@@ -45,13 +47,14 @@ def settings(caller: Caller, seen: Seen, by_factor: Mapping[str, Size]) -> dict[
 def _by_radius(trials: list[torch.Tensor], cached: list[torch.Tensor]) -> dict[str, Any]:
     return {
         name: {
-            "adjacent": _lfds(itertools.pairwise(trials), radius),
-            "literal": _lfds(zip(cached, trials[1:], strict=False), radius),
+            "adjacent": [None, *_lfds(itertools.pairwise(trials), radius)],
+            "literal": [None, *_lfds(zip(cached, trials[1:], strict=False), radius)],
+            "gap": _lfds(zip(cached, trials, strict=True), radius),
         }
         for name, radius in RADII.items()
     }
 
 
-def _lfds(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], radius: float) -> list[float | None]:
+def _lfds(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], radius: float) -> list[float]:
     values = [float(low_frequency_difference(b, a, radius)) for a, b in pairs]
-    return [None, *(float(f"{value:.{DIGITS}g}") for value in values)]
+    return [float(f"{value:.{DIGITS}g}") for value in values]
