@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from methods import ReplayConfig, apply
+from methods.engine.anatomy import anatomy_of
 from pcbench.calibrate.latents import final_latent
 
 from .conftest import STEPS
@@ -26,6 +27,24 @@ def test_it_is_the_latent_of_a_replayed_schedule_bit_for_bit(name, actions, reus
     assert torch.equal(final_latent(caller, actions, reuse), expected)
     assert torch.equal(final_latent(caller, actions, reuse, seen.moments), expected)
     assert torch.equal(seen.latents[-1], expected) is ("r" not in actions)
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox_2b"])
+@pytest.mark.parametrize("reuse", ["prediction", "extrapolate", "taylorseer", "residual", "stack"])
+def test_a_schedule_goes_on_from_another_one_bit_for_bit(name, reuse):
+    caller = caller_of(name)
+    along, actions, moments = "FFFrFrrFrFFr", "FFFrFrFrrFFr", []
+    expected = final_latent(caller, along, reuse, keep=moments)
+    assert torch.equal(expected, final_latent(caller, along, reuse))
+    assert len(moments) == STEPS
+    ran = []
+    block = next(block.module for block in anatomy_of(caller.pipe.transformer).blocks(caller.pipe.transformer))
+    hook = block.register_forward_pre_hook(lambda *_: ran.append(1))
+    found = final_latent(caller, actions, reuse, moments, along)
+    hook.remove()
+    assert torch.equal(found, final_latent(caller, actions, reuse))
+    if reuse != "stack":
+        assert len(ran) == 3 * len(moments[0].predictions)  # steps 6, 9 and 10
 
 
 def test_known_steps_are_not_computed():

@@ -15,27 +15,38 @@ from ..observe.watch import Caller, Moment
 
 
 def final_latent(
-    caller: Caller, actions: str, reuse: str = "prediction", known: Sequence[Moment] = (), **options: Any
+    caller: Caller,
+    actions: str,
+    reuse: str = "prediction",
+    known: Sequence[Moment] = (),
+    along: str = "",
+    keep: list[Moment] | None = None,
+    **options: Any,
 ) -> torch.Tensor:
     """The final latent of the caller's sample, in the pipeline's own layout, on the CPU.
 
     actions: a letter a step, "F" computed and "r" reused. reuse, options: what a reused step answers, as the fields of
-    `StepwiseCache` (`damping`, `taylor_order`). known: the moments of the same sample's uncached call
-    (`caller.watch().moments`). Up to its first reused step every schedule does what the uncached call does; these steps
-    take the recorded predictions, which gives the same latent bit for bit and costs next to nothing (reuse="stack"
-    computes the last of them, whose blocks it has to see). Raises ValueError for what is no schedule, or of another
-    length.
+    `StepwiseCache` (`damping`, `taylor_order`). known: the moments of another call of the same sample with the schedule
+    `along`; of the uncached call (`caller.watch().moments`) if that is empty. Up to the first step at which they differ
+    two schedules do the same; these steps take the recorded predictions, which gives the same latent bit for bit and
+    costs next to nothing (reuse="stack" does so before its first reused step alone, and computes the last step before
+    it, whose blocks it has to see). keep: a list to which the moments of this call are added, as `known` of the next.
+    Raises ValueError for what is no schedule, or of another length.
     """
     method = ReplayConfig(actions=actions, reuse=reuse, **options)
-    if not known:
+    if not known and keep is None:
         return caller.call(method)
-    beginning = list(known[: (actions + "r").index("r") - method.reuses_stack])
+    pairs = zip(actions, along or "F" * len(actions), strict=False)
+    shared = next((step for step, (a, b) in enumerate(pairs) if a != b), len(actions))
+    if method.reuses_stack:
+        shared = min(shared, (actions + "r").index("r")) - 1
+    beginning = list(known[: max(shared, 0)])
 
     class Resumed(ReplayConfig):
         EXPECTS_REUSE: ClassVar[bool] = False
 
         def rule(self) -> Rule:  # type: ignore[override]
-            return _Resumed(super().rule(), beginning)
+            return _Resumed(super().rule(), actions, beginning, keep)
 
     return caller.call(Resumed(**vars(method)))
 
@@ -43,15 +54,23 @@ def final_latent(
 class _Resumed(Rule):
     """A step-wise rule that is handed what it would compute at the first steps."""
 
-    def __init__(self, rule: StepwiseRule, beginning: list[Moment]) -> None:
-        self.rule, self.beginning = rule, beginning
+    def __init__(self, rule: StepwiseRule, actions: str, beginning: list[Moment], keep: list[Moment] | None) -> None:
+        self.rule, self.actions, self.beginning, self.keep = rule, actions, beginning, keep
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
-        if denoiser.step.index >= len(self.beginning):
+        prediction = self._predict(denoiser)
+        if self.keep is not None:
+            if denoiser.step.index == len(self.keep):
+                self.keep.append(Moment())
+            self.keep[-1].predictions[denoiser.branch.name] = prediction.to("cpu", copy=True)
+        return prediction
+
+    def _predict(self, denoiser: Denoiser) -> torch.Tensor:
+        index, branch = denoiser.step.index, denoiser.branch
+        if index >= len(self.beginning) or self.actions[index] == "r":
             return self.rule.predict(denoiser)
-        branch, denoiser.reused = denoiser.branch, True
-        prediction = self.beginning[denoiser.step.index].predictions[branch.name]
-        prediction = prediction.to(branch.inputs["hidden_states"].device)
+        denoiser.reused = True
+        prediction = self.beginning[index].predictions[branch.name].to(branch.inputs["hidden_states"].device)
         self.rule.reuse.store(denoiser, prediction)
         return prediction
 

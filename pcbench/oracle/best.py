@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from methods.schedule import evenly
 from ..calibrate import gram
 from ..calibrate.latents import final_latent
 from ..config import Run
-from ..observe.watch import Caller, Seen, rms
+from ..observe.watch import Caller, Moment, Seen, rms
 from ..store import read_json, write_json
 from .climb import Climb
 
@@ -30,20 +30,29 @@ EVERY = 20.0  # seconds between two lines of progress
 class Sample:
     """One sample: how to call the pipeline for it, what its uncached call did, and the error of every schedule tried.
 
-    error: root mean square of the final latent's difference from the uncached one, over that one's own.
+    error: root mean square of the final latent's difference from the uncached one, over that one's own. Of the best
+    schedule so far the predictions are kept: its neighbours begin as it does, and a search looks at them next.
     """
 
     caller: Caller
     seen: Seen
     reuse: str
     tried: dict[str, float]
+    _best: tuple[float, str, Sequence[Moment]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._best = (math.inf, "", self.seen.moments)
 
     def error(self, actions: str) -> float:
         """The error of a schedule, measured if that was not done before."""
         if actions not in self.tried:
-            found = final_latent(self.caller, actions, self.reuse, self.seen.moments).float()
+            least, along, known = self._best
+            moments: list[Moment] = []
+            found = final_latent(self.caller, actions, self.reuse, known, along, moments).float()
             reference = self.seen.latents[-1].float()
             self.tried[actions] = rms(found - reference) / rms(reference)
+            if self.tried[actions] < least:
+                self._best = (self.tried[actions], actions, moments)
         return self.tried[actions]
 
 
