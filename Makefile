@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-fast test-lpips test-launch check clean
+.PHONY: demo test test-fast test-lpips test-launch check pictures docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m pcbench +experiment=demo
@@ -26,8 +26,23 @@ test-launch: .venv-launch/installed
 check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# The two pictures of README, in docs/pictures: a few minutes for the videos of one, the other is from committed records.
+pictures: .venv/installed
+	$(BIN)/python -m pcbench +experiment=pictures
+	$(BIN)/python -m analysis pictures results/published results/pictures
+
+# README and docs/ as a site in site/; a warning, of a dead link for one, is an error. It needs no torch.
+docs: .venv-docs/installed
+	.venv-docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv .venv-lpips .venv-launch pcbench.egg-info
+	rm -rf .venv .venv-lpips .venv-launch .venv-docs site pcbench.egg-info
+
+.venv-docs/installed: pyproject.toml constraints.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
+		| PIP_CONSTRAINT=constraints.txt xargs .venv-docs/bin/python -m pip install --quiet --disable-pip-version-check
+	touch $@
 
 # torch first and alone: its build decides what the rest may install.
 .venv/installed: pyproject.toml constraints.txt

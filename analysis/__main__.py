@@ -1,4 +1,4 @@
-"""`python -m analysis tables|figures|compare|audit|report [results] [--out FOLDER]`."""
+"""`python -m analysis tables|figures|compare|audit|report|pictures [results] [--out FOLDER]`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "analysis.paper.compare",
     "audit": "analysis.paper.audit",
     "report": "analysis.report",
+    "pictures": "analysis.figures.pictures",
 }
 USAGE = f"usage: python -m analysis {'|'.join(COMMANDS)} [results] [--out FOLDER]; --help after a command says more"
 

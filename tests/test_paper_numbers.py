@@ -97,7 +97,7 @@ def test_nothing_to_compare_is_one_line(tmp_path, capsys):
 
 
 def test_wans_macs_are_those_of_its_blocks():
-    assert 100 * wan_macs(720, 1280) / 1e15 == pytest.approx(326.2, abs=0.1)  # the harness's own count, README
+    assert 100 * wan_macs(720, 1280) / 1e15 == pytest.approx(326.2, abs=0.1)  # the harness's own count, docs/results.md
 
 
 def test_the_audit_finds_what_is_known():

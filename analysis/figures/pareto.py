@@ -122,7 +122,7 @@ def _figure(
     figure, axes = style.panels(
         len(groups), 2, height=0.5 + sum(heights), sharex=True, sharey=True, height_ratios=heights
     )
-    means = {name: _points(curve, prompts, view) for name, curve in found.items()}
+    means = {name: mean_points(curve, prompts, view) for name, curve in found.items()}
     lowest = {name: _worst(curve, prompts, view) for name, curve in found.items()}
     lined = []
     for row, (title, members) in zip(axes, groups.items(), strict=True):
@@ -131,7 +131,7 @@ def _figure(
         for panel, points, what in zip(row, (means, lowest), ("mean", "worst prompt"), strict=True):
             panel.set_title(what, loc="right" if title else "left")
             best = oracle if points is means else ()
-            lined.append((panel, _draw(panel, points, members, chosen, names | inside, best)))
+            lined.append((panel, draw_panel(panel, points, members, chosen, names | inside, best)))
         row[0].set_ylabel(view.quality)
     axes[0, 0].margins(y=0.1)
     style.over_speedups(axes[0, 0])
@@ -158,7 +158,7 @@ class Points:
     filled: bool = True
 
 
-def _points(curve: Curve, prompts: int, view: View) -> Points:
+def mean_points(curve: Curve, prompts: int, view: View) -> Points:
     """The mean over prompts, with its interval."""
     x = curve.speedups(np.arange(prompts), view.latency)
     order = np.argsort(x)
@@ -178,7 +178,7 @@ def _worst(curve: Curve, prompts: int, view: View) -> Points:
     return Points(x[order], view.shown(worst_score(curve.scores[view.metric]))[order], nothing, nothing, filled=False)
 
 
-def _draw(
+def draw_panel(
     axes: Axes,
     points: dict[str, Points],
     members: list[str],

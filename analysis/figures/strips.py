@@ -31,7 +31,7 @@ def fig7(bench: Bench) -> Drawing:
         ["macs_peta_per_video"], ascending=False, kind="stable"
     )
     chosen = pd.concat([rows[rows["id"] == bench.reference], rows[rows["id"] != bench.reference]]).head(ROWS)
-    figure, keys = _strips(bench, {_name(bench, row): row["id"] for _, row in chosen.iterrows()})
+    figure, keys = strips(bench, {title_of(bench, row): row["id"] for _, row in chosen.iterrows()})
     title = (
         f"Figure 7 on {bench.title}: {FRAMES} frames of every method, with the PSNR of the video to the uncached one."
         f" The prompts: {_quoted(keys)}, by mean PSNR of the methods the worst and the middle one."
@@ -39,7 +39,7 @@ def fig7(bench: Bench) -> Drawing:
     return Drawing("fig7", "fig7", bench.model, title, figure)
 
 
-def _name(bench: Bench, row: pd.Series) -> str:
+def title_of(bench: Bench, row: pd.Series) -> str:
     """A record's name in Table 1, or its label."""
     preset = next(record.get("preset") for record in bench.raw if record["id"] == row["id"])
     return str(NAMES.get(preset or "", row["label"]))
@@ -55,7 +55,7 @@ def fig2(bench: Bench) -> Drawing:
         "no cache": bench.reference,
         **{f"{half} reused": pair[half]["id"] for half in ("high noise", "low noise")},
     }
-    figure, keys = _strips(bench, rows)
+    figure, keys = strips(bench, rows)
     title = (
         f"Figure 2 on {bench.title}, the videos: {count} steps reused at high noise alone, or at low noise alone."
         f" The prompts: {_quoted(keys)}, by mean PSNR the worst and the middle one."
@@ -67,7 +67,7 @@ def _quoted(keys: list[Key]) -> str:
     return " and ".join(f"“{prompt}”" for prompt, _ in keys)
 
 
-def _strips(bench: Bench, rows: dict[str, str]) -> tuple[Any, list[Key]]:
+def strips(bench: Bench, rows: dict[str, str]) -> tuple[Any, list[Key]]:
     """A figure, one row per label and a block of frames per prompt; and the prompts and seeds shown."""
     videos = {label: _videos(bench, identity) for label, identity in rows.items()}
     common = set.intersection(*(set(found) for found in videos.values()))
