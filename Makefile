@@ -33,15 +33,15 @@ pictures: .venv/installed
 
 # README and docs/ as a site in site/; a warning, of a dead link for one, is an error. It needs no torch.
 docs: .venv-docs/installed
-	.venv-docs/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv .venv-lpips .venv-launch .venv-docs site pcbench.egg-info
 
-.venv-docs/installed: pyproject.toml constraints.txt
+# What the extra docs has, without pcbench and torch.
+.venv-docs/installed: pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
-	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
-		| PIP_CONSTRAINT=constraints.txt xargs .venv-docs/bin/python -m pip install --quiet --disable-pip-version-check
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check "mkdocs>=1.6,<2" "mkdocs-material>=9.5,<10"
 	touch $@
 
 # torch first and alone: its build decides what the rest may install.

@@ -23,7 +23,10 @@ from pcbench.tiny.world import FRAMES, HEIGHT, WIDTH, all_scenes, empty_stage, r
 TWINS = sorted(path.stem for path in CONF.glob("tiny_*.yaml"))
 IN_TRAINING = ["small_wan"]  # no aim has to be reached yet
 AIMS = {"colour": 0.95, "direction": 0.95, "shape": 0.85, "size": 0.9, "speed": 0.9, "background": 0.95}
-SHORT_OF_THEM = {"tiny_hunyuan": {"shape": 0.45, "direction": 0.9}, "tiny_cogvideox": {"shape": 0.75}}  # its README says so
+SHORT_OF_THEM = {
+    "tiny_hunyuan": {"shape": 0.45, "direction": 0.9},
+    "tiny_cogvideox": {"shape": 0.75},
+}  # its README says so
 
 
 def frames_of(video: torch.Tensor) -> np.ndarray:

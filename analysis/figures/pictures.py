@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -59,7 +60,9 @@ def pareto(records: Path) -> Figure:
 
 def strip(videos: Path) -> Figure:
     """Frames of the videos that the experiment `pictures` made. Raises ValueError without them."""
-    (bench,) = _benches(videos, "")
+    if not (found := _benches(videos, "")):
+        raise ValueError(f"no videos of {MODEL} under {videos}: python -m pcbench +experiment=pictures makes them")
+    bench = found[0]
     rows = bench.records.sort_values("macs_speedup", kind="stable")
     names = ["no cache" if row["id"] == bench.reference else title_of(bench, row) for _, row in rows.iterrows()]
     speeds = [f"{name} {speedup:.1f}×" for name, speedup in zip(names, rows["macs_speedup"], strict=True)]
@@ -94,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with style.styled():
             figures = {"pareto": pareto(args.records), "strip": strip(args.videos)}
         for name, figure in figures.items():
-            data = png(figure)
-            write_whole(args.out / f"{name}.png", lambda partial, data=data: partial.write_bytes(data))
+            write_whole(args.out / f"{name}.png", partial(Path.write_bytes, data=png(figure)))
         return f"{args.out}/pareto.png, strip.png"
 
     return run(work)
