@@ -172,7 +172,7 @@ def in_words() -> list[str]:
     """Command lines in the running text, but for those that leave something open, and history's."""
     pages = [page for page in WRITTEN if page.name != "CHANGELOG.md"]
     text = "\n".join(FENCED.sub("", page.read_text(encoding="utf-8")) for page in pages)
-    found = {" ".join(line.split()) for line in re.findall(r"`(python -m [^`]+)`", text)}
+    found = {" ".join(line.split()) for line in re.findall(r"`((?:python -m|pcbench) [^`]+)`", text)}
     return sorted(line for line in found if not re.search(r"…|<|\|| [A-Z]+\b|=[A-Z]+|tests\.", line))
 
 
@@ -185,6 +185,10 @@ def test_every_command_line_in_the_text_is_one(line, folder, monkeypatch):
 def try_line(words: Sequence[str], monkeypatch) -> None:
     """Do with a command line all that comes before its work. An error is raised."""
     match words:
+        case ["pcbench", name, *rest] if name in options.COMMANDS:
+            try_line(["python", "-m", f"pcbench.{name}", *rest], monkeypatch)
+        case ["pcbench", *rest]:
+            try_line(["python", "-m", "pcbench", *rest], monkeypatch)
         case ["make", target]:
             assert target in TARGETS
         case ["pip", "install", package]:
