@@ -123,12 +123,14 @@ class Numerics:
     attention: one of diffusers' attention backends ("native", "flash", "_native_cudnn", …); None keeps the default.
     vae_tiling: decode in overlapping tiles, for less memory at slightly different pixels.
     parallel: GPUs that share the transformer's tokens (sampling/parallel.py).
+    compile: the transformer's blocks by torch.compile, the reference's too; the caches stay outside the graphs.
     """
 
     dtype: str = "float32"
     attention: str | None = None
     vae_tiling: bool = False
     parallel: int = number(1, 1024, 1)
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "model.numerics")

@@ -37,6 +37,7 @@ SAMPLES = {
     "model.numerics.dtype=NAME": "float32, bfloat16 or float16",
     "model.numerics.attention=NAME": "one of diffusers' attention backends",
     "model.numerics.vae_tiling=true|false": "decode in tiles, for less memory",
+    "model.numerics.compile=true|false": "compile the transformer's blocks; the first call of a size takes longer",
     "model.numerics.parallel=N": "GPUs that share the transformer's tokens, under torchrun",
     "prompts=NAME": "a suite of conf/prompts/; default: demo",
     "prompts.file=FILE": "prompts of your own, one a line",

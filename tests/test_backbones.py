@@ -3,12 +3,14 @@ without the weights, or with a wrong option, is told."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from methods.engine.anatomy import anatomy_of
 from pcbench import backbones, cli
 from pcbench.backbones import weights
 from pcbench.config import ConfigError
@@ -17,6 +19,7 @@ from pcbench.job import job_of
 from pcbench.messages import message
 from pcbench.record import build
 from pcbench.sampling import generate
+from pcbench.sampling.generate import cached
 from pcbench.sampling.latency import profile
 from pcbench.tiny.twins import TWINS
 
@@ -104,6 +107,31 @@ def test_the_shapes_used_for_pricing_are_those_of_the_call(family, folders, tmp_
     assert reference_macs(job_of(run)) > 0
 
 
+def test_compiled_blocks_give_the_same_video(family, folders, tmp_path, monkeypatch):
+    """Of this compiler, the part that traces: its code generator takes minutes on a CPU."""
+    graphs: list[torch.fx.GraphModule] = []
+    original = torch.nn.Module.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(original, backend=backend))
+    run = run_of(family, folders[family], tmp_path)
+    compiled = run_of(family, folders[family], tmp_path, "model.numerics.compile=true")
+    assert job_of(compiled).id != job_of(run).id
+    latents = []
+    with torch._dynamo.config.patch():
+        for each in (run, compiled):
+            pipe = backbones.fresh(each.recipe, "cpu")
+            with cached(pipe, each, each.recipe):
+                latents.append(generate.denoise(pipe, each.recipe, 0, prompt=each.prompts[0]))
+    torch._dynamo.reset()
+    assert torch.allclose(*latents, atol=1e-5)
+    kinds = {type(block.module) for block in anatomy_of(pipe.transformer).blocks(pipe.transformer)}
+    assert len(graphs) >= len(kinds)  # the size of the video; uniform makes no trials
+
+
 def test_group_offload_gives_the_same_video(family, folders, tmp_path):
     whole = run_of(family, folders[family], tmp_path)
     offloaded = replace(whole, offload="group")
@@ -163,6 +191,7 @@ def test_a_second_transformer_takes_over_below_the_boundary():
 BAD = {
     "model.offload=disk": "model.offload cannot be 'disk': there are none, model, group",
     "model.weights=trained": "model.weights cannot be 'trained': did you mean 'pretrained'",
+    "model.numerics.compile=true model.offload=group": "model.numerics.compile keeps the model on the device",
     "model.numerics.attention=fast": "model.numerics.attention cannot be 'fast'",
     "model.sampling.frames=48": "multiple of 4 plus one",
     "model=cogvideox model.sampling.frames=45": "multiple of 8 plus one",

@@ -15,6 +15,8 @@ from diffusers import ContextParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
+from methods.engine.anatomy import anatomy_of
+
 from .. import devices
 from ..config import Backbone, ConfigError, Recipe, Run, check_choice
 from . import cogvideox, hunyuan, wan
@@ -23,6 +25,8 @@ from .opensora import family as open_sora
 from .weights import are_random, config_of, source
 
 FAMILIES: dict[str, Family] = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": open_sora}
+
+GRAPHS = 64  # of one block class: a graph for each size and guidance batch that a sweep on one pipeline may use
 
 _loaded: tuple[str, Any] | None = None
 calls: Counter[str] = Counter()  # calls of the pipeline held in memory, by recipe id; a recipe counted here is warm
@@ -40,6 +44,8 @@ def check(run: Run) -> None:
     device = devices.resolve(run.device)
     if run.offload == "model" and device == "cpu":
         raise ConfigError("model.offload=model moves weights to a GPU and back: there is no CUDA device here")
+    if run.recipe.numerics.compile and run.offload != "none":
+        raise ConfigError("model.numerics.compile keeps the model on the device: leave model.offload at none")
     if (attention := run.recipe.numerics.attention) is not None:
         check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
 
@@ -94,11 +100,26 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
             transformer.set_attention_backend(backend)
         if transformer is not None and recipe.numerics.parallel > 1:
             spread(transformer, recipe.numerics.parallel)
+        if transformer is not None and recipe.numerics.compile:
+            compile_blocks(transformer)
 
 
 def spread(transformer: Any, count: int) -> None:
     """Split the transformer's tokens among `count` processes (sampling/parallel.py); the shares may be uneven."""
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, ulysses_anything=True))
+
+
+def compile_blocks(transformer: Any) -> None:
+    """Compile each block for itself, in place. All blocks of a class share a graph for each size: full size and trials.
+
+    A cache attached later wraps the compiled blocks, so its decisions stay outside the graphs. A size is never made
+    symbolic, which would slow down the full size for the trials' sake; too many sizes are an error instead of eager
+    calls that nobody notices.
+    """
+    torch._dynamo.config.recompile_limit = GRAPHS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    for block in anatomy_of(transformer).blocks(transformer):
+        block.module.compile(dynamic=False)
 
 
 @contextmanager
