@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from . import forks
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
 SMALL = ["model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=38"]
@@ -62,8 +64,7 @@ def test_a_clone_has_every_file(clone, tracked):
     assert changes(clone) == ""
 
 
-def test_a_clone_is_clean_after_a_users_runs(clone, monkeypatch):
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+def test_a_clone_is_clean_after_a_users_runs(clone):
     runs = (
         ["pcbench", "+experiment=demo", *SMALL, "prompts.limit=1", "latency.repeats=1"],
         ["pcbench", "+experiment=fidelity", *SMALL, "prompts.limit=1", "fidelity=raw"],
@@ -71,7 +72,7 @@ def test_a_clone_is_clean_after_a_users_runs(clone, monkeypatch):
         ["analysis", "tables", "results"],
     )
     for words in runs:
-        done = subprocess.run([sys.executable, "-m", *words], cwd=clone, capture_output=True, text=True)
+        done = forks.module(words, clone)
         assert done.returncode == 0, done.stderr
     for written in ("results/records", "results/samples", "results/fidelity/records", "results/benchmarks", "tables"):
         assert any((clone / written).iterdir())
