@@ -52,11 +52,19 @@ def popen(main: Callable[[], object], env: Mapping[str, str] | None = None, **ho
     return subprocess.Popen(["fork"], preexec_fn=become, **how)
 
 
-def module(
-    words: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def module(words: Sequence[str], folder: Path, path: Path | str = "") -> subprocess.CompletedProcess[str]:
     """`python -m words…` in a folder. Our own packages are imported anew, from there or from `path`."""
+    return _anew(["-m", *words[1:]], lambda: runpy.run_module(words[0], run_name="__main__", alter_sys=True), folder, path)
 
+
+def code(text: str, folder: Path, path: Path | str = "") -> subprocess.CompletedProcess[str]:
+    """`python -c text` in a folder, likewise."""
+    return _anew(["-c"], lambda: exec(text, {"__name__": "__main__"}), folder, path)
+
+
+def _anew(
+    words: Sequence[str], run: Callable[[], object], folder: Path, path: Path | str
+) -> subprocess.CompletedProcess[str]:
     def main() -> None:
         torch.set_num_threads(1)  # the others are not in a fork
         for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
@@ -65,11 +73,12 @@ def module(
         sys.path[:] = [str(folder), *filter(None, [str(path)]), *installed]
         importlib.invalidate_caches()
         sys.argv = list(words)
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        run()
 
     env = {**os.environ, "PYTHONPATH": str(path)}
     process = popen(main, env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.CompletedProcess(["-m", *words], (said := process.communicate()) and process.returncode, *said)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def workers() -> None:
