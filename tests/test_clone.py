@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from . import forks
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
-SMALL = ["model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=38"]
+SMALL = ["model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=4"]
 
 
 AUTHOR = ["-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false"]
@@ -62,25 +63,23 @@ def test_a_clone_has_every_file(clone, tracked):
     assert changes(clone) == ""
 
 
-def test_a_clone_is_clean_after_a_users_runs(clone, monkeypatch):
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+def test_a_clone_is_clean_after_a_users_runs(clone):
     runs = (
-        ["pcbench", "+experiment=demo", *SMALL, "prompts.limit=1", "latency.repeats=1"],
-        ["pcbench", "+experiment=fidelity", *SMALL, "prompts.limit=1", "fidelity=raw"],
+        ["pcbench", "+experiment=demo", "method=precisecache_base", *SMALL, "prompts.limit=1", "latency.repeats=1"],
+        ["pcbench", "+experiment=fidelity", "method=teacache", *SMALL, "prompts.limit=1", "fidelity=raw"],
         ["pcbench.benchmark", "model=tiny_wan", *SMALL],
         ["analysis", "tables", "results"],
     )
     for words in runs:
-        done = subprocess.run([sys.executable, "-m", *words], cwd=clone, capture_output=True, text=True)
+        done = forks.module(words, clone)
         assert done.returncode == 0, done.stderr
     for written in ("results/records", "results/samples", "results/fidelity/records", "results/benchmarks", "tables"):
         assert any((clone / written).iterdir())
     assert changes(clone) == ""
 
 
-def test_a_record_says_whether_the_code_was_changed(clone, monkeypatch):
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    done = subprocess.run([sys.executable, "-c", CHANGED], cwd=clone, capture_output=True, text=True)
+def test_a_record_says_whether_the_code_was_changed(clone):
+    done = forks.code(CHANGED, clone)
     git(clone, "checkout", "-q", "methods/__init__.py")
     assert done.stdout.split() == [git(clone, "rev-parse", "HEAD").strip(), "False", "True"], done.stderr
 

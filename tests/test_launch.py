@@ -6,12 +6,14 @@ import itertools
 import json
 import os
 import signal
+import sys
 
 import pytest
 
 from pcbench import cli, stages
 from pcbench.launch import worker
 
+from . import forks
 from .faults.harness import Child
 from .faults.launches import workers
 from .launch_parts import TINY, jobs, logs, made, same, until
@@ -50,14 +52,14 @@ def test_local_workers_share_a_sweep(tmp_path, undisturbed):
     assert code == 0, said + logs(tmp_path)
     assert made(logs(tmp_path)) == 6
     assert "6 of 6 samples done, 0 running, 0 failed, 0 left" in said
-    assert "precisecache_base" in said
+    assert "teacache" in said
     same(tmp_path, undisturbed)
     code, said = Child(tmp_path, line=LOCAL).wait()  # nothing is left: nothing is started
     assert (code, len(list(tmp_path.glob("launches/*")))) == (0, 1), said
 
 
 def test_a_killed_worker_is_told_and_the_others_do_its_work(tmp_path, undisturbed):
-    driver = Child(tmp_path, line=LOCAL)
+    driver = Child(tmp_path, forks.workers, LOCAL)
     until(lambda: list(tmp_path.rglob(".claim-*")))
     claim = json.loads(next(tmp_path.rglob(".claim-*")).read_text())
     os.kill(claim["process"], signal.SIGKILL)
@@ -70,7 +72,7 @@ def test_a_killed_worker_is_told_and_the_others_do_its_work(tmp_path, undisturbe
 
 @pytest.mark.parametrize(("how", "expected"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_workers_end_with_their_driver(tmp_path, undisturbed, how, expected):
-    driver = Child(tmp_path, line=LOCAL)
+    driver = Child(tmp_path, forks.workers, LOCAL)
     until(lambda: list(tmp_path.rglob(".claim-*")))
     assert workers(tmp_path)
     os.kill(driver.pid, how)
@@ -81,33 +83,29 @@ def test_workers_end_with_their_driver(tmp_path, undisturbed, how, expected):
     same(tmp_path, undisturbed)
 
 
-FAULT = """
-import os, sys
+def no_room_for(key: str) -> None:
+    """From now on, a latent with this key cannot be opened by this process and its forks."""
+
+    def hook(event, arguments):
+        if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+            path = os.fspath(arguments[0])
+            if key in path and path.endswith(".safetensors"):
+                raise OSError("no room for it")
+
+    sys.addaudithook(hook)
+    forks.workers()
 
 
-def hook(event, arguments):
-    if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
-        path = os.fspath(arguments[0])
-        if "KEY" in path and path.endswith(".safetensors"):
-            raise OSError("no room for it")
-sys.addaudithook(hook)
-"""
-
-
-def test_a_failed_sample_is_tried_once_and_told_at_the_end(tmp_path, undisturbed, monkeypatch):
+def test_a_failed_sample_is_tried_once_and_told_at_the_end(tmp_path, undisturbed):
     (job, *_) = jobs(TINY, tmp_path)
     key = job.files(*job.run.samples[0]).stem.name
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(FAULT.replace("KEY", key))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'path'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    code, said = Child(tmp_path, line=LOCAL).wait()
+    code, said = Child(tmp_path, lambda: no_room_for(key), LOCAL).wait()
     assert code == 1, said
     told = [line for line in said.splitlines() if line.startswith("pcbench: failed: ")]
     assert len(told) == len(set(told)) == 3, said
     assert all("no room for it" in line for line in told)
     assert "3 of 6 samples done, 0 running, 3 failed, 0 left" in said
     assert sum("  sample " in line and "  failed  " in line for line in logs(tmp_path).splitlines()) == 3
-    monkeypatch.undo()
     assert cli.main([*TINY, f"results={tmp_path}"]) == 0
     same(tmp_path, undisturbed)
 

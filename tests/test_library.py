@@ -16,6 +16,8 @@ from pcbench import compose
 from pcbench.backbones import weights
 from pcbench.sampling.generate import denoise
 
+from . import forks
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -23,7 +25,7 @@ def test_readmes_example_runs_as_printed(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (block,) = [each for each in blocks if "pcbench.load" in each]
     promised = re.search(r"# (precisecache: 50 steps, \d+ computed, \d+ reused)", block)[1]
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    done = forks.code(block, tmp_path, README.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("precisecache: 50 steps")
     computed = [int(re.search(r"(\d+) computed", text)[1]) for text in (promised, done.stdout)]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forks
 from tests.test_clone import AUTHOR, git, tracked  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +70,9 @@ def empty(tmp_path) -> Path:
 def run(
     words: list[str], folder: Path, path: Path | str, python: str = sys.executable
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m …` in a folder, with `path` for PYTHONPATH."""
+    """`python -m …` in a folder, with `path` for PYTHONPATH; by an interpreter of its own, unless it is this one's."""
+    if python == sys.executable:
+        return forks.module(words, folder, path)
     environment = {**os.environ, "PYTHONPATH": str(path)}
     return subprocess.run([python, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True)
 

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pcbench.launch.worker import FOLDER
+from tests import forks
+
 from .harness import LINE, Child, Tally, World, issue
 
 LOCAL = (*LINE, "launcher=local", "workers=2")
@@ -26,14 +29,12 @@ def _claimants(store: Path) -> list[int]:
 
 
 def workers(results: Path) -> set[int]:
-    """The processes that work on a results folder, but for the forked driver."""
+    """The processes that write the logs of the workers on a results folder."""
     found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
+    for stdout in Path("/proc").glob("[0-9]*/fd/1"):
         with suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            environment = (folder / "environ").read_bytes()
-            if f"results={results}".encode() in words and b"PCBENCH_WORKER=" in environment:
-                found.add(int(folder.name))
+            if (results / FOLDER) in stdout.readlink().parents:
+                found.add(int(stdout.parts[2]))
     return found
 
 
@@ -43,7 +44,7 @@ def killed(world: World, seed: int, times: int = 4) -> Iterator[Tally]:
     tally, chance = Tally("kill -9 of a worker or its driver"), random.Random(seed)
     for number in range(times):
         store, what = world.empty(), ("worker", "driver")[number % 2]
-        driver = Child(store, line=LOCAL)
+        driver = Child(store, forks.workers, LOCAL)
         while not (claimants := _claimants(store)) and driver.runs:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, world.seconds / 2))
