@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Trace
-from methods.engine.anatomy import Anatomy, Size, anatomy_for
+from methods.engine.anatomy import Size, anatomy_for
 
 from ..job import Job
 
