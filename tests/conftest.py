@@ -95,11 +95,15 @@ SLOW = {
 }  # fmt: skip
 
 
+PRICING = {"test_experiments.py", "test_paper_check.py", "test_plan.py"}  # price many of the same recipes
+
+
 def pytest_collection_modifyitems(items) -> None:
-    """What shares generations, or a file's fixtures, goes to one worker, which makes them once."""
+    """What shares generations, prices, or a file's fixtures, goes to one worker, which makes them once."""
     for item in items:
         family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
-        item.add_marker(pytest.mark.xdist_group(item.path.name if family is None else family))
+        file = "pricing" if item.path.name in PRICING else item.path.name
+        item.add_marker(pytest.mark.xdist_group(file if family is None else family))
         if item.path.name in SLOW or (item.path.name == "test_contract.py" and family not in (None, "wan")):
             item.add_marker(pytest.mark.slow)
 

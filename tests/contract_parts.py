@@ -6,12 +6,12 @@ import dataclasses
 import functools
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import methods
 from methods import Method, StepwiseCache, apply
@@ -28,26 +28,46 @@ CLASSES: dict[str, type[Method]] = {
 
 
 # On a CPU attention is an operator that PyTorch's formulas do not cover.
-FORMULAS = {
-    **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_val=None, **__: sdpa_flop_count(
-        q.shape, k.shape, v.shape
-    ),
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: (
+        sdpa_flop_count(q, k, v)
+    )
 }
 
 
-class FlopCounter(TorchDispatchMode):
-    """FLOPs of all that runs inside, by PyTorch's own formulas; FlopCounterMode also follows modules, which is slow."""
+class FlopCounter(TorchFunctionMode):
+    """FLOPs of all torch functions called inside, by PyTorch's own formulas.
+
+    FlopCounterMode follows every operator, which takes three times as long as they do; so each function is followed
+    once for each combination of shapes.
+    """
+
+    known: ClassVar[dict[Any, int]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        if (formula := FORMULAS.get(func._overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=output)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        key = func, *map(_shapes, args), *map(_shapes, kwargs.values())
+        if key in self.known:
+            output = func(*args, **kwargs)
+        else:
+            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+                output = func(*args, **kwargs)
+            self.known[key] = counter.get_total_flops()
+        self.total += self.known[key]
         return output
+
+
+def _shapes(value: Any) -> Any:
+    """What the number of FLOPs depends on in a function's argument: shapes, and einsum's equation."""
+    if isinstance(value, torch.Tensor):
+        return value.shape
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_shapes, value))
+    return value if isinstance(value, str) else None
 
 
 def presets() -> dict[str, Method]:
@@ -135,3 +155,12 @@ def _outcome(preset: str, family: str) -> Outcome | str:
         except ValueError as error:
             return str(error)
         return Outcome(kind, handle.method, before, latents, handle.trace, pipe, counter.total // 2)
+
+
+def state_of(pipe) -> tuple:
+    """All that apply() could have left behind: attributes of the modules, hooks, the scheduler's own."""
+    modules = {
+        name: sorted(k for k in vars(m) if k != "_diffusers_hook") for name, m in pipe.transformer.named_modules()
+    }
+    hooks = [list(m._diffusers_hook.hooks) for m in pipe.transformer.modules() if getattr(m, "_diffusers_hook", None)]
+    return modules, [h for h in hooks if h], sorted(vars(pipe.scheduler)), pipe.transformer.is_cache_enabled

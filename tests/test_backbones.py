@@ -4,6 +4,7 @@ without the weights, or with a wrong option, is told."""
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -143,7 +144,22 @@ def test_group_offload_gives_the_same_video(family, folders, tmp_path):
     assert torch.equal(*latents)
 
 
-def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path):
+@pytest.fixture(scope="module")
+def shared_vaes():
+    """One of each: a full-size VAE takes seconds to fill with numbers, at which no test of transformers looks."""
+    built = weights.built
+    once = functools.cache(lambda kind, config, dtype: built(kind, json.loads(config)))
+
+    def built_once(kind, config):
+        is_vae = "Autoencoder" in kind.__name__
+        return once(kind, json.dumps(config), torch.get_default_dtype()) if is_vae else built(kind, config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "built", built_once)
+        yield
+
+
+def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path, shared_vaes):
     toy = TWINS[family]().transformer.config
     names = {
         "wan": ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers", "text_dim"),
@@ -173,7 +189,7 @@ def value(held: object) -> str:
     return str(list(held)).replace(" ", "") if isinstance(held, list | tuple) else str(held)
 
 
-def test_a_second_transformer_takes_over_below_the_boundary():
+def test_a_second_transformer_takes_over_below_the_boundary(shared_vaes):
     """Wan2.2: random weights build both transformers; a step uses one of them."""
     small = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2, "text_dim": 16}
     words = [f"+model.backbone.transformer.{name}={held}" for name, held in small.items()]

@@ -23,13 +23,14 @@ from methods import PreciseCacheConfig, ReplayConfig, apply
 from methods.engine.core import HOOK_NAME
 
 from .conftest import STEPS
-from .contract_parts import DISTINCT, Outcome, outcome
+from .contract_parts import DISTINCT, Outcome, outcome, state_of, uncached
 from .families import SMALL as FAMILIES
 
 EVERYWHERE = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in FAMILIES]
 # One call a branch; both in one; two transformers.
 KINDS = ["cogvideox_2b", "hunyuan_true_cfg", "wan", "wan_two"]
 SOME = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in KINDS]
+ANNOUNCE_STEPS = {"wan", "wan_two", "opensora"}  # by cache_context(name, step_index=…)
 GUIDED = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in ("wan", "wan_two")]
 
 
@@ -66,7 +67,7 @@ def quiet(pipe: Any, names: bool):
 def test_what_a_pipeline_does_not_announce_is_found_out(preset, family):
     """Steps, branches and noise levels are the same whether it announces all, the branches alone, or nothing."""
     known = ran(preset, family)
-    for names in (True, False):
+    for names in (True, False) if family in ANNOUNCE_STEPS else (False,):  # others' own way is the branches alone
         with warnings.catch_warnings(), quiet(known.pipe, names):
             warnings.simplefilter("ignore")
             with apply(known.pipe, known.method, **known.family.options) as handle:
@@ -74,6 +75,23 @@ def test_what_a_pipeline_does_not_announce_is_found_out(preset, family):
         assert len(handle.traces) == 1
         assert rows(handle.trace) == rows(known.trace)
         assert torch.equal(latents, known.latents)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_which_pipelines_announce_steps(family):
+    pipe, _ = uncached(family)
+    context, announced = pipe.transformer.cache_context, set()
+
+    def listening(name: str, **more: Any) -> Any:
+        announced.update(more)
+        return context(name, **more)
+
+    pipe.transformer.cache_context = listening
+    try:
+        FAMILIES[family].call(pipe)
+    finally:
+        del pipe.transformer.cache_context
+    assert ("step_index" in announced) == (family in ANNOUNCE_STEPS)
 
 
 def interrupted(at: int, error: type[BaseException]) -> Any:
@@ -88,48 +106,47 @@ def interrupted(at: int, error: type[BaseException]) -> Any:
     return fail
 
 
-@pytest.mark.parametrize(("preset", "family"), SOME)
-def test_a_call_that_failed_leaves_the_next_as_a_first(preset, family):
-    """In a branch of the first step or a later one, at another size of schedule; and nothing of it stays alive."""
-    known = ran(preset, family)
-    other = STEPS if known.method.NAME in ("replay", "planned", "searched") else 30  # their actions are for so many
-    with warnings.catch_warnings(), apply(known.pipe, known.method, **known.family.options) as handle:
-        warnings.simplefilter("ignore")
-        for at, steps, error in ((1, other, RuntimeError), (2, other, KeyboardInterrupt), (2, STEPS, RuntimeError)):
-            hook = known.pipe.transformer.proj_out.register_forward_pre_hook(interrupted(at, error), with_kwargs=True)
-            try:
-                with pytest.raises(error, match="interrupted"):
-                    known.family.call(known.pipe, steps=steps)
-            finally:
-                hook.remove()
-            assert known.pipe.transformer._diffusers_hook.get_hook(HOOK_NAME).rule is None
-        assert torch.equal(known.family.call(known.pipe), known.latents)
-    assert rows(handle.trace) == rows(known.trace)
-
-
 class StoppedError(Exception):
     """Raised by a callback."""
 
 
-def stop(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    if index == 4:
-        raise StoppedError
-    return tensors
+def stop(at: int) -> Any:
+    """A callback that raises after the step of this index."""
+
+    def callback(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if index == at:
+            raise StoppedError
+        return tensors
+
+    return callback
 
 
-@pytest.mark.parametrize(("preset", "family"), SOME)
-def test_a_callback_that_raises_leaves_nothing_behind(preset, family):
+@pytest.mark.parametrize(("preset", "family"), EVERYWHERE)
+def test_a_call_that_failed_or_was_stopped_leaves_the_next_as_a_first(preset, family):
+    """In a branch of the first step or a later one, at another size of schedule, by a callback; and nothing of it stays
+    alive."""
     known = ran(preset, family)
-    hook = known.pipe.transformer._diffusers_hook.get_hook
+    pipe, state = known.pipe, state_of(known.pipe)
+    other = STEPS if known.method.NAME in ("replay", "planned", "searched") else 30  # their actions are for so many
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        handle = apply(known.pipe, known.method, **known.family.options)
+        handle = apply(pipe, known.method, **known.family.options)
+        hook = pipe.transformer._diffusers_hook.get_hook
+        for at, steps, error in ((1, other, RuntimeError), (2, other, KeyboardInterrupt), (2, STEPS, RuntimeError)):
+            failing = pipe.transformer.proj_out.register_forward_pre_hook(interrupted(at, error), with_kwargs=True)
+            try:
+                with pytest.raises(error, match="interrupted"):
+                    known.family.call(pipe, steps=steps)
+            finally:
+                failing.remove()
+            assert hook(HOOK_NAME).rule is None
         with pytest.raises(StoppedError):
-            known.family.call(known.pipe, callback_on_step_end=stop)
-        assert torch.equal(known.family.call(known.pipe), known.latents)
+            known.family.call(pipe, callback_on_step_end=stop(4))
+        assert rows(handle.trace) == rows(known.trace)[:5]
+        assert torch.equal(known.family.call(pipe), known.latents)
         assert rows(handle.trace) == rows(known.trace)
         with pytest.raises(StoppedError):
-            known.family.call(known.pipe, callback_on_step_end=stop)
+            known.family.call(pipe, callback_on_step_end=stop(1))
         rule = hook(HOOK_NAME).rule
         gone = None if rule is None else weakref.ref(rule)
         del rule
@@ -137,6 +154,7 @@ def test_a_callback_that_raises_leaves_nothing_behind(preset, family):
         if gone is not None and gone() is not None:  # a cycle; to collect takes a second
             gc.collect()
         assert gone is None or gone() is None
+    assert state_of(pipe) == state
 
 
 def guidance(scales: dict[int, float]) -> Any:
@@ -249,9 +267,9 @@ def test_the_host_waits_for_no_more_than_an_indicator(preset, family):
     assert max(found[first:]) <= max(own[first:]) + allowed
 
 
-@pytest.mark.parametrize(("preset", "family"), SOME)
-def test_a_trace_without_numbers_is_plain_data(preset, family):
-    """A NaN measure is warned of, and its trace can be written."""
+@pytest.mark.parametrize(("preset", "family"), EVERYWHERE)
+def test_nan_never_skips_and_its_trace_is_plain_data(preset, family):
+    """With a broken prediction every step whose measure is not a number is computed, and the user is warned."""
     known = ran(preset, family)
     original, left = known.pipe.scheduler.step, [4]
 

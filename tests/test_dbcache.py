@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +18,10 @@ from pcbench.cost.dry_run import rehearse
 from pcbench.cost.macs import trace_macs
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
-from .families import FAMILIES
+from .families import SMALL
 from .plan_parts import run_of
 
-SUPPORTED = [name for name in FAMILIES if name != "opensora"]  # refused, with a reason
+SUPPORTED = [name for name in SMALL if name != "opensora"]  # refused, with a reason
 
 EAGER = {"fn_blocks": 1, "residual_diff_threshold": 0.25, "protect_first": 4}
 ATTENTION = {
@@ -56,6 +58,13 @@ VARIANTS = {
 }
 
 
+@functools.cache
+def uncached_of(family: str) -> tuple[Any, torch.Tensor]:
+    """A pipeline, shared by the variants, and what it makes without a cache."""
+    pipe = SMALL[family].pipeline()
+    return pipe, SMALL[family].call(pipe, steps=20)
+
+
 # cache-dit alone counts the steps of each of two transformers for itself; ours are counted over both.
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", [name for name in SUPPORTED if name != "wan_two"])
@@ -63,9 +72,8 @@ def test_equals_cache_dit_alone(cache_dit, family, variant):
     fields, words, calibrator = VARIANTS[variant]
     if variant != "plain" and family not in ("wan", "hunyuan", "cogvideox_2b"):
         pytest.skip("covered by one of each kind")
-    kind = FAMILIES[family]
-    pipe = kind.pipeline()
-    uncached = kind.call(pipe, steps=20)
+    kind = SMALL[family]
+    pipe, uncached = uncached_of(family)
     with apply(pipe, DBCacheConfig(**{**EAGER, **fields}), **kind.options) as handle:
         ours = kind.call(pipe, steps=20)
         assert torch.equal(kind.call(pipe, steps=20), ours)
@@ -135,7 +143,7 @@ def test_what_cache_dit_keeps_is_planned(cache_dit, preset, tensors):
 
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_the_trace_prices_what_ran(cache_dit, family):
-    kind = FAMILIES[family]
+    kind = SMALL[family]
     pipe = kind.pipeline()
     counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
     with apply(pipe, DBCacheConfig(**EAGER), **kind.options) as handle, counter:

@@ -23,7 +23,7 @@ from ..config import Backbone, ConfigError, Prompts, Run
 from ..messages import shortened
 from ..runs import Settings, anatomy_of, label, preset_of, run_of
 from .overrides import MOST_RUNS, chosen, identity, is_choice, is_plain, parsed, room, swept
-from .schemas import CONF, EXPERIMENT, GROUPS, names, preset, refuse_unknown, register_schemas
+from .schemas import CONF, EXPERIMENT, GROUPS, choice, groups_set_by, names, preset, refuse_unknown, register_schemas
 
 Choices = tuple[tuple[str, str], ...]  # group and name
 
@@ -38,7 +38,23 @@ class Request:
 
 @functools.cache
 def _composed(choices: Choices) -> tuple[DictConfig, str]:
-    """What Hydra composes from a choice of groups, and its method's name; once in a process, since it takes long."""
+    """What Hydra composes from a choice of groups, and its method's name; once in a process, since it takes long.
+
+    A model, a method and prompts are files by themselves: they are put into what the rest composes to, unless an
+    experiment sets values of that group.
+    """
+    fixed = frozenset().union(*(groups_set_by(name) for group, name in choices if group == EXPERIMENT))
+    own = {group: name for group, name in choices if group in GROUPS.keys() - fixed and name in names(group)}
+    if not own:
+        return _composed_by_hydra(choices)
+    rest, method = _composed(tuple(each for each in choices if each[0] not in own))
+    config = copy.deepcopy(rest)
+    with open_dict(config):
+        config.update({group: choice(group, name) for group, name in own.items()})
+    return config, own.get("method", method)
+
+
+def _composed_by_hydra(choices: Choices) -> tuple[DictConfig, str]:
     register_schemas()
     words = [f"{'+' if group == EXPERIMENT else ''}{group}={name}" for group, name in choices]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

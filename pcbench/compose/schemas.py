@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -43,16 +45,29 @@ def names(group: str) -> tuple[str, ...]:
 @functools.cache
 def preset(name: str) -> methods.Method:
     """The config of conf/method/<name>.yaml, not yet fitted to a backbone."""
-    return OmegaConf.to_object(_preset_node(name))  # type: ignore[return-value]
+    return OmegaConf.to_object(choice("method", name))  # type: ignore[return-value]
 
 
-def _preset_node(name: str) -> DictConfig:
-    data = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+@functools.cache
+def choice(group: str, name: str) -> DictConfig:
+    """What a file of a config group composes to by itself. Shared: read it only."""
+    data = OmegaConf.load(CONF / group / f"{name}.yaml")
     assert isinstance(data, DictConfig)
-    base = data.pop("defaults")[0]  # the schema or another preset, on which this file is merged
-    node = OmegaConf.structured(schemas()[base]) if base in schemas() else _preset_node(base)
+    base = data.pop("defaults")[0]  # the schema or another file of the group, on which this one is merged
+    known = {"_model": Model, "_prompts": Prompts, **schemas()}
+    node = OmegaConf.structured(known[base]) if base in known else copy.deepcopy(choice(group, base))
     node.merge_with(data)
     return node
+
+
+@functools.cache
+def groups_set_by(experiment: str) -> frozenset[str]:
+    """The groups of which an experiment's file, or one that it builds on, sets values, beside choosing from them."""
+    if experiment not in names(EXPERIMENT):
+        return frozenset(GROUPS)  # not known
+    data = yaml.safe_load((CONF / EXPERIMENT / f"{experiment}.yaml").read_text(encoding="utf-8"))
+    bases = [base for base in data.get("defaults", []) if isinstance(base, str) and base != "_self_"]
+    return frozenset(GROUPS.keys() & data).union(*map(groups_set_by, bases))
 
 
 @functools.cache

@@ -3,16 +3,18 @@
 The stand-in is the real class with all its blocks, at toy width, and *every number in it is NaN*. A method that follows
 a schedule does not notice, so its trace is that of the real run. A method that looks at the data sees NaN, and computes
 the step (every method must, see the contract tests): its trace holds all trials and all steps, the most a run can cost.
+Modules that the method does not look into answer NaN without computing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import torch
 from methods import Method, apply
 from methods.engine.anatomy import Anatomy, Block, Size, anatomy_for
 from methods.engine.denoiser import ModuleCall
+from methods.engine.method import tensors_in
 from methods.engine.reuse import hidden_of, replaced
 
 from .. import backbones
@@ -95,7 +98,8 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     narrow = {**config, **family.NARROW}
     shapes = family.arguments(recipe, narrow)
     boundary = family.BOUNDARY if "guidance_scale_2" in backbone.call else None  # between Wan2.2's two transformers
-    transformers = [_stand_in(recipe, narrow) for _ in range(1 if boundary is None else 2)]
+    key = family.TRANSFORMER, json.dumps(narrow), getattr(torch, recipe.numerics.dtype)
+    transformers = [_narrow(*key, number) for number in range(1 if boundary is None else 2)]
     anatomy = anatomy_for(family.TRANSFORMER, transformers[0].config)
     inputs, full = _nan_inputs(shapes, transformers[0].dtype), family.latent_size(recipe.sampling)
     small = _small_size(anatomy, full, method)
@@ -104,7 +108,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
     scale, held, least = _Scale(real, full, small, shapes), 0, 0
-    with warnings.catch_warnings(), torch.no_grad(), apply(stage, method) as handle:
+    with warnings.catch_warnings(), torch.no_grad(), _hollow(transformers, method), apply(stage, method) as handle:
         warnings.simplefilter("ignore")
         timesteps = _timesteps(stage, recipe)
         for index, timestep in enumerate(timesteps):
@@ -149,31 +153,91 @@ def _timesteps(stage: Stage, recipe: Recipe) -> torch.Tensor:
     return stage.scheduler.timesteps
 
 
-def _stand_in(recipe: Recipe, config: dict[str, Any]) -> Any:
-    """A narrow transformer of NaNs. If the method visits no parts of blocks, blocks just pass their input on."""
-    kind, method = backbones.family(recipe.backbone).TRANSFORMER, recipe.method
-    transformer = kind.from_config(config).eval().requires_grad_(False)
-    # The real dtype matters: some schedules see timesteps rounded to it, and kept tensors are counted in it.
+@functools.lru_cache(maxsize=8)  # to build one takes as long as a rehearsal
+def _narrow(kind: Any, config: str, dtype: torch.dtype, number: int) -> Any:
+    """A narrow transformer of NaNs, the `number`-th of a pipeline.
+
+    The real dtype matters: some schedules see timesteps rounded to it, and kept tensors are counted in it.
+    """
+    transformer = kind.from_config(json.loads(config)).eval().requires_grad_(False)
     # torch's `to` rather than diffusers', which warns about modules that should stay in float32: nothing is computed.
-    torch.nn.Module.to(transformer, getattr(torch, recipe.numerics.dtype))
+    torch.nn.Module.to(transformer, dtype)
     for parameter in transformer.parameters():
         parameter.fill_(math.nan)
-    for module in transformer.modules():
-        if type(module) is torch.nn.Linear:  # most of a rehearsal's time, the more so in half precision on a CPU
-            module.forward = functools.partial(_nan_linear, module.out_features)  # type: ignore[method-assign]
-    anatomy = anatomy_for(kind, transformer.config)
-    blocks = anatomy.blocks(transformer)
-    visited = set(method.modules(anatomy, transformer))
-    unpatched = type(method).patch is Method.patch or not visited  # no other package looks at the blocks
-    if visited <= {block.path for block in blocks} and unpatched:
-        for block in blocks:
-            block.module.forward = _pass_on(block)  # type: ignore[method-assign]
     return transformer
 
 
-def _nan_linear(features: int, tokens: torch.Tensor) -> torch.Tensor:
-    """What a linear layer of NaNs answers to any tokens (…, channels): NaNs of shape (…, features)."""
-    return tokens.new_full((*tokens.shape[:-1], features), math.nan)
+@contextlib.contextmanager
+def _hollow(transformers: Sequence[Any], method: Method) -> Iterator[None]:
+    """Within it, what the method does not look into computes nothing: blocks that are visited whole, or not at all,
+    pass their input on, and other modules with weights answer NaN."""
+    hollowed: list[Any] = []
+    try:
+        for transformer in transformers:
+            anatomy = anatomy_for(type(transformer), transformer.config)
+            blocks = {block.path: block for block in anatomy.blocks(transformer)}
+            visited = set(method.modules(anatomy, transformer))
+            unpatched = type(method).patch is Method.patch or not visited  # no other package looks at the blocks
+            passing = blocks if visited <= blocks.keys() and unpatched else {}
+            known: dict[str, dict[Any, Any]] = {}  # answers by pattern: modules of one pattern are alike
+            for path, module in _closed(transformer, "", visited, set() if unpatched else set(blocks)):
+                pattern = ModuleCall(path, apply, (), {}).pattern
+                nan = functools.partial(_nan_answer, module.forward, known.setdefault(pattern, {}))
+                module.forward = _pass_on(passing[path]) if path in passing else nan
+                hollowed.append(module)
+        yield
+    finally:
+        for module in hollowed:
+            del module.forward
+
+
+def _closed(module: torch.nn.Module, root: str, visited: set[str], opened: set[str]) -> Iterator[tuple[str, Any]]:
+    """The largest modules with weights, and their paths, that are not `opened` and have no visited module inside."""
+    for name, child in module.named_children():
+        path = f"{root}{name}"
+        inside = path in opened or any(other.startswith(f"{path}.") for other in visited)
+        if inside or isinstance(child, torch.nn.ModuleList):
+            yield from _closed(child, f"{path}.", visited, opened)
+        elif next(child.parameters(), None) is not None:
+            yield path, child
+
+
+def _nan_answer(forward: Callable[..., Any], known: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
+    """What a module of NaNs answers to arguments of any shapes: computed once, then new tensors of NaNs like it."""
+    shapes = _shapes((args, kwargs))
+    if shapes in known:
+        return _new_nans(known[shapes])
+    answer = forward(*args, **kwargs)
+    parts = answer if type(answer) is tuple else (answer,)
+    if all(isinstance(part, torch.Tensor) and bool(part.isnan().all()) for part in parts):
+        given = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([args, kwargs])}
+        if given.isdisjoint(part.untyped_storage().data_ptr() for part in parts):  # none is handed on
+            known[shapes] = answer
+    return answer
+
+
+def _new_nans(answer: Any) -> Any:
+    """New tensors like those of an answer, which share memory as those do: kept views are counted with all of it."""
+    wholes: dict[int, torch.Tensor] = {}
+
+    def new(part: torch.Tensor) -> torch.Tensor:
+        storage = part.untyped_storage()
+        if (place := storage.data_ptr()) not in wholes:
+            wholes[place] = part.new_full((storage.nbytes() // part.itemsize,), math.nan)
+        return wholes[place].as_strided(part.shape, part.stride(), part.storage_offset())
+
+    return tuple(map(new, answer)) if type(answer) is tuple else new(answer)
+
+
+def _shapes(value: Any) -> Any:
+    """The arguments of a call with shapes and dtypes for tensors, as a key."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, tuple | list):
+        return tuple(map(_shapes, value))
+    if isinstance(value, dict):
+        return tuple((name, _shapes(item)) for name, item in value.items())
+    return value
 
 
 def _pass_on(block: Block) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Trace
-from methods.engine.anatomy import Anatomy, Size, anatomy_for
+from methods.engine.anatomy import Size, anatomy_for
 
 from ..job import Job
 
@@ -50,11 +50,10 @@ class Macs:
 @functools.cache
 def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch: int) -> dict[str, Macs]:
     """MACs of one call by module path; "" is the whole model. Modules without MACs are left out."""
+    model, counts, _ = short_model(transformer, config, torch.get_default_dtype())
+    anatomy = anatomy_for(transformer, model.config)
     with torch.device("meta"):
-        model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
         inputs = empty_inputs(json.loads(shapes))
-        anatomy = anatomy_for(transformer, model.config)
-        counts = keep_one_block(model, anatomy)
         if anatomy.latent_size(inputs) != size:
             inputs = anatomy.trial_inputs(inputs, size, "nearest-exact")
         if anatomy.batch(inputs) != batch:
@@ -67,14 +66,18 @@ def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch:
     return {**macs, "": sum(others, _split(counter.get_flop_counts()["Global"]))}
 
 
-def keep_one_block(model: torch.nn.Module, anatomy: Anatomy) -> dict[str, int]:
-    """Shorten each list of a transformer's blocks, which are alike, to its first; returns how many there were, by the
-    path of the first."""
-    lists = Counter(block.path.rpartition(".")[0] for block in anatomy.blocks(model))
+@functools.lru_cache(maxsize=16)
+def short_model(transformer: type, config: str, dtype: torch.dtype) -> tuple[Any, dict[str, int], int]:
+    """A transformer without data, of each list of its blocks, which are alike, only the first; how many there were, by
+    the path of the first; and the bytes of all its weights in this dtype, while it is the default."""
+    with torch.device("meta"):
+        model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
+    weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    lists = Counter(block.path.rpartition(".")[0] for block in anatomy_for(transformer, model.config).blocks(model))
     for path in lists:
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, model.get_submodule(path)[:1])  # type: ignore[index]
-    return {f"{path}.0": count for path, count in lists.items()}
+        setattr(model.get_submodule(parent), name, model.get_submodule(path)[:1])
+    return model, {f"{path}.0": count for path, count in lists.items()}, weights
 
 
 def _split(flops: Mapping[Any, int]) -> Macs:

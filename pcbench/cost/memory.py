@@ -24,7 +24,7 @@ from .. import backbones, devices
 from ..config import Recipe, Run
 from ..job import Job
 from .dry_run import rehearse, width_of
-from .macs import empty_inputs, keep_one_block
+from .macs import empty_inputs, short_model
 
 GIB = 2**30
 
@@ -117,11 +117,9 @@ def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
+        model, _, weights = short_model(transformer, config, torch.get_default_dtype())
         with torch.device("meta"), torch.no_grad():
-            model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
             inputs = empty_inputs(json.loads(shapes))
-            weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
-            keep_one_block(model, anatomy_for(transformer, model.config))
             with _FusedAttention(), _Alive() as alive:
                 model(**inputs, return_dict=False)
     finally:
