@@ -106,6 +106,10 @@ class FasterCacheConfig(Cache):
                 " steps as the schedule has it"
             )
 
+    @property
+    def shares_videos(self) -> bool:
+        return True
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         if self.attention_every == 1:
             return []

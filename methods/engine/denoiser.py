@@ -12,6 +12,7 @@ import torch
 
 from .anatomy import Anatomy, Block, Size
 from .clock import Clock
+from .processes import ALONE, Processes
 from .trace import Call, Step
 
 
@@ -34,6 +35,7 @@ class Denoiser:
     must_compute: the step is protected (`Cache.protects`).
     switched: at this step another transformer has taken over (Wan2.2).
     reused: set by the rule when it answers for the transformer from the cache.
+    processes: those that share the video; what is measured on tokens, of which each holds a part, goes through them.
     """
 
     anatomy: Anatomy
@@ -50,9 +52,11 @@ class Denoiser:
     step: Step = field(default_factory=lambda: Step(-1))
     call: Call | None = None  # the running one, if the rule visits its modules
     blocks: list[Block] = field(default_factory=list)
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         self.blocks = self.anatomy.blocks(self.transformer)
+        self.processes = Processes.of(self.transformer)
 
     def begin_step(self, inputs: dict[str, Any]) -> None:
         """Move every branch on to the next step, whose first call has these arguments."""
@@ -64,7 +68,7 @@ class Denoiser:
     def change_transformer(self, anatomy: Anatomy, transformer: Any, forward: Callable[..., Any]) -> None:
         """Another transformer of the pipeline takes over."""
         self.anatomy, self.transformer, self.forward, self.switched = anatomy, transformer, forward, True
-        self.blocks = anatomy.blocks(transformer)
+        self.blocks, self.processes = anatomy.blocks(transformer), Processes.of(transformer)
 
     def guidance_scale(self) -> float:
         """The scale that the pipeline combines this step's branches with. Raises ValueError where it is not known."""

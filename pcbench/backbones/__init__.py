@@ -11,13 +11,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ContextParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
 from .. import devices
 from ..config import Backbone, ConfigError, Recipe, Run, check_choice
-from . import cogvideox, hunyuan, wan
+from . import cogvideox, hunyuan, shares, wan
 from .family import Family
 from .opensora import family as open_sora
 from .weights import are_random, config_of, source
@@ -40,6 +39,9 @@ def check(run: Run) -> None:
     device = devices.resolve(run.device)
     if run.offload == "model" and device == "cpu":
         raise ConfigError("model.offload=model moves weights to a GPU and back: there is no CUDA device here")
+    if (count := run.recipe.numerics.parallel) > 1:
+        config = family(run.recipe.backbone).TRANSFORMER, transformer_config(run.recipe.backbone)
+        shares.check(run.recipe.backbone, *config, count)
     if (attention := run.recipe.numerics.attention) is not None:
         check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
 
@@ -93,12 +95,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
         if transformer is not None and changes:
             transformer.set_attention_backend(backend)
         if transformer is not None and recipe.numerics.parallel > 1:
-            spread(transformer, recipe.numerics.parallel)
-
-
-def spread(transformer: Any, count: int) -> None:
-    """Split the transformer's tokens among `count` processes (sampling/parallel.py); the shares may be uneven."""
-    transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, ulysses_anything=True))
+            shares.spread(transformer, recipe.numerics.parallel)
 
 
 @contextmanager

@@ -1,0 +1,133 @@
+"""Generations by one process, and by several on a CPU (gloo) that share each video."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from methods import apply
+from methods.first_block_cache import FirstBlockCache
+from pcbench.backbones import shares
+from pcbench.sampling import parallel
+
+from .contract_parts import PRESETS
+from .families import SMALL
+
+STEPS = 8
+SPLIT = ("wan", "hunyuan", "opensora")
+PAPER = ("precisecache_turbo", "precisecache_flash", "teacache", "magcache", "easycache")
+Case = tuple[str, str, str]  # family, preset, and how the second process is made to disagree ("" if it is not)
+CASES: list[Case] = [(family, preset, "") for family in SPLIT for preset in PAPER]
+MODULES: list[Case] = [  # that decide or keep by block or by module; HunyuanVideo has two streams and two lists
+    ("hunyuan", "first_block_cache", ""),
+    ("hunyuan", "dicache", ""),
+    ("hunyuan", "adacache", ""),
+    ("opensora", "pab", ""),
+    ("wan", "taylorseer", ""),
+    ("hunyuan_true_cfg", "precisecache_flash", ""),
+]
+OVERRULED: list[Case] = [
+    ("wan", "precisecache_flash", "decides"),
+    ("wan", "teacache", "decides"),
+    ("opensora", "magcache", "decides"),
+    ("wan", "easycache", "decides"),
+    ("hunyuan", "precisecache_flash", "ranks"),
+    ("opensora", "first_block_cache", "measures"),
+]
+FOUR: list[Case] = [(family, "precisecache_flash", "") for family in SPLIT] + [("hunyuan", "teacache", "")]
+
+
+def pipeline(family: str, heads: int) -> Any:
+    """A random pipeline with so many attention heads."""
+    pipe = SMALL[family].pipeline()
+    if heads != pipe.transformer.config.num_attention_heads:
+        torch.manual_seed(0)
+        pipe.transformer = pipe.transformer.from_config(pipe.transformer.config, num_attention_heads=heads).eval()
+    return pipe
+
+
+def generate(pipe: Any, case: Case) -> tuple[torch.Tensor, list[str], list[Any]]:
+    """Final latents, and of each step its action and the blocks it chose to cache."""
+    family, preset, _ = case
+    kind = SMALL[family]
+
+    def padded(**options: Any) -> Any:  # a prompt shorter than its embedding
+        if "prompt_attention_mask" in options:
+            options["prompt_attention_mask"] = (torch.arange(8) < 3)[None].long()
+        return pipe(**options)
+
+    with apply(pipe, PRESETS[preset], **kind.options) as handle, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        latents = kind.call(padded, steps=STEPS)
+    steps = handle.trace.steps
+    return latents, [step.action for step in steps], [step.details.get("cached_blocks") for step in steps]
+
+
+@functools.cache
+def alone(case: Case, heads: int) -> tuple[torch.Tensor, list[str], list[Any]]:
+    """The same by one process."""
+    return generate(pipeline(case[0], heads), case)
+
+
+def shared(count: int, cases: Sequence[Case], folder: Path) -> list[dict[Case, tuple[Any, ...]]]:
+    """What each of `count` processes found in each case: as `generate`, and the tokens its first block saw."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # forked, so that nothing is imported anew
+    mp.start_processes(_share, (count, port, cases, folder), nprocs=count, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+
+def _share(rank: int, count: int, port: int, cases: Sequence[Case], folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "RANK": str(rank)}
+    torch.set_num_threads(1)
+    torch.accelerator.device_count = lambda: 1  # diffusers 0.42.1 divides by it, and on a CPU it is 0
+    torch._C._get_accelerator = lambda: torch.device("cpu")
+    dist.init_process_group("gloo", rank=rank, world_size=count, timeout=timedelta(seconds=60))  # ends a deadlock
+    assert parallel.broadcast_from_rank0({"rank": rank}) == {"rank": 0}
+    found: dict[Case, tuple[Any, ...]] = {}
+    pipes: dict[str, Any] = {}
+    for case in cases:
+        family, preset, disagrees = case
+        if family not in pipes:
+            pipes[family] = pipeline(family, max(2, count))
+            shares.spread(pipes[family].transformer, count)
+        pipe, tokens = pipes[family], set()
+        block = pipe.transformer.get_submodule("blocks.0" if "wan" in family else "transformer_blocks.0")
+        watch = block.ff if hasattr(block, "ff") else block.ffn
+        hook = watch.register_forward_pre_hook(lambda module, args, seen=tokens: seen.add(args[0].shape[1]))
+        with disagreeing(preset, disagrees if rank == 1 else ""):
+            found[case] = (*generate(pipe, case), max(tokens))
+        hook.remove()
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@contextmanager
+def disagreeing(preset: str, how: str) -> Iterator[None]:
+    """Make this process alone come to the contrary: decide, rank blocks, or measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        if how == "decides":
+            kind = type(PRESETS[preset].rule())
+            right = kind.decide
+            patch.setattr(kind, "decide", lambda self, now, step: now.must_compute or not right(self, now, step))
+        elif how == "ranks":
+            norm = torch.linalg.vector_norm
+            patch.setattr(torch.linalg, "vector_norm", lambda tokens: 1 / norm(tokens))
+        elif how == "measures":
+            near = FirstBlockCache._near
+            patch.setattr(FirstBlockCache, "_near", lambda self, now, a, b: near(self, now, a + 0.7 * a.abs(), b))
+        yield
