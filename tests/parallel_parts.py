@@ -37,6 +37,8 @@ MODULES: list[Case] = [  # that decide or keep by block or by module; HunyuanVid
     ("opensora", "pab", ""),
     ("wan", "taylorseer", ""),
     ("hunyuan_true_cfg", "precisecache_flash", ""),
+    ("cogvideox_2b", "precisecache_flash", ""),
+    ("cogvideox_5b", "teacache", ""),
 ]
 OVERRULED: list[Case] = [
     ("wan", "precisecache_flash", "decides"),

@@ -9,6 +9,7 @@ import torch
 
 from methods import AdaCacheConfig, EasyCacheConfig, PreciseCacheConfig, TeaCacheConfig
 from pcbench import cli
+from pcbench.backbones import shares
 from pcbench.config import ConfigError
 from pcbench.sampling import parallel
 
@@ -19,7 +20,6 @@ BAD = {
     f"{PARALLEL}=0": "from 1 to 1024, not 0",
     f"{PARALLEL}=2": "add stages=[latency]",
     f"{PARALLEL}=2 stages=[latency] method=adacache method.moreg=true": "adacache would decide by each GPU's share",
-    f"{PARALLEL}=2 stages=[latency] model=cogvideox": "this family cannot be split",
     f"{PARALLEL}=4 stages=[latency] model=tiny_hunyuan": "its 6 attention heads leave one of 4 GPUs without any",
     f"{PARALLEL}=2 stages=[latency]": "torchrun --nproc-per-node 2",
     f"{PARALLEL}=2 stages=[latency] method=teacache model=tiny_hunyuan": "torchrun --nproc-per-node 2",
@@ -33,6 +33,12 @@ def test_what_cannot_be_split_is_refused_in_one_line(words, tmp_path, capsys):
     assert cli.main([*words.split(), f"results={tmp_path}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert BAD[words] in line
+
+
+def test_a_transformer_without_a_plan_is_refused():
+    run = cli.run_from(["method=none", "stages=[latency]"])
+    with pytest.raises(ConfigError, match="how to split a Linear over GPUs is not known"):
+        shares.check(run.recipe.backbone, torch.nn.Linear, {}, 2)
 
 
 def test_a_method_says_whether_it_works_on_a_shared_video():

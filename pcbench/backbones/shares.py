@@ -1,8 +1,8 @@
 """How a transformer's tokens are split among processes: by diffusers' context parallelism (Ulysses), and a plan.
 
 Wan has a plan in diffusers. HunyuanVideo has one here: video and text tokens are both split, and the attention mask is
-put into the order in which Ulysses gathers them. Open-Sora's transformer splits and switches by itself
-(opensora/sequence.py).
+put into the order in which Ulysses gathers them. So has CogVideoX, whose attention is replaced, since diffusers' calls
+PyTorch directly. Open-Sora's transformer splits and switches by itself (opensora/sequence.py).
 """
 
 from __future__ import annotations
@@ -13,29 +13,34 @@ import torch
 from diffusers import ContextParallelConfig
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import apply_rotary_emb
 
 from methods.engine.anatomy import anatomy_for
 
 from ..config import Backbone, ConfigError
 
 TOKENS = ContextParallelInput(split_dim=1, expected_dims=3)
-ROTARY = ContextParallelInput(split_dim=0, expected_dims=2, split_output=True)
+ROTARY = ContextParallelInput(split_dim=0, expected_dims=2)
+ROTARY_MADE = ContextParallelInput(split_dim=0, expected_dims=2, split_output=True)
 GATHERED = ContextParallelOutput(gather_dim=1, expected_dims=3)
-HUNYUAN, OPENSORA = "HunyuanVideoTransformer3DModel", "STDiT3Transformer3DModel"
+HUNYUAN, COGVIDEOX = "HunyuanVideoTransformer3DModel", "CogVideoXTransformer3DModel"
+OPENSORA = "STDiT3Transformer3DModel"
+STREAMS = {  # video and text, split before the first block
+    "transformer_blocks.0": {"hidden_states": TOKENS, "encoder_hidden_states": TOKENS},
+    "proj_out": GATHERED,
+}
 PLANS: dict[str, dict[str, Any]] = {  # other classes bring their own
-    HUNYUAN: {
-        "rope": {0: ROTARY, 1: ROTARY},
-        "transformer_blocks.0": {"hidden_states": TOKENS, "encoder_hidden_states": TOKENS},
-        "proj_out": GATHERED,
-    }
+    HUNYUAN: {"rope": {0: ROTARY_MADE, 1: ROTARY_MADE}, **STREAMS},
+    COGVIDEOX: {"": {"image_rotary_emb": [ROTARY, ROTARY]}, **STREAMS},
 }
 
 
 def check(backbone: Backbone, kind: Any, config: dict[str, Any], count: int) -> None:
     """Raise ConfigError if the tokens of a transformer of this class and config cannot be split among `count`."""
-    config = dict(anatomy_for(kind, config).config)
     if kind.__name__ not in PLANS and getattr(kind, "_cp_plan", None) is None:
-        raise ConfigError(f"{backbone.name}: this family cannot be split over GPUs")
+        raise ConfigError(f"{backbone.name}: how to split a {kind.__name__} over GPUs is not known")
+    config = dict(anatomy_for(kind, config).config)
     if config.get("image_condition_type") == "token_replace":
         raise ConfigError(f"{backbone.name}: a first frame that is an image cannot be split over GPUs")
     heads = config["num_attention_heads"]
@@ -47,6 +52,9 @@ def spread(transformer: Any, count: int) -> None:
     """Split the transformer's tokens among `count` processes; the shares may be uneven. Before a method is applied."""
     config = ContextParallelConfig(ulysses_degree=count, ulysses_anything=True)
     name = type(transformer).__name__
+    if name == COGVIDEOX:
+        for block in transformer.transformer_blocks:
+            block.attn1.set_processor(_CogVideoXAttention())
     transformer.enable_parallelism(config=config, cp_plan=PLANS.get(name))
     if name == HUNYUAN:
         _settle_hunyuan(transformer, count)
@@ -62,6 +70,36 @@ def _settle_hunyuan(transformer: Any, count: int) -> None:
     HookRegistry.check_if_exists_or_initialize(transformer.context_embedder).register_hook(order, "cp_text")
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
         HookRegistry.check_if_exists_or_initialize(block).register_hook(_OrderMask(order), "cp_input---mask")
+
+
+class _CogVideoXAttention:
+    """diffusers' CogVideoXAttnProcessor2_0, by way of the function that knows of shared tokens."""
+
+    _attention_backend = None  # diffusers sets both
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: None = None,
+        image_rotary_emb: Any = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        texts = encoder_hidden_states.shape[1]
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        query, key, value = (
+            project(tokens).unflatten(2, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        if attn.norm_q is not None:
+            query, key = attn.norm_q(query), attn.norm_k(key)
+        if image_rotary_emb is not None:
+            for states in (query, key):
+                states[:, texts:] = apply_rotary_emb(states[:, texts:], image_rotary_emb, sequence_dim=1)
+        parts = {"backend": self._attention_backend, "parallel_config": self._parallel_config}
+        attended = dispatch_attention_fn(query, key, value, **parts).flatten(2, 3)
+        attended = attn.to_out[1](attn.to_out[0](attended))
+        return attended[:, texts:], attended[:, :texts]
 
 
 class _MaskOrder(ModelHook):
