@@ -155,6 +155,9 @@ class AdaCacheConfig(StepwiseCache):
     def shares_videos(self) -> bool:
         return not self.moreg  # a process may hold parts of frames
 
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        return self.shares_videos and anatomy.BATCHED is not None  # it measures both branches together
+
     def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:
         residual = tokens.float() * tokens.new_ones(1).float()
         (residual - residual).abs().sum()

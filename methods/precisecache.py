@@ -150,6 +150,10 @@ class PreciseCacheConfig(StepwiseCache):
             return [block.path for block in anatomy.blocks(transformer)]
         return super().modules(anatomy, transformer)
 
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        follows = self.block_cache_rate and self.block_sets == "shared"  # one branch the other's ranking
+        return super().shares_guidance(anatomy) and (anatomy.BATCHED is not None or not follows)
+
     def rule(self) -> PreciseCache:
         return PreciseCache(self)
 

@@ -27,6 +27,9 @@ class NoCacheConfig(Method):
     def shares_videos(self) -> bool:
         return True
 
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        return True
+
 
 @dataclass(kw_only=True)
 class FewerStepsConfig(Method):
@@ -48,6 +51,9 @@ class FewerStepsConfig(Method):
 
     @property
     def shares_videos(self) -> bool:
+        return True
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
         return True
 
     def patch(self, pipe: Any) -> Callable[[], None]:

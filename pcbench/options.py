@@ -38,6 +38,7 @@ SAMPLES = {
     "model.numerics.attention=NAME": "one of diffusers' attention backends",
     "model.numerics.vae_tiling=true|false": "decode in tiles, for less memory",
     "model.numerics.parallel=N": "GPUs that share the transformer's tokens, under torchrun",
+    "model.numerics.cfg_parallel=true|false": "one half of them for each guidance branch",
     "prompts=NAME": "a suite of conf/prompts/; default: demo",
     "prompts.file=FILE": "prompts of your own, one a line",
     "prompts.limit=N": "only the first N",

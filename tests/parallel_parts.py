@@ -8,6 +8,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from methods import apply
+from methods.engine.caller import transformers_of
 from methods.first_block_cache import FirstBlockCache
 from pcbench.backbones import shares
 from pcbench.sampling import parallel
@@ -28,7 +30,7 @@ from .families import SMALL
 STEPS = 8
 SPLIT = ("wan", "hunyuan", "opensora")
 PAPER = ("precisecache_turbo", "precisecache_flash", "teacache", "magcache", "easycache")
-Case = tuple[str, str, str]  # family, preset, and how the second process is made to disagree ("" if it is not)
+Case = tuple[str, str, str]  # family, preset, and "guided" (cfg_parallel) or how the second process is made to disagree
 CASES: list[Case] = [(family, preset, "") for family in SPLIT for preset in PAPER]
 MODULES: list[Case] = [  # that decide or keep by block or by module; HunyuanVideo has two streams and two lists
     ("hunyuan", "first_block_cache", ""),
@@ -37,8 +39,7 @@ MODULES: list[Case] = [  # that decide or keep by block or by module; HunyuanVid
     ("opensora", "pab", ""),
     ("wan", "taylorseer", ""),
     ("hunyuan_true_cfg", "precisecache_flash", ""),
-    ("cogvideox_2b", "precisecache_flash", ""),
-    ("cogvideox_5b", "teacache", ""),
+    ("cogvideox_5b", "precisecache_flash", ""),
 ]
 OVERRULED: list[Case] = [
     ("wan", "precisecache_flash", "decides"),
@@ -48,7 +49,15 @@ OVERRULED: list[Case] = [
     ("hunyuan", "precisecache_flash", "ranks"),
     ("opensora", "first_block_cache", "measures"),
 ]
-FOUR: list[Case] = [(family, "precisecache_flash", "") for family in SPLIT] + [("hunyuan", "teacache", "")]
+GUIDED: list[Case] = [
+    ("wan", "precisecache_flash", "guided"),
+    ("wan_two", "teacache", "guided"),
+    ("hunyuan_true_cfg", "easycache", "guided"),
+    ("opensora", "precisecache_flash", "guided"),
+    ("opensora", "magcache", "guided"),
+    ("cogvideox_5b", "first_block_cache", "guided"),
+]
+FOUR: list[Case] = [(family, "precisecache_flash", "") for family in SPLIT] + GUIDED[:1] + GUIDED[3:4]
 
 
 def pipeline(family: str, heads: int) -> Any:
@@ -60,9 +69,8 @@ def pipeline(family: str, heads: int) -> Any:
     return pipe
 
 
-def generate(pipe: Any, case: Case) -> tuple[torch.Tensor, list[str], list[Any]]:
-    """Final latents, and of each step its action and the blocks it chose to cache."""
-    family, preset, _ = case
+def generate(pipe: Any, family: str, preset: str) -> tuple[torch.Tensor, list[Any], list[Any]]:
+    """Final latents, and of each step its action with the transformer's calls, and the blocks it chose to cache."""
     kind = SMALL[family]
 
     def padded(**options: Any) -> Any:  # a prompt shorter than its embedding
@@ -74,13 +82,14 @@ def generate(pipe: Any, case: Case) -> tuple[torch.Tensor, list[str], list[Any]]
         warnings.simplefilter("ignore")
         latents = kind.call(padded, steps=STEPS)
     steps = handle.trace.steps
-    return latents, [step.action for step in steps], [step.details.get("cached_blocks") for step in steps]
+    actions = [(step.action, [asdict(call) for call in step.calls]) for step in steps]
+    return latents, actions, [step.details.get("cached_blocks", {}) for step in steps]
 
 
 @functools.cache
-def alone(case: Case, heads: int) -> tuple[torch.Tensor, list[str], list[Any]]:
+def alone(family: str, preset: str, heads: int) -> tuple[torch.Tensor, list[Any], list[Any]]:
     """The same by one process."""
-    return generate(pipeline(case[0], heads), case)
+    return generate(pipeline(family, heads), family, preset)
 
 
 def shared(count: int, cases: Sequence[Case], folder: Path) -> list[dict[Case, tuple[Any, ...]]]:
@@ -103,16 +112,18 @@ def _share(rank: int, count: int, port: int, cases: Sequence[Case], folder: Path
     found: dict[Case, tuple[Any, ...]] = {}
     pipes: dict[str, Any] = {}
     for case in cases:
-        family, preset, disagrees = case
-        if family not in pipes:
-            pipes[family] = pipeline(family, max(2, count))
-            shares.spread(pipes[family].transformer, count)
-        pipe, tokens = pipes[family], set()
+        family, preset, how = case
+        name, guided = family + how * (how == "guided"), how == "guided"
+        if name not in pipes:
+            pipes[name] = pipeline(family, max(2, count))
+            for transformer in transformers_of(pipes[name]).values():
+                shares.spread(transformer, count, guided)
+        pipe, tokens = pipes[name], set()
         block = pipe.transformer.get_submodule("blocks.0" if "wan" in family else "transformer_blocks.0")
         watch = block.ff if hasattr(block, "ff") else block.ffn
         hook = watch.register_forward_pre_hook(lambda module, args, seen=tokens: seen.add(args[0].shape[1]))
-        with disagreeing(preset, disagrees if rank == 1 else ""):
-            found[case] = (*generate(pipe, case), max(tokens))
+        with disagreeing(preset, how if rank == 1 else ""):
+            found[case] = (*generate(pipe, family, preset), max(tokens))
         hook.remove()
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -125,7 +136,7 @@ def disagreeing(preset: str, how: str) -> Iterator[None]:
         if how == "decides":
             kind = type(PRESETS[preset].rule())
             right = kind.decide
-            patch.setattr(kind, "decide", lambda self, now, step: now.must_compute or not right(self, now, step))
+            patch.setattr(kind, "decide", lambda self, now, step: not right(self, now, step) or now.must_compute)
         elif how == "ranks":
             norm = torch.linalg.vector_norm
             patch.setattr(torch.linalg, "vector_norm", lambda tokens: 1 / norm(tokens))

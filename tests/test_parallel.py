@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,14 +14,18 @@ from pcbench.backbones import shares
 from pcbench.config import ConfigError
 from pcbench.sampling import parallel
 
-from .parallel_parts import CASES, FOUR, MODULES, OVERRULED, SPLIT, alone, shared
+from .parallel_parts import CASES, FOUR, GUIDED, MODULES, OVERRULED, SPLIT, alone, shared
 
-PARALLEL = "model.numerics.parallel"
+PARALLEL, GUIDED_TOO = "model.numerics.parallel", "model.numerics.cfg_parallel=true stages=[latency]"
 BAD = {
     f"{PARALLEL}=0": "from 1 to 1024, not 0",
     f"{PARALLEL}=2": "add stages=[latency]",
     f"{PARALLEL}=2 stages=[latency] method=adacache method.moreg=true": "adacache would decide by each GPU's share",
     f"{PARALLEL}=4 stages=[latency] model=tiny_hunyuan": "its 6 attention heads leave one of 4 GPUs without any",
+    f"{PARALLEL}=3 {GUIDED_TOO}": "model.numerics.parallel=3 is not even",
+    f"{PARALLEL}=2 {GUIDED_TOO} model=tiny_hunyuan": "tiny_hunyuan has one guidance branch",
+    f"{PARALLEL}=2 {GUIDED_TOO} method=magcache": "magcache needs both of wan's guidance branches at once",
+    f"{PARALLEL}=4 {GUIDED_TOO} method=precisecache_flash": "torchrun --nproc-per-node 4",
     f"{PARALLEL}=2 stages=[latency]": "torchrun --nproc-per-node 2",
     f"{PARALLEL}=2 stages=[latency] method=teacache model=tiny_hunyuan": "torchrun --nproc-per-node 2",
     f"{PARALLEL}=8 stages=[latency] method=precisecache_flash model=tiny_opensora": "torchrun --nproc-per-node 8",
@@ -36,9 +41,9 @@ def test_what_cannot_be_split_is_refused_in_one_line(words, tmp_path, capsys):
 
 
 def test_a_transformer_without_a_plan_is_refused():
-    run = cli.run_from(["method=none", "stages=[latency]"])
+    run = cli.run_from(["method=none", "stages=[latency]", f"{PARALLEL}=2"])
     with pytest.raises(ConfigError, match="how to split a Linear over GPUs is not known"):
-        shares.check(run.recipe.backbone, torch.nn.Linear, {}, 2)
+        shares.check(run.recipe, SimpleNamespace(TRANSFORMER=torch.nn.Linear), {})
 
 
 def test_a_method_says_whether_it_works_on_a_shared_video():
@@ -72,16 +77,24 @@ def test_one_process_cannot_do_the_work_of_two(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two processes found in all cases, started once."""
-    return shared(2, [*CASES, *MODULES, *OVERRULED], tmp_path_factory.mktemp("two"))
+    return shared(2, [*CASES, *MODULES, *OVERRULED, *GUIDED], tmp_path_factory.mktemp("two"))
 
 
-@pytest.mark.parametrize("case", [*CASES, *MODULES], ids=str)
+def agrees(found, case, heads: int) -> None:
+    """Outputs, actions, transformer calls and cached blocks of each process are those of one process alone."""
+    whole, actions, details = alone(*case[:2], heads)
+    for latents, taken, chosen, _ in found:
+        assert taken == actions
+        for own, expected in zip(chosen, details, strict=True):  # with cfg_parallel, of its own branch
+            assert own.items() <= expected.items()
+            assert bool(own) == bool(expected)
+        assert float((latents - whole).abs().max()) <= TOLERANCE * float(whole.abs().max())
+
+
+@pytest.mark.parametrize("case", [*CASES, *MODULES, *GUIDED], ids=str)
 def test_two_processes_make_what_one_makes(two, case):
-    whole, actions, details = alone(case, heads=2)
-    for found, taken, chosen, _ in (rank[case] for rank in two):
-        assert (taken, chosen) == (actions, details)
-        assert float((found - whole).abs().max()) <= TOLERANCE * float(whole.abs().max())
-    assert set(actions) - {"full"}
+    agrees([rank[case] for rank in two], case, heads=2)
+    assert {action for action, _ in two[0][case][1]} - {"full"}
 
 
 def test_each_process_has_a_part_of_the_tokens(two):
@@ -97,16 +110,13 @@ def test_a_process_that_would_decide_otherwise_cannot(two, case):
     first, second = (rank[case] for rank in two)
     assert first[1:3] == second[1:3]
     assert torch.equal(first[0], second[0])
-    assert "reuse" in first[1] or "partial" in first[1]
+    assert {action for action, _ in first[1]} - {"full"}
 
 
 def test_four_processes_make_what_one_makes(tmp_path):
     found = shared(4, FOUR, tmp_path)
     for case in FOUR:
-        whole, actions, details = alone(case, heads=4)
-        for rank in found:
-            assert rank[case][1:3] == (actions, details)
-            assert float((rank[case][0] - whole).abs().max()) <= TOLERANCE * float(whole.abs().max())
+        agrees([rank[case] for rank in found], case, heads=4)
 
 
 @pytest.mark.gpu

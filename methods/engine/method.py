@@ -142,6 +142,11 @@ class Method(ABC):
         by a schedule, once a step (`StepwiseCache`), or by numbers from `denoiser.processes`."""
         return False
 
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        """Whether it works where each guidance branch is computed by processes of its own. Those see no module of the
+        other branch, unless one call holds both."""
+        return self.shares_videos and anatomy.BATCHED is not None
+
     @property
     def trial_factor(self) -> tuple[int, int, int] | None:
         """How far a trial's latent is shrunk in time, height and width; None: no trials, or sizes of their own."""
@@ -267,7 +272,10 @@ class StepwiseCache(Cache):
 
     @property
     def shares_videos(self) -> bool:
-        return True  # the first process decides for all (`StepwiseRule.predict`)
+        return True  # the first process decides for all (`StepwiseRule.decide_together`)
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        return self.shares_videos and (anatomy.BATCHED is not None or not self.DECIDES_PER_BRANCH)
 
     @abstractmethod
     def rule(self) -> StepwiseRule:

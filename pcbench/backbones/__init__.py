@@ -39,9 +39,7 @@ def check(run: Run) -> None:
     device = devices.resolve(run.device)
     if run.offload == "model" and device == "cpu":
         raise ConfigError("model.offload=model moves weights to a GPU and back: there is no CUDA device here")
-    if (count := run.recipe.numerics.parallel) > 1:
-        config = family(run.recipe.backbone).TRANSFORMER, transformer_config(run.recipe.backbone)
-        shares.check(run.recipe.backbone, *config, count)
+    shares.check(run.recipe, family(run.recipe.backbone), transformer_config(run.recipe.backbone))
     if (attention := run.recipe.numerics.attention) is not None:
         check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
 
@@ -95,7 +93,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
         if transformer is not None and changes:
             transformer.set_attention_backend(backend)
         if transformer is not None and recipe.numerics.parallel > 1:
-            shares.spread(transformer, recipe.numerics.parallel)
+            shares.spread(transformer, recipe.numerics.parallel, recipe.numerics.cfg_parallel)
 
 
 @contextmanager

@@ -10,15 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers import ContextParallelConfig
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
+from torch.distributed.device_mesh import init_device_mesh
 
 from methods.engine.anatomy import anatomy_for
+from methods.engine.processes import share_guidance
 
-from ..config import Backbone, ConfigError
+from ..config import ConfigError, Recipe
+from .family import Family
 
 TOKENS = ContextParallelInput(split_dim=1, expected_dims=3)
 ROTARY = ContextParallelInput(split_dim=0, expected_dims=2)
@@ -36,21 +40,45 @@ PLANS: dict[str, dict[str, Any]] = {  # other classes bring their own
 }
 
 
-def check(backbone: Backbone, kind: Any, config: dict[str, Any], count: int) -> None:
-    """Raise ConfigError if the tokens of a transformer of this class and config cannot be split among `count`."""
+def check(recipe: Recipe, family: Family, config: dict[str, Any]) -> None:
+    """Raise ConfigError if the recipe's transformer, of this family and config, cannot be split as it asks."""
+    numerics, name, kind = recipe.numerics, recipe.backbone.name, family.TRANSFORMER
+    count = numerics.parallel // 2 if numerics.cfg_parallel else numerics.parallel
+    if numerics.cfg_parallel:
+        if numerics.parallel % 2:
+            raise ConfigError(f"cfg_parallel halves the GPUs: model.numerics.parallel={numerics.parallel} is not even")
+        two_calls, scale = family.branches(recipe) == 2, recipe.sampling.guidance_scale
+        if not two_calls and not (family.ANATOMY.BATCHED and scale > 1):
+            raise ConfigError(f"{name} has one guidance branch as it is called here: leave cfg_parallel at false")
+    if count == 1:
+        return
     if kind.__name__ not in PLANS and getattr(kind, "_cp_plan", None) is None:
-        raise ConfigError(f"{backbone.name}: how to split a {kind.__name__} over GPUs is not known")
+        raise ConfigError(f"{name}: how to split a {kind.__name__} over GPUs is not known")
     config = dict(anatomy_for(kind, config).config)
     if config.get("image_condition_type") == "token_replace":
-        raise ConfigError(f"{backbone.name}: a first frame that is an image cannot be split over GPUs")
+        raise ConfigError(f"{name}: a first frame that is an image cannot be split over GPUs")
     heads = config["num_attention_heads"]
     if kind.__name__ != OPENSORA and (count - 1) * -(-heads // count) >= heads:
-        raise ConfigError(f"{backbone.name}: its {heads} attention heads leave one of {count} GPUs without any")
+        raise ConfigError(f"{name}: its {heads} attention heads leave one of {count} GPUs without any")
 
 
-def spread(transformer: Any, count: int) -> None:
-    """Split the transformer's tokens among `count` processes; the shares may be uneven. Before a method is applied."""
-    config = ContextParallelConfig(ulysses_degree=count, ulysses_anything=True)
+def spread(transformer: Any, count: int, cfg_parallel: bool = False) -> None:
+    """Split the transformer's tokens among `count` processes; the shares may be uneven. Before a method is applied.
+
+    cfg_parallel: among each half of them, one for each guidance branch.
+    """
+    mesh = None
+    if cfg_parallel:
+        count //= 2
+        names = ("guidance", "ring", "ulysses")
+        mesh = init_device_mesh(torch._C._get_accelerator().type, (2, 1, count), mesh_dim_names=names)
+        share_guidance(transformer, mesh["guidance"].get_group(), dist.group.WORLD)
+    if count > 1:
+        _spread_tokens(transformer, count, mesh)
+
+
+def _spread_tokens(transformer: Any, count: int, mesh: Any) -> None:
+    config = ContextParallelConfig(ulysses_degree=count, ulysses_anything=True, mesh=mesh)
     name = type(transformer).__name__
     if name == COGVIDEOX:
         for block in transformer.transformer_blocks:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .. import devices
+from .. import backbones, devices
 from ..config import ConfigError, Run
 
 
@@ -42,6 +42,7 @@ def own_arguments(arguments: Sequence[str]) -> list[str]:
 def check(run: Run) -> None:
     """Raise ConfigError for a run over several GPUs that is impossible on any hardware."""
     count, method = run.recipe.numerics.parallel, run.recipe.method
+    cfg_parallel, anatomy = run.recipe.numerics.cfg_parallel, backbones.family(run.recipe.backbone).ANATOMY
     if count == 1:
         return
     if run.stages != ("latency",):
@@ -52,6 +53,8 @@ def check(run: Run) -> None:
         raise ConfigError("model.numerics.parallel keeps the model on every GPU: leave model.offload at none")
     if not method.shares_videos:
         raise ConfigError(f"{method.NAME} would decide by each GPU's share of the tokens: leave parallel at 1")
+    if cfg_parallel and not method.shares_guidance(anatomy):
+        raise ConfigError(f"{method.NAME} needs both of {anatomy.family}'s guidance branches at once: no cfg_parallel")
 
 
 def start(runs: Iterable[Run]) -> None:
