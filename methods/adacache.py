@@ -19,6 +19,8 @@ from .engine.anatomy import Anatomy, Block, Size
 from .engine.denoiser import Denoiser, ModuleCall
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.offload import onload
+from .engine.processes import Processes
+from .engine.reuse import hidden_of
 from .engine.trace import Step
 
 # Name -> number of steps it was made for -> upper bound of the measure -> steps to the next computed one
@@ -147,7 +149,14 @@ class AdaCacheConfig(StepwiseCache):
         block = self.measured(anatomy.blocks(transformer))
         attention, gate, _ = probe_of(block)
         probed = [f"{block.path}.{name}" if name else block.path for name in (attention, gate)]
-        return list(dict.fromkeys([*super().modules(anatomy, transformer), *probed]))
+        return list(dict.fromkeys([*super().modules(anatomy, transformer), block.path, *probed]))
+
+    @property
+    def shares_videos(self) -> bool:
+        return not self.moreg  # a process may hold parts of frames
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        return self.shares_videos and anatomy.BATCHED is not None  # it measures both branches together
 
     def arithmetic(self, anatomy: Anatomy, tokens: torch.Tensor, latent_size: Size) -> None:
         residual = tokens.float() * tokens.new_ones(1).float()
@@ -167,9 +176,10 @@ class Sums:
         """Add the L1 norm of a residual to a quantity."""
         self.norms.setdefault(quantity, []).append(residual.abs().sum())
 
-    def totals(self) -> dict[Any, float]:
-        """The sums so far, by quantity; the host waits for the device once."""
-        values = iter(torch.stack([norm for norms in self.norms.values() for norm in norms]).tolist())
+    def totals(self, processes: Processes) -> dict[Any, float]:
+        """The sums so far over all tokens, by quantity; the host waits for the device once."""
+        own = torch.stack([norm for norms in self.norms.values() for norm in norms])
+        values = iter(processes.sum(own).tolist())
         return {quantity: sum(next(values) for _ in norms) for quantity, norms in self.norms.items()}
 
 
@@ -183,6 +193,7 @@ class AdaptiveCaching(StepwiseRule):
         self.block: Block | None = None
         self.residuals: dict[str, torch.Tensor] = {}  # branch -> its attention residual at the last computed step
         self.gate: torch.Tensor | None = None
+        self.tokens = 0  # of the video, that this process holds
         self.computed = 0  # the last computed step
         self.rate = self.last_rate = 1  # steps to the next computed one, now and at the last one
         self.moreg = self.last_moreg = 1.0
@@ -208,6 +219,8 @@ class AdaptiveCaching(StepwiseRule):
         if self.block is None:
             self.block = self.config.measured(denoiser.blocks)
         attention, gate, place = probe_of(self.block)
+        if call.path == self.block.path:
+            self.tokens = hidden_of(self.block, call).shape[1]
         if call.path == self.block.path and not gate and not denoiser.reused:
             timestep = call.kwargs.get("temb", call.args[2] if len(call.args) > 2 else None)
             assert timestep is not None
@@ -223,9 +236,8 @@ class AdaptiveCaching(StepwiseRule):
     def _measure(self, denoiser: Denoiser, attention: torch.Tensor) -> None:
         """Add this branch's attention residual to the norms of the step."""
         assert self.gate is not None
-        frames, height, width = denoiser.anatomy.token_grid(denoiser.anatomy.latent_size(denoiser.branch.inputs))
         gate = self.gate if self.gate.ndim == 3 else self.gate.unsqueeze(1)
-        residual = attention[:, : frames * height * width].float() * gate.float()
+        residual = attention[:, : self.tokens].float() * gate.float()
         previous = self.residuals.get(denoiser.branch.name)
         self.residuals[denoiser.branch.name], self.gate = residual, None
         if previous is None:
@@ -233,6 +245,7 @@ class AdaptiveCaching(StepwiseRule):
         self.sums.add("change", residual - previous)
         self.sums.add("before", previous)
         if self.config.moreg:
+            _, height, width = denoiser.anatomy.token_grid(denoiser.anatomy.latent_size(denoiser.branch.inputs))
             for stride in self.config.moreg_strides:
                 later, earlier = residual[:, stride * height * width :], residual[:, : -stride * height * width]
                 self.sums.add(("between", stride), later - earlier)
@@ -243,7 +256,7 @@ class AdaptiveCaching(StepwiseRule):
         """After each branch: measure the branches seen so far, and set the step to compute next."""
         if not self.sums.norms:
             return
-        totals = self.sums.totals()
+        totals = self.sums.totals(denoiser.processes)
         measure = _ratio(totals["change"], totals["before"]) / self.last_rate
         if self.config.moreg:
             regularised = self._moreg(denoiser, totals)

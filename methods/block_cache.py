@@ -25,7 +25,8 @@ class BlockCache:
 
     Only what will be reused is kept, plus `SURPLUS` blocks while ranking: about `rate` × blocks × branches residuals.
     While ranking, the host waits for the device once in several blocks, not at every block. With two streams (video
-    and text) both residuals are kept, ranked by the video's.
+    and text) both residuals are kept, ranked by the video's. Where processes share a video each keeps the residuals of
+    its tokens; norms are over the tokens of all, so that all choose the same blocks.
     """
 
     def __init__(self, rate: float, steps: int, ranking: str, sets: str) -> None:
@@ -33,7 +34,8 @@ class BlockCache:
         self.rate, self.steps, self.ranking, self.sets = rate, steps, ranking, sets
         self.phase = "full"  # or "refresh" or "cached"; trials do not visit blocks
         self.left = 0  # computed steps until the next refresh
-        # branch -> block -> norm, residual D of the video, D of the text (None without a text stream)
+        # branch -> block -> norms of D and of the block's input over this process's tokens, residual D of the video, D
+        # of the text (None without a text stream)
         self.kept: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
         self.leader: str | None = None  # with shared sets, the branch whose ranking all follow
 
@@ -68,14 +70,14 @@ class BlockCache:
             return
         before = hidden_of(block, call)
         video = video_of(block, output) - before  # equation (5)
-        size = torch.linalg.vector_norm(video.float())
-        if self.ranking == "relative":
-            size = size / torch.linalg.vector_norm(before.float())
+        norms = torch.stack([torch.linalg.vector_norm(tokens.float()) for tokens in (video, before)])
         text_index = block.metadata.return_encoder_hidden_states_index
         text = None if text_index is None else output[text_index] - text_of(block, call)
-        kept[block.path] = size, video, text
+        kept[block.path] = norms, video, text
         surplus = len(kept) - round(self.rate * len(denoiser.blocks))
         if not follows and (surplus > SURPLUS or (surplus > 0 and block.path == denoiser.blocks[-1].path)):
-            sizes = dict(zip(kept, torch.stack([norm for norm, _, _ in kept.values()]).tolist(), strict=True))
+            norms = denoiser.processes.norm(torch.stack([own for own, _, _ in kept.values()]))
+            ranked = norms[:, 0] / norms[:, 1] if self.ranking == "relative" else norms[:, 0]
+            sizes = dict(zip(kept, ranked.tolist(), strict=True))
             for path in sorted(sizes, key=lambda path: sizes[path], reverse=True)[:surplus]:
                 del kept[path]  # the most pivotal so far

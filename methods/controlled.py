@@ -56,10 +56,6 @@ class ControlledConfig(StepwiseCache):
     def needs_noise_level(self) -> bool:
         return True
 
-    @property
-    def predictions_only(self) -> bool:
-        return not self.reuses_stack
-
     def rule(self) -> Controlled:
         return Controlled(self)
 

@@ -82,6 +82,10 @@ class DiCacheConfig(Cache):
             gamma_max=gamma_max if self.gamma_max is None else self.gamma_max,
         )
 
+    @property
+    def shares_videos(self) -> bool:
+        return True
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         blocks = [block.path for block in anatomy.blocks(transformer)]
         lists = [path.rpartition(".")[0] for path in blocks]
@@ -146,7 +150,7 @@ class DiCache(Rule):
             memory.probe, memory.added = video, video - start
             memory.tokens = start if self.config.error == "excess" else None
             if denoiser.reused:
-                answer = start + self._aligned(memory, memory.added)
+                answer = start + self._aligned(denoiser, memory, memory.added)
                 memory.start = memory.added = None
                 return replaced(block, call, answer)
         if block is blocks[-1]:
@@ -160,9 +164,10 @@ class DiCache(Rule):
         if denoiser.must_compute or memory.probe is None or not memory.residuals:
             return False
         assert config.threshold is not None
-        error = relative_l1(probe, memory.probe)
+        mean = denoiser.processes.mean
+        error = relative_l1(probe, memory.probe, mean)
         if memory.tokens is not None:
-            error = abs(error - relative_l1(tokens, memory.tokens))
+            error = abs(error - relative_l1(tokens, memory.tokens, mean))
         memory.accumulated += error
         step.indicator, step.accumulated, step.threshold = error, memory.accumulated, config.threshold
         step.details.setdefault("accumulated", {})[denoiser.branch.name] = memory.accumulated
@@ -171,12 +176,13 @@ class DiCache(Rule):
             memory.accumulated = 0.0
         return reuse
 
-    def _aligned(self, memory: Memory, added: torch.Tensor) -> torch.Tensor:
+    def _aligned(self, denoiser: Denoiser, memory: Memory, added: torch.Tensor) -> torch.Tensor:
         """What the stack would add, where the probe has `added` so much."""
         last, last_probe = memory.residuals[-1]
         if len(memory.residuals) < 2 or not self.config.align:
             return last
         before, before_probe = memory.residuals[0]
-        gone, between = ((each - before_probe).float().abs().mean() for each in (added, last_probe))
+        mean = denoiser.processes.mean
+        gone, between = (mean((each - before_probe).float().abs()) for each in (added, last_probe))
         gamma = torch.nan_to_num(gone / between, nan=1.0).clip(1.0, self.config.gamma_max).to(last.dtype)
         return before + gamma * (last - before)

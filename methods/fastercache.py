@@ -106,6 +106,13 @@ class FasterCacheConfig(Cache):
                 " steps as the schedule has it"
             )
 
+    @property
+    def shares_videos(self) -> bool:
+        return True
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        return False  # it leaves out a branch itself
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         if self.attention_every == 1:
             return []

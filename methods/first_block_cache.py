@@ -43,6 +43,10 @@ class FirstBlockCacheConfig(Cache):
         if not self.threshold >= 0:
             raise ValueError(f"threshold must be at least 0, not {self.threshold}")
 
+    @property
+    def shares_videos(self) -> bool:
+        return True
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         blocks = [block.path for block in anatomy.blocks(transformer)]
         if len(blocks) < 2:
@@ -109,8 +113,8 @@ class FirstBlockCache(Rule):
         return output
 
     def _near(self, denoiser: Denoiser, residual: torch.Tensor, reference: torch.Tensor) -> bool:
-        step, threshold = denoiser.step, self.config.threshold
-        difference = float((residual - reference).abs().mean() / reference.abs().mean())
+        step, threshold, mean = denoiser.step, self.config.threshold, denoiser.processes.mean
+        difference = float(mean((residual - reference).abs()) / mean(reference.abs()))
         step.indicator = step.accumulated = difference
         step.threshold = threshold
         step.details.setdefault("difference", {})[denoiser.branch.name] = difference

@@ -101,6 +101,10 @@ class PABConfig(Cache):
         given = {kind: getattr(self, name) or 1 for name, kind in RANGES.items()}
         return {kind: every for kind, every in given.items() if every > 1}
 
+    @property
+    def shares_videos(self) -> bool:
+        return True
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         found = []
         for block in anatomy.blocks(transformer):

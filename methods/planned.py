@@ -72,10 +72,6 @@ class PlannedConfig(StepwiseCache):
     def needs_noise_level(self) -> bool:
         return self.actions is None or super().needs_noise_level
 
-    @property
-    def predictions_only(self) -> bool:
-        return not self.reuses_stack
-
     def for_backbone(self, anatomy: Anatomy) -> PlannedConfig:
         if self.actions is not None:
             return self

@@ -150,6 +150,10 @@ class PreciseCacheConfig(StepwiseCache):
             return [block.path for block in anatomy.blocks(transformer)]
         return super().modules(anatomy, transformer)
 
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        follows = self.block_cache_rate and self.block_sets == "shared"  # one branch the other's ranking
+        return super().shares_guidance(anatomy) and (anatomy.BATCHED is not None or not follows)
+
     def rule(self) -> PreciseCache:
         return PreciseCache(self)
 
@@ -160,10 +164,6 @@ class PreciseCacheConfig(StepwiseCache):
     @property
     def always_computed(self) -> int:
         return self.warmup_steps
-
-    @property
-    def predictions_only(self) -> bool:
-        return not (self.reuses_stack or self.block_cache_rate)
 
     def steps_saved_inside(self, computed: float, blocks: int) -> float:
         """From the warm-up's last step on, computed steps repeat a cycle: one refresh, then L cached steps."""
@@ -208,7 +208,10 @@ class PreciseCache(StepwiseRule):
         self.block_cache = BlockCache(*blocks) if config.block_cache_rate else None
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
-        compute = self.algorithm_1(denoiser, step)
+        return self.algorithm_1(denoiser, step)
+
+    def decide_together(self, denoiser: Denoiser, step: Step) -> bool:
+        compute = super().decide_together(denoiser, step)
         if compute and self.block_cache is not None:  # line 16
             self.block_cache.begin_step(denoiser, warming_up=denoiser.index < self.config.warmup_steps - 1)
         return compute

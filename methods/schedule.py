@@ -24,7 +24,10 @@ class NoCacheConfig(Method):
     EXPECTS_REUSE: ClassVar[bool] = False
 
     @property
-    def predictions_only(self) -> bool:
+    def shares_videos(self) -> bool:
+        return True
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
         return True
 
 
@@ -47,7 +50,10 @@ class FewerStepsConfig(Method):
         check_fits(self.NAME, self.steps, num_steps)
 
     @property
-    def predictions_only(self) -> bool:
+    def shares_videos(self) -> bool:
+        return True
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
         return True
 
     def patch(self, pipe: Any) -> Callable[[], None]:
@@ -118,10 +124,6 @@ class UniformConfig(StepwiseCache):
     def rule(self) -> StepwiseRule:
         return _Uniform(self)
 
-    @property
-    def predictions_only(self) -> bool:
-        return not self.reuses_stack
-
 
 class _Uniform(StepwiseRule):
     config: UniformConfig
@@ -161,10 +163,6 @@ class ReplayConfig(StepwiseCache):
 
     def rule(self) -> StepwiseRule:
         return _Replay(self)
-
-    @property
-    def predictions_only(self) -> bool:
-        return not self.reuses_stack
 
 
 class _Replay(StepwiseRule):

@@ -78,10 +78,6 @@ class SearchedConfig(StepwiseCache):
         if self.actions is not None:
             check_actions(self.actions)
 
-    @property
-    def predictions_only(self) -> bool:
-        return not self.reuses_stack
-
     def for_backbone(self, anatomy: Anatomy) -> SearchedConfig:
         if self.actions is not None:
             return self

@@ -54,6 +54,10 @@ class TaylorSeerConfig(Cache):
         if self.max_order < 0:
             raise ValueError(f"max_order must be at least 0, not {self.max_order}")
 
+    @property
+    def shares_videos(self) -> bool:
+        return True
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         paths: list[str] = []
         for block in anatomy.blocks(transformer):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -162,6 +163,9 @@ def look(denoiser: Denoiser, feature: str) -> torch.Tensor:
     return denoiser.look(denoiser.anatomy.timestep_embedding, **options)
 
 
-def relative_l1(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean absolute difference of a and b over the mean absolute value of b (equation 4); in float32."""
-    return float((a.float() - b.float()).abs().mean() / b.float().abs().mean())
+def relative_l1(a: torch.Tensor, b: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor] = torch.mean) -> float:
+    """Mean absolute difference of a and b over the mean absolute value of b (equation 4); in float32.
+
+    mean: `denoiser.processes.mean` for tokens of which each process holds a part.
+    """
+    return float(mean((a.float() - b.float()).abs()) / mean(b.float().abs()))

@@ -122,7 +122,8 @@ class Numerics:
 
     attention: one of diffusers' attention backends ("native", "flash", "_native_cudnn", …); None keeps the default.
     vae_tiling: decode in overlapping tiles, for less memory at slightly different pixels.
-    parallel: GPUs that share the transformer's tokens (sampling/parallel.py).
+    parallel: GPUs that make one video together (sampling/parallel.py), sharing the transformer's tokens.
+    cfg_parallel: one half of them computes the conditional branch of guidance, the other the unconditional one.
     compile: the transformer's blocks by torch.compile, the reference's too; the caches stay outside the graphs.
     """
 
@@ -130,6 +131,7 @@ class Numerics:
     attention: str | None = None
     vae_tiling: bool = False
     parallel: int = number(1, 1024, 1)
+    cfg_parallel: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:

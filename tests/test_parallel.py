@@ -1,31 +1,36 @@
-"""Context parallelism: what is refused, and two processes that share the tokens of a small random Wan."""
+"""One video shared by several processes: what is refused, and that outputs and actions are those of one process."""
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from methods import EasyCacheConfig, PreciseCacheConfig, TeaCacheConfig, apply
-from pcbench import backbones, cli
+from methods import AdaCacheConfig, EasyCacheConfig, PreciseCacheConfig, TeaCacheConfig
+from pcbench import cli
+from pcbench.backbones import shares
 from pcbench.config import ConfigError
 from pcbench.sampling import parallel
 
-from .conftest import call, pipeline_of, random_transformer
+from .parallel_parts import CASES, FOUR, GUIDED, MODULES, OVERRULED, SPLIT, alone, shared
 
+PARALLEL, GUIDED_TOO = "model.numerics.parallel", "model.numerics.cfg_parallel=true stages=[latency]"
 BAD = {
-    "model.numerics.parallel=0": "from 1 to 1024, not 0",
-    "model.numerics.parallel=2": "add stages=[latency]",
-    "model.numerics.parallel=2 stages=[latency] method=teacache": "teacache looks at tokens or blocks",
-    "model.numerics.parallel=2 stages=[latency] method=precisecache_flash": "precisecache looks at tokens or blocks",
-    "model.numerics.parallel=2 stages=[latency] model=hunyuan": "cannot split this family",
-    "model.numerics.parallel=2 stages=[latency]": "torchrun --nproc-per-node 2",
+    f"{PARALLEL}=0": "from 1 to 1024, not 0",
+    f"{PARALLEL}=2": "add stages=[latency]",
+    f"{PARALLEL}=2 stages=[latency] method=adacache method.moreg=true": "adacache would decide by each GPU's share",
+    f"{PARALLEL}=4 stages=[latency] model=tiny_hunyuan": "its 6 attention heads leave one of 4 GPUs without any",
+    f"{PARALLEL}=3 {GUIDED_TOO}": "model.numerics.parallel=3 is not even",
+    f"{PARALLEL}=2 {GUIDED_TOO} model=tiny_hunyuan": "tiny_hunyuan has one guidance branch",
+    f"{PARALLEL}=2 {GUIDED_TOO} method=magcache": "magcache needs both of wan's guidance branches at once",
+    f"{PARALLEL}=4 {GUIDED_TOO} method=precisecache_flash": "torchrun --nproc-per-node 4",
+    f"{PARALLEL}=2 stages=[latency]": "torchrun --nproc-per-node 2",
+    f"{PARALLEL}=2 stages=[latency] method=teacache model=tiny_hunyuan": "torchrun --nproc-per-node 2",
+    f"{PARALLEL}=8 stages=[latency] method=precisecache_flash model=tiny_opensora": "torchrun --nproc-per-node 8",
 }
+TOLERANCE = 2e-6  # of the largest value; attention adds up keys in another order, and so do norms over processes
 
 
 @pytest.mark.parametrize("words", BAD)
@@ -35,12 +40,16 @@ def test_what_cannot_be_split_is_refused_in_one_line(words, tmp_path, capsys):
     assert BAD[words] in line
 
 
-def test_methods_that_look_at_whole_predictions_split():
-    assert PreciseCacheConfig().predictions_only
-    assert not PreciseCacheConfig(block_cache_rate=0.4).predictions_only
-    assert not PreciseCacheConfig(reuse="stack").predictions_only
-    assert not TeaCacheConfig().predictions_only
-    assert not EasyCacheConfig().predictions_only  # its means are over the latent, never tried
+def test_a_transformer_without_a_plan_is_refused():
+    run = cli.run_from(["method=none", "stages=[latency]", f"{PARALLEL}=2"])
+    with pytest.raises(ConfigError, match="how to split a Linear over GPUs is not known"):
+        shares.check(run.recipe, SimpleNamespace(TRANSFORMER=torch.nn.Linear), {})
+
+
+def test_a_method_says_whether_it_works_on_a_shared_video():
+    for method in (PreciseCacheConfig(block_cache_rate=0.4), TeaCacheConfig(), EasyCacheConfig(), AdaCacheConfig()):
+        assert method.shares_videos
+    assert not AdaCacheConfig(moreg=True).shares_videos
 
 
 def test_the_others_keep_their_results_to_themselves(monkeypatch, tmp_path):
@@ -65,47 +74,49 @@ def test_one_process_cannot_do_the_work_of_two(monkeypatch, tmp_path):
             parallel.start([run])
 
 
-def _share(rank: int, port: int, folder: str) -> None:
-    """One of two processes: the same generations with the tokens whole and shared."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
-    torch.set_num_threads(1)
-    torch.accelerator.device_count = lambda: 1  # diffusers 0.42.1 divides by it, and on a CPU it is 0
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    assert parallel.broadcast_from_rank0({"rank": rank}) == {"rank": 0}
-    pipe, tokens = pipeline_of(random_transformer()), []
-    block = pipe.transformer.blocks[0].attn1
-    block.register_forward_pre_hook(
-        lambda _, args, kwargs: tokens.append((kwargs.get("hidden_states", args[0] if args else None)).shape[1]),
-        with_kwargs=True,
-    )
-    found = {}
-    for shared in (False, True):
-        if shared:
-            backbones.spread(pipe.transformer, 2)
-        tokens.clear()
-        plain = call(pipe)
-        seen = set(tokens)
-        with apply(pipe, PreciseCacheConfig(alpha=2.0, downsample_factor=(2, 2, 2))) as handle:
-            cached = call(pipe)
-        found[shared] = plain, cached, "".join(step.action[0] for step in handle.trace.steps), seen
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two processes found in all cases, started once."""
+    return shared(2, [*CASES, *MODULES, *OVERRULED, *GUIDED], tmp_path_factory.mktemp("two"))
 
 
-def test_two_processes_share_the_tokens_and_agree(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_share, (port, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    (whole,), shares = ranks[0][False][3], [ranks[rank][True][3] for rank in (0, 1)]
-    assert sum(min(share) for share in shares) == whole
-    assert all(len(share) == 1 for share in shares)
-    for rank in ranks:
-        for kind in (0, 1):  # uncached, cached
-            assert torch.allclose(rank[True][kind], ranks[0][False][kind], rtol=1e-4, atol=1e-5)
-        assert rank[True][2] == ranks[0][False][2]
-    assert "r" in ranks[0][True][2]
+def agrees(found, case, heads: int) -> None:
+    """Outputs, actions, transformer calls and cached blocks of each process are those of one process alone."""
+    whole, actions, details = alone(*case[:2], heads)
+    for latents, taken, chosen, _ in found:
+        assert taken == actions
+        for own, expected in zip(chosen, details, strict=True):  # with cfg_parallel, of its own branch
+            assert own.items() <= expected.items()
+            assert bool(own) == bool(expected)
+        assert float((latents - whole).abs().max()) <= TOLERANCE * float(whole.abs().max())
+
+
+@pytest.mark.parametrize("case", [*CASES, *MODULES, *GUIDED], ids=str)
+def test_two_processes_make_what_one_makes(two, case):
+    agrees([rank[case] for rank in two], case, heads=2)
+    assert {action for action, _ in two[0][case][1]} - {"full"}
+
+
+def test_each_process_has_a_part_of_the_tokens(two):
+    """Of 100 tokens at full size, the first block's half of them; of Open-Sora's 5 frames, 3 and 2."""
+    seen = {family: [rank[family, "precisecache_flash", ""][3] for rank in two] for family in SPLIT}
+    assert seen["wan"] == seen["hunyuan"] == [50, 50]
+    assert seen["opensora"] == [3 * 30, 2 * 30]
+
+
+@pytest.mark.parametrize("case", OVERRULED, ids=str)
+def test_a_process_that_would_decide_otherwise_cannot(two, case):
+    """The second process is made to disagree at every chance; both do the same all the same."""
+    first, second = (rank[case] for rank in two)
+    assert first[1:3] == second[1:3]
+    assert torch.equal(first[0], second[0])
+    assert {action for action, _ in first[1]} - {"full"}
+
+
+def test_four_processes_make_what_one_makes(tmp_path):
+    found = shared(4, FOUR, tmp_path)
+    for case in FOUR:
+        agrees([rank[case] for rank in found], case, heads=4)
 
 
 @pytest.mark.gpu

@@ -16,14 +16,24 @@ from .denoiser import Denoiser
 from .method import Method, Rule
 from .trace import Trace
 
+SPLIT = "cp_input"  # how the names of diffusers' hooks that split tokens among processes begin
+
 
 class _Hooked:
     """A module with one of our hooks."""
 
-    def __init__(self, module: Any, hook: ModelHook) -> None:
+    def __init__(self, module: Any, hook: ModelHook, root: bool) -> None:
         self.module, self.hook = module, hook
         self.plain = "forward" not in vars(module)  # forward is the class's own
-        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
+        registry = HookRegistry.check_if_exists_or_initialize(module)
+        # What splits a block's tokens among processes stays outside: the block, and so its cache, knows only its part.
+        splits = [] if root else [name for name in registry._hook_order if name.startswith(SPLIT)]
+        outside = {name: registry.get_hook(name) for name in splits}
+        for name in reversed(splits):
+            registry.remove_hook(name, recurse=False)
+        registry.register_hook(hook, HOOK_NAME)
+        for name, each in outside.items():
+            registry.register_hook(each, name)
         self.forward = module.forward
         # With diffusers' hooks a copied module would run its original; copy and pickle both start here.
         vars(module)["__reduce_ex__"] = self._refuse_to_copy
@@ -75,20 +85,17 @@ class Handle:
         ]
         try:
             for module, root, paths in plans:
-                self._register(module, root)
+                self._hooked.append(_Hooked(module, root, root=True))
                 self._transformers.append(module)
                 module._cache_config = method  # so that diffusers refuses a second cache
                 module.disable_cache = self.remove  # diffusers' own method knows only its own caches
                 for path in paths:
-                    self._register(module.get_submodule(path), ModuleHook(root, path))
+                    self._hooked.append(_Hooked(module.get_submodule(path), ModuleHook(root, path), root=False))
                 module._diffusers_hook.invalidate_child_registries_cache()
             self._undo_patch = method.patch(pipe)
         except BaseException:
             self.remove()
             raise
-
-    def _register(self, module: Any, hook: ModelHook) -> None:
-        self._hooked.append(_Hooked(module, hook))
 
     @property
     def traces(self) -> list[Trace]:

@@ -12,6 +12,7 @@ import torch
 
 from .anatomy import Anatomy, Block, Size
 from .clock import Clock
+from .processes import ALONE, Processes
 from .trace import Call, Step
 
 
@@ -34,6 +35,7 @@ class Denoiser:
     must_compute: the step is protected (`Cache.protects`).
     switched: at this step another transformer has taken over (Wan2.2).
     reused: set by the rule when it answers for the transformer from the cache.
+    processes: those that share the video; what is measured on tokens, of which each holds a part, goes through them.
     """
 
     anatomy: Anatomy
@@ -50,13 +52,18 @@ class Denoiser:
     step: Step = field(default_factory=lambda: Step(-1))
     call: Call | None = None  # the running one, if the rule visits its modules
     blocks: list[Block] = field(default_factory=list)
+    processes: Processes = ALONE
+    both_known: bool = False  # both guidance branches at the step's start
+    ahead: dict[str, tuple[torch.Tensor, Call]] = field(default_factory=dict)  # branch -> what its `run` will return
 
     def __post_init__(self) -> None:
         self.blocks = self.anatomy.blocks(self.transformer)
+        self.processes = Processes.of(self.transformer, self.anatomy.BATCHED is not None)
 
     def begin_step(self, inputs: dict[str, Any]) -> None:
         """Move every branch on to the next step, whose first call has these arguments."""
-        self.switched = False
+        self.switched, self.ahead = False, {}
+        self.both_known = len(self.branches) == 2
         for branch in self.branches.values():
             branch.last_inputs = branch.inputs
             branch.inputs = self.anatomy.at_step(branch.inputs, inputs)
@@ -65,6 +72,7 @@ class Denoiser:
         """Another transformer of the pipeline takes over."""
         self.anatomy, self.transformer, self.forward, self.switched = anatomy, transformer, forward, True
         self.blocks = anatomy.blocks(transformer)
+        self.processes = Processes.of(transformer, anatomy.BATCHED is not None)
 
     def guidance_scale(self) -> float:
         """The scale that the pipeline combines this step's branches with. Raises ValueError where it is not known."""
@@ -115,12 +123,35 @@ class Denoiser:
     def run(self, inputs: dict[str, Any] | None = None) -> torch.Tensor:
         """The prediction for the current branch (or for changed `inputs`), its modules visited and counted."""
         inputs = self.branch.inputs if inputs is None else inputs
-        self.call = Call(self.anatomy.latent_size(inputs), self.anatomy.batch(inputs))
-        self.step.calls.append(self.call)
+        if self.processes.pair is not None and self.anatomy.BATCHED is not None and self.batched:
+            half = self.anatomy.part_of_batch(inputs, first=self.processes.side == 0)
+            prediction, call = self._run(half, self.anatomy.batch(inputs))
+            prediction = torch.cat(self.processes.exchange(prediction, None)[0])
+        elif self.processes.pair is not None and self.both_known:
+            prediction, call = self._run_as_pair()
+        else:
+            prediction, call = self._run(inputs, self.anatomy.batch(inputs))
+        self.step.calls.append(call)
+        return prediction
+
+    def _run(self, inputs: dict[str, Any], batch: int) -> tuple[torch.Tensor, Call]:
+        self.call = call = Call(self.anatomy.latent_size(inputs), batch)
         try:
-            return _sample(self.forward(**inputs))
+            return _sample(self.forward(**inputs)), call
         finally:
             self.call = None
+
+    def _run_as_pair(self) -> tuple[torch.Tensor, Call]:
+        """The current branch's, computed by one of the pair while the other computes the other branch."""
+        if self.branch.name not in self.ahead:
+            asked, names = self.branch, list(self.branches)
+            self.branch = self.branches[names[self.processes.side]]
+            try:
+                own = self._run(self.branch.inputs, self.anatomy.batch(self.branch.inputs))
+            finally:
+                self.branch = asked
+            self.ahead = dict(zip(names, zip(*self.processes.exchange(*own), strict=True), strict=True))
+        return self.ahead.pop(self.branch.name)
 
     def look(self, view: Callable[..., tuple[torch.Tensor, list[str]]], **options: Any) -> torch.Tensor:
         """What a method of the anatomy computes for the current branch (an embedding, say), its modules counted."""

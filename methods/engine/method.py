@@ -137,10 +137,15 @@ class Method(ABC):
         return False
 
     @property
-    def predictions_only(self) -> bool:
-        """Whether the method reads whole predictions alone, and so decides alike on each GPU where several share a
-        video; others read tokens or blocks, of which each GPU holds only a part."""
+    def shares_videos(self) -> bool:
+        """Whether the method works where several processes share a video, each with a part of the tokens: it decides
+        by a schedule, once a step (`StepwiseCache`), or by numbers from `denoiser.processes`."""
         return False
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        """Whether it works where each guidance branch is computed by processes of its own. Those see no module of the
+        other branch, unless one call holds both."""
+        return self.shares_videos and anatomy.BATCHED is not None
 
     @property
     def trial_factor(self) -> tuple[int, int, int] | None:
@@ -265,6 +270,13 @@ class StepwiseCache(Cache):
     def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int] | None:
         return {} if self.reuses_stack else None
 
+    @property
+    def shares_videos(self) -> bool:
+        return True  # the first process decides for all (`StepwiseRule.decide_together`)
+
+    def shares_guidance(self, anatomy: Anatomy) -> bool:
+        return self.shares_videos and (anatomy.BATCHED is not None or not self.DECIDES_PER_BRANCH)
+
     @abstractmethod
     def rule(self) -> StepwiseRule:
         """A fresh rule for one pipeline call."""
@@ -294,7 +306,7 @@ class StepwiseRule(Rule):
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self._decided is not denoiser.step or self.config.DECIDES_PER_BRANCH:
             self._decided, self._compute = denoiser.step, True  # stays so if the rule raises
-            self._compute = self.decide(denoiser, denoiser.step)
+            self._compute = self.decide_together(denoiser, denoiser.step)
         if not self._compute and self.reuse.ready(denoiser):
             denoiser.reused = True
             return self.reuse.predict(denoiser)
@@ -302,6 +314,12 @@ class StepwiseRule(Rule):
         self.reuse.store(denoiser, prediction)
         self.observe(denoiser, prediction)
         return prediction
+
+    def decide_together(self, denoiser: Denoiser, step: Step) -> bool:
+        """The first process's decision and numbers: all have the same, but nothing promises the last bit."""
+        own = self.decide(denoiser, step), step.indicator, step.accumulated, step.threshold
+        compute, step.indicator, step.accumulated, step.threshold = denoiser.processes.agree(own)
+        return compute
 
     def forget_branch(self, name: str) -> None:
         self.reuse.forget_branch(name)

@@ -103,7 +103,8 @@ class StackResidual(Reuse):
         self.memory = {}
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
-        """Do nothing: the residual was stored at the last block."""
+        """The residual was stored at the last block; of a branch that another process computes, only that it was."""
+        self.memory.setdefault(denoiser.branch.name, None)
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         return denoiser.run()

@@ -11,7 +11,6 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ContextParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
@@ -19,7 +18,7 @@ from methods.engine.anatomy import anatomy_of
 
 from .. import devices
 from ..config import Backbone, ConfigError, Recipe, Run, check_choice
-from . import cogvideox, hunyuan, wan
+from . import cogvideox, hunyuan, shares, wan
 from .family import Family
 from .opensora import family as open_sora
 from .weights import are_random, config_of, source
@@ -46,6 +45,9 @@ def check(run: Run) -> None:
         raise ConfigError("model.offload=model moves weights to a GPU and back: there is no CUDA device here")
     if run.recipe.numerics.compile and run.offload != "none":
         raise ConfigError("model.numerics.compile keeps the model on the device: leave model.offload at none")
+    if run.recipe.numerics.compile and run.recipe.numerics.parallel > 1:
+        raise ConfigError("model.numerics.compile and .parallel were never tried together: leave one of them away")
+    shares.check(run.recipe, family(run.recipe.backbone), transformer_config(run.recipe.backbone))
     if (attention := run.recipe.numerics.attention) is not None:
         check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
 
@@ -99,14 +101,9 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
         if transformer is not None and changes:
             transformer.set_attention_backend(backend)
         if transformer is not None and recipe.numerics.parallel > 1:
-            spread(transformer, recipe.numerics.parallel)
+            shares.spread(transformer, recipe.numerics.parallel, recipe.numerics.cfg_parallel)
         if transformer is not None and recipe.numerics.compile:
             compile_blocks(transformer)
-
-
-def spread(transformer: Any, count: int) -> None:
-    """Split the transformer's tokens among `count` processes (sampling/parallel.py); the shares may be uneven."""
-    transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, ulysses_anything=True))
 
 
 def compile_blocks(transformer: Any) -> None:

@@ -77,8 +77,9 @@ def needed(run: Run, held: int) -> tuple[int, int, int]:
     With group offload, weights wait on the CPU and do not count. If GPUs share the tokens, each GPU's share is given.
     """
     weights = 0 if run.offload == "group" else weights_bytes(run.recipe)
-    working, share = max(activations_bytes(run.recipe), arithmetic_bytes(run.recipe)), run.recipe.numerics.parallel
-    return weights, working // share, held // share
+    working, numerics = max(activations_bytes(run.recipe), arithmetic_bytes(run.recipe)), run.recipe.numerics
+    tokens = numerics.parallel // 2 if numerics.cfg_parallel else numerics.parallel
+    return weights, working // tokens, held // numerics.parallel
 
 
 def why_too_large(job: Job) -> str | None:

@@ -1,10 +1,10 @@
-"""One transformer over several GPUs: diffusers' context parallelism (Ulysses), one process per GPU under torchrun.
+"""One transformer over several GPUs (backbones/shares.py), one process per GPU under torchrun.
 
     torchrun --nproc-per-node 4 -m pcbench model=wan model.numerics.parallel=4 stages=[latency]
 
-Every process holds the whole model and a share of the tokens, and every process sees the whole prediction, so a method
-that decides by predictions makes the same decision in all of them. Only latency can be measured this way: the other
-stages would gain nothing. The first process prints and writes; the others write to a temporary folder.
+Every process holds the whole model and a share of the tokens, and sees the whole prediction. All make the same
+decisions (methods/engine/processes.py). Only latency can be measured this way: the other stages would gain nothing. The
+first process prints and writes; the others write to a temporary folder.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def own_arguments(arguments: Sequence[str]) -> list[str]:
 def check(run: Run) -> None:
     """Raise ConfigError for a run over several GPUs that is impossible on any hardware."""
     count, method = run.recipe.numerics.parallel, run.recipe.method
+    cfg_parallel, anatomy = run.recipe.numerics.cfg_parallel, backbones.family(run.recipe.backbone).ANATOMY
     if count == 1:
         return
     if run.stages != ("latency",):
@@ -50,10 +51,10 @@ def check(run: Run) -> None:
         raise ConfigError("a budget is found on one GPU: leave model.numerics.parallel at 1")
     if run.offload != "none":
         raise ConfigError("model.numerics.parallel keeps the model on every GPU: leave model.offload at none")
-    if getattr(backbones.family(run.recipe.backbone).TRANSFORMER, "_cp_plan", None) is None:
-        raise ConfigError(f"{run.recipe.backbone.name}: diffusers cannot split this family over GPUs, only Wan of ours")
-    if not method.predictions_only:
-        raise ConfigError(f"{method.NAME} looks at tokens or blocks, of which each GPU has a share only: parallel=1")
+    if not method.shares_videos:
+        raise ConfigError(f"{method.NAME} would decide by each GPU's share of the tokens: leave parallel at 1")
+    if cfg_parallel and not method.shares_guidance(anatomy):
+        raise ConfigError(f"{method.NAME} needs both of {anatomy.family}'s guidance branches at once: no cfg_parallel")
 
 
 def start(runs: Iterable[Run]) -> None:

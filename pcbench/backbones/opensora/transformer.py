@@ -1,13 +1,14 @@
 """STDiT3, the transformer of Open-Sora 1.2: alternating blocks over space and over time, text by cross-attention.
 
 Computes what opensora/models/stdit/stdit3.py of https://github.com/hpcaitech/Open-Sora does at tag v1.2.0 (17cce90);
-`convert_keys.py` maps its weights. Left out: conditioning on given frames (`x_mask`), sequence parallelism, dropout.
+`convert_keys.py` maps its weights. Left out: conditioning on given frames (`x_mask`), dropout. After diffusers'
+`enable_parallelism` several processes share a video (sequence.py).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,8 @@ from diffusers.models.embeddings import (
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
+from .sequence import Shares
+
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (frames, channels of a head) each
 
 
@@ -39,7 +42,6 @@ class STDiT3AttnProcessor:
     """
 
     _attention_backend = None  # written by `set_attention_backend`
-    _parallel_config = None
 
     def __init__(self, axis: str | None) -> None:
         self.axis = axis
@@ -52,10 +54,13 @@ class STDiT3AttnProcessor:
         attention_mask: torch.Tensor | None = None,
         num_frames: int | None = None,
         rotary_emb: Rotary | None = None,
+        shares: Shares | None = None,
     ) -> torch.Tensor:
         batch = hidden_states.shape[0]
         if self.axis is not None:
             hidden_states = hidden_states.unflatten(1, (num_frames, -1))
+            if self.axis == "time" and shares is not None:
+                hidden_states = shares.by_places(hidden_states)
             hidden_states = hidden_states.transpose(1, 2) if self.axis == "time" else hidden_states
             hidden_states = hidden_states.flatten(0, 1)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -73,7 +78,10 @@ class STDiT3AttnProcessor:
         tokens = attn.to_out[1](attn.to_out[0](tokens.flatten(2, 3).type_as(query)))
         if self.axis is not None:
             tokens = tokens.unflatten(0, (batch, -1))
-            tokens = (tokens.transpose(1, 2) if self.axis == "time" else tokens).flatten(1, 2)
+            tokens = tokens.transpose(1, 2) if self.axis == "time" else tokens
+            if self.axis == "time" and shares is not None:
+                tokens = shares.by_frames(tokens)
+            tokens = tokens.flatten(1, 2)
         return tokens
 
 
@@ -124,12 +132,15 @@ class STDiT3Block(nn.Module):
         encoder_attention_mask: torch.Tensor | None = None,
         num_frames: int = 1,
         rotary_emb: Rotary | None = None,
+        shares: Shares | None = None,
     ) -> torch.Tensor:
-        """Video tokens (B, frames * places, width), text (B, L, width), temb (B, 6, width) -> video tokens."""
+        """Video tokens (B, frames * places, width), text (B, L, width), temb (B, 6, width) -> video tokens.
+
+        shares: if processes share the video, of which this one has `num_frames`.
+        """
         shift, scale, gate, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + temb).chunk(6, dim=1)
-        attended = self.attn1(
-            self.norm1(hidden_states) * (1 + scale) + shift, num_frames=num_frames, rotary_emb=rotary_emb
-        )
+        normed = self.norm1(hidden_states) * (1 + scale) + shift
+        attended = self.attn1(normed, num_frames=num_frames, rotary_emb=rotary_emb, shares=shares)
         hidden_states = hidden_states + self.gate1(attended, gate)
         hidden_states = hidden_states + self.attn2(hidden_states, encoder_hidden_states, encoder_attention_mask)
         fed = self.ff(self.norm2(hidden_states) * (1 + scale_ff) + shift_ff)
@@ -149,6 +160,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
     _skip_layerwise_casting_patterns = ["patch_embed", "norm"]  # noqa: RUF012  # diffusers' own kind of attribute
     _no_split_modules = ["STDiT3Block"]  # noqa: RUF012
     _repeated_blocks = ["STDiT3Block"]  # noqa: RUF012
+    _cp_plan: ClassVar[dict[str, Any]] = {}  # diffusers' hooks split nothing: `forward` does
 
     @register_to_config
     def __init__(
@@ -246,15 +258,19 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         text = self.caption_projection(encoder_hidden_states.to(dtype))
         mask = _text_mask(encoder_attention_mask, len(text))
         grid = self.embed_latent(hidden_states.to(dtype), height, width)
-        tokens, num_frames = grid.flatten(1, 2), grid.shape[1]
+        shares = Shares.of(self._parallel_config, *grid.shape[1:3])
         rotary = get_1d_rotary_pos_embed(
-            self.config.attention_head_dim, torch.arange(num_frames, device=tokens.device), use_real=True
+            self.config.attention_head_dim, torch.arange(grid.shape[1], device=grid.device), use_real=True
         )
+        grid = grid if shares is None else shares.own(grid)
+        tokens, num_frames = grid.flatten(1, 2), grid.shape[1]
         for spatial, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
-            tokens = self._run(spatial, tokens, text, modulation, mask, num_frames)
-            tokens = self._run(temporal, tokens, text, modulation, mask, num_frames, rotary)
+            tokens = self._run(spatial, tokens, text, modulation, mask, num_frames, None, shares)
+            tokens = self._run(temporal, tokens, text, modulation, mask, num_frames, rotary, shares)
         shift, scale = (self.scale_shift_table + temb[:, None]).chunk(2, dim=1)
         tokens = self.proj_out(self.norm_out(tokens) * (1 + scale) + shift)
+        if shares is not None:
+            tokens = shares.gather(tokens.unflatten(1, (num_frames, -1))).flatten(1, 2)
         prediction = self._unpatchify(tokens, hidden_states.shape[2:]).float()
         return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
 
