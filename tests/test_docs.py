@@ -197,7 +197,7 @@ def try_line(words: Sequence[str], monkeypatch) -> None:
             assert (ROOT / project / "pyproject.toml").is_file()
         case ["python", "-m", "pytest", *rest]:
             assert all((ROOT / word).is_file() for word in rest if word.endswith(".py"))
-        case ["python", "-m", "pcbench", *rest]:
+        case ["python", "-m", "pcbench", *rest] | ["torchrun", "--nproc-per-node", _, "-m", "pcbench", *rest]:
             flags, options_ = cli.flags_of(rest)
             if not flags.help:
                 composed = compose.compose(options_, flags.multirun)
