@@ -54,7 +54,9 @@ def popen(main: Callable[[], object], env: Mapping[str, str] | None = None, **ho
 
 def module(words: Sequence[str], folder: Path, path: Path | str = "") -> subprocess.CompletedProcess[str]:
     """`python -m words…` in a folder. Our own packages are imported anew, from there or from `path`."""
-    return _anew(["-m", *words[1:]], lambda: runpy.run_module(words[0], run_name="__main__", alter_sys=True), folder, path)
+    return _anew(
+        ["-m", *words[1:]], lambda: runpy.run_module(words[0], run_name="__main__", alter_sys=True), folder, path
+    )
 
 
 def code(text: str, folder: Path, path: Path | str = "") -> subprocess.CompletedProcess[str]:
