@@ -84,6 +84,8 @@ def test_after_a_failed_run_the_next_begins_with_the_memory_of_the_first(
     name = method.partition("_")[0]
     words = [*METHODS[method], *SMALL, prompts, "prompts.limit=1", f"results={tmp_path / 'results'}"]
     backbones.forget()
+    gc.collect()
+    gc.freeze()  # what is there by now, of other tests too, need not be looked at again
     if loaded:
         assert cli.main(["method=none", *words[len(METHODS[method]) :]]) == 0
     held, inner = [], stages.Sweep.carry_out

@@ -231,33 +231,40 @@ def everything(root: Path) -> Path:
     return root
 
 
-def test_the_same_records_give_the_same_bytes(tmp_path):
-    everything(tmp_path / "results")
-    folders = []
-    for seed in ("1", "2"):
-        out = tmp_path / seed
-        command = [sys.executable, "-m", "analysis", "figures", str(tmp_path / "results"), "--out", str(out)]
-        env = os.environ | {"PYTHONHASHSEED": seed, "TZ": f"UTC{seed}"}
-        subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
-        folders.append({path.name: path.read_bytes() for path in out.iterdir()})
-    assert folders[0] == folders[1]
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> tuple[list[figures.Drawing], Path, Path]:
+    """The drawings of everything, as they were written; the results and the folder of their files."""
+    root = tmp_path_factory.mktemp("drawn")
+    found, _ = figures.drawings(everything(root / "results"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "drawings", lambda results, options: (found, []))  # once is enough
+        figures.write(root / "results", root / "out", say=lambda line: None)
+    return found, root / "results", root / "out"
+
+
+def test_the_same_records_give_the_same_bytes(drawn, tmp_path):
+    """In this process and in another one, whose hashes and time zone are others."""
+    _, results, out = drawn
+    command = [sys.executable, "-m", "analysis", "figures", str(results), "--out", str(tmp_path / "out")]
+    env = os.environ | {"PYTHONHASHSEED": "1", "TZ": "UTC1"}
+    subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+    here, there = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (out, tmp_path / "out"))
+    assert here == there
     names = {"fig2", "fig3", "fig4", "fig5", "fig6", "bound"}
     expected = {f"{name}-tiny.{kind}" for name in names for kind in ("pdf", "png", "md")}
-    assert set(folders[0]) >= expected | {"pareto-figures-tiny.pdf", "claims.md"}
-    for name, content in folders[0].items():
+    assert set(here) >= expected | {"pareto-figures-tiny.pdf", "claims.md"}
+    for name, content in here.items():
         if name.endswith(".pdf"):
             assert b"/TrueType" in content or b"/CIDFontType2" in content
             assert b"/Type3" not in content
 
 
-def test_every_answer_is_under_its_figure_and_in_the_table(tmp_path, monkeypatch):
-    found, _ = figures.drawings(everything(tmp_path / "results"))
-    monkeypatch.setattr(figures, "drawings", lambda results, options: (found, []))  # once is enough
-    figures.write(tmp_path / "results", tmp_path / "out", say=lambda line: None)
-    table = (tmp_path / "out" / "claims.md").read_text()
+def test_every_answer_is_under_its_figure_and_in_the_table(drawn):
+    found, _, out = drawn
+    table = (out / "claims.md").read_text()
     assert len(found) == 8
     for drawing in found:
-        caption = (tmp_path / "out" / f"{drawing.name}.md").read_text()
+        caption = (out / f"{drawing.name}.md").read_text()
         assert caption == drawing.caption
         for claim in drawing.claims:
             assert claim.text in caption
