@@ -38,6 +38,8 @@ LINES = [
     ["prompts.seeds=[3,4]", "prompts.limit=2", "latency.repeats=7"],
     ["fidelity=[raw]", "score={vbench: all}", "stages=[]"],
     ["+experiment=table1_tiny", "model=tiny_wan", "method=pab"],
+    ["+experiment=fig7", "prompts=demo", "method=pab"],  # which sets how many prompts there are
+    ["method=fora", "+experiment=budget_tiny", "model=wan2_2_a14b", "prompts=held_out", "method.alpha=1"],
     ["model.sampling.steps=3.0"],
     ["model.sampling.steps=3.5"],
     ["model.sampling.steps=yes"],
