@@ -10,8 +10,8 @@ from pcbench import cli, stages
 from pcbench.job import jobs_of
 from pcbench.sampling import generate, video
 
-SIZE = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.frames=9", "model.sampling.steps=4"]
-FRAMES = 3 * 9 * 64 * 64  # bytes of a video
+SIZE = ["model.sampling.height=32", "model.sampling.width=32", "model.sampling.frames=5", "model.sampling.steps=3"]
+FRAMES = 3 * 5 * 32 * 32  # bytes of a video
 WORDS = ["-m", "method=fora,pab", *SIZE, "prompts=held_out", "prompts.limit=5", "stages=[generate,score]"]
 
 

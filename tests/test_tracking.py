@@ -21,6 +21,7 @@ from pcbench import cli, tracking
 from pcbench.store import records
 from pcbench.tracking.entries import displayed, numbers, of_record, of_sweep
 
+from . import forks
 from .report_parts import make, put, record
 from .test_cli import QUICK, SMALL, without_times
 from .wandb_parts import read_run, server
@@ -219,9 +220,10 @@ def test_no_records_is_one_line(tmp_path):
 
 
 def sweep(tmp_path: Path, name: str, *words: str, **more: str) -> subprocess.Popen:
-    env = environment(tmp_path, PYTHONUNBUFFERED="1", **more)
-    command = [sys.executable, "-m", "pcbench", *SWEEP, f"results={tmp_path / name}", *words]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = environment(tmp_path, **more)
+    line = [*SWEEP, f"results={tmp_path / name}", *words]
+    said = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return forks.popen(lambda: cli.main(line), env, cwd=ROOT, **said)
 
 
 def beside(sweep_process: subprocess.Popen) -> int:
