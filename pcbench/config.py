@@ -12,7 +12,7 @@ from typing import Any, get_origin, get_type_hints
 from methods import Method, NoCacheConfig
 from methods.engine.numbers import LARGEST, check_plain
 
-from .messages import nearest, shortened
+from .messages import ConfigError, nearest, shortened
 
 STAGES = ("generate", "latency", "score")  # the default
 ALL_STAGES = (*STAGES, "observe")
@@ -24,10 +24,6 @@ LONGEST_PROMPT = 10_000  # characters; VBench's longest augmented ones have unde
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
 OFFLOADS = ("none", "model", "group")
-
-
-class ConfigError(ValueError):
-    """The user asked for something impossible: reported in one line, with exit code 2."""
 
 
 def number(low: float, high: float = LARGEST, default: Any = MISSING) -> Any:

@@ -13,6 +13,10 @@ LONGEST = 220  # the most characters of a message
 FEW = 6  # up to this many options are listed in full
 
 
+class ConfigError(ValueError):
+    """The user asked for something impossible: reported in one line, with exit code 2."""
+
+
 def shortened(text: object, limit: int = 60) -> str:
     """The text on one line of printable characters; its middle is left out if it is longer than `limit`."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).split()))

@@ -93,6 +93,11 @@ def test_the_installed_command_is_this_one():
     assert "setup" in done.stdout
 
 
+def test_vbenchs_own_command_starts_without_torch():
+    code = "import sys, pcbench.vbench.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_exit_codes(capsys):
     command = Command("x", "Does x.\n\nMore.", {"a=N": "how many"})
 

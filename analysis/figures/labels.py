@@ -40,7 +40,8 @@ def place(figure: Figure, panels: Sequence[tuple[Axes, Sequence[Line]]], size: f
     """
     if not isinstance(figure.canvas, FigureCanvasAgg):
         FigureCanvasAgg(figure)
-    figure.get_layout_engine().execute(figure)  # a whole drawing would take a third longer
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)  # a whole drawing would take a third longer
     figure.set_layout_engine("none")  # what was laid out stays
     for axes, lines in panels:
         named = [(line, _written(axes, line, size)) for line in lines if line.text and len(line.x)]

@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import ConfigError
-from ..messages import Parser
+from ..messages import ConfigError, Parser
 from . import build, environment
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from ..config import ConfigError
+from ..messages import ConfigError
 from ..store import read_json, write_json
 from .dimensions import DIMENSIONS
 from .environment import folder

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..config import ConfigError
+from ..messages import ConfigError
 
 SAMPLES = 5  # samples of every prompt in the official protocol
 

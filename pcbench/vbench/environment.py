@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import ConfigError
+from ..messages import ConfigError
 from ..store import read_json
 from .dimensions import DIMENSIONS, Dimension
 
