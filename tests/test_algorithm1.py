@@ -20,10 +20,10 @@ from pcbench.sampling.generate import denoise
 MODELS = ("tiny_wan", "tiny_hunyuan", "tiny_cogvideox", "tiny_opensora")
 SIZE = ("model.sampling.height=64", "model.sampling.width=80", "model.sampling.frames=17")
 CASES = [  # method, alpha (section 4.1, and one that reuses much), steps
+    ("precisecache_base", 0.5, 50),
     ("precisecache_base", 0.5, 30),
-    ("precisecache_base", 0.5, 20),
-    ("precisecache_turbo", 0.7, 20),
-    ("precisecache method.alpha=2", 2.0, 20),
+    ("precisecache_turbo", 0.7, 30),
+    ("precisecache method.alpha=2", 2.0, 30),
 ]
 PROMPT = "a small yellow triangle moving quickly down on a striped white background"
 
