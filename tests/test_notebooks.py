@@ -46,7 +46,7 @@ def execute(path: Path, *changes: tuple[str, str]) -> list[dict[str, Any]]:
         text = text.replace(old, new)
     notebook = nbformat.reads(text, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=LIMIT, kernel_name="python3", resources=where).execute()
+    NotebookClient(notebook, timeout=LIMIT, iopub_timeout=LIMIT, kernel_name="python3", resources=where).execute()
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
