@@ -11,13 +11,13 @@ from matplotlib.lines import Line2D
 
 from ..load import Bench
 from ..pareto import Curve, curves, short_names
-from ..tables.budget import TOLERANCE, Point, points
+from ..tables.budget import TOLERANCE, Point, points, reached
 from ..tables.layouts import layout_of
 from . import style
 from .claims import Drawing, NotDrawnError
 from .highlight import DEFAULT, Options, looks
 
-ROW, EDGES = 0.125, 0.3  # inches of a method's line, and of what is above and below a panel
+ROW, EDGES = 0.14, 0.3  # inches of a method's line, and of what is above and below a panel
 
 
 def budget(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
@@ -32,6 +32,7 @@ def budget(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
             drawn[bench.heading] = (bench, found, prompts)
     if not drawn:
         raise NotDrawnError("fewer than two methods have scores on common prompts")
+    budgets = reached([found for _, found, _ in drawn.values()], budgets)
     heights = [EDGES + ROW * len(found) for _, found, _ in drawn.values()]
     figure, axes = style.panels(
         len(drawn), len(budgets), height=sum(heights) + 0.4, sharex="row", sharey="row", height_ratios=heights
@@ -56,7 +57,7 @@ def budget(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
     title = (
         f"Every method tuned to the same budgets, {benches[0].experiment}: PSNR to the uncached video over"
         f" {counts} prompts at {', '.join(f'{target:g}' for target in budgets)} times fewer"
-        f" MACs, within {TOLERANCE:.0%}; × where a method has no setting there. In the order of the second budget."
+        f" MACs, within {TOLERANCE:.0%}; × where a method has no setting there, the best first."
     )
     models = ", ".join(dict.fromkeys(bench.model for bench, _, _ in drawn.values()))
     return Drawing("budget", "budget", models, title, figure)

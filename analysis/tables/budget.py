@@ -67,12 +67,21 @@ def points(found: Mapping[str, Curve], budgets: Sequence[float]) -> dict[str, li
     return {name: at[name] for name in sorted(at, key=place)}
 
 
+def reached(found: Sequence[Mapping[str, Curve]], budgets: Sequence[float]) -> tuple[float, ...]:
+    """The budgets that a setting of at least one curve is at; all of them if none is."""
+    all_curves = [curve for each in found for curve in each.values()]
+    return tuple(b for b in budgets if any(nearest(curve, b).reached for curve in all_curves)) or tuple(budgets)
+
+
 def tables(name: str, benches: Sequence[Bench], budgets: Sequence[float]) -> list[Table]:
     """PSNR at each budget, and its paired difference to the best there, a block for each bench; [] without curves."""
-    scores, differences = [], []
+    scores, differences, known = [], [], []
     for bench in benches:
         with contextlib.suppress(ValueError):  # no prompt in common
-            found, prompts = curves(bench)
+            known.append((bench, *curves(bench)))
+    budgets = reached([found for _, found, _ in known], budgets)
+    for bench, found, prompts in known:
+        if found:
             names, at = short_names(found), points(found, budgets)
             best = [_best([each[number] for each in at.values()]) for number in range(len(budgets))]
             heading = f"{bench.heading}: {prompts} prompts"
@@ -83,7 +92,7 @@ def tables(name: str, benches: Sequence[Bench], budgets: Sequence[float]) -> lis
     heads = [f"{budget:g}×" for budget in budgets]
     pairs = [each for head in heads for each in (f"PSNR (dB) at {head} ↑", f"worst at {head}")]
     notes = [
-        f"A setting is at a budget if it has that many times fewer MACs than no cache, within {TOLERANCE:.0%}, over "
+        f"A setting is at a budget if it has that many times fewer MACs than no cache, within {TOLERANCE:.0%}, over"
         " the prompts that all records of a block have. In parentheses: the method has no setting there; its "
         "nearest one, and how many times fewer MACs that has.",
         "worst: the lowest PSNR of a prompt. Brackets: 95 % bootstrap intervals over prompts.",
