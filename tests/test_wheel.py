@@ -129,7 +129,12 @@ def editable(wheels, tmp_path_factory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "these.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    pip("install", "--no-build-isolation", "--prefix", str(folder), "--editable", str(wheels[0].parents[1] / "source"))
+    source = wheels[0].parents[1] / "source"
+    here = (sys.executable, "-m", "pip", "show", "--quiet", "pcbench")
+    before = subprocess.run(here, cwd=folder).returncode
+    # Without --ignore-installed, pip removes what these tests run in, --prefix or not.
+    pip("install", "--no-build-isolation", "--ignore-installed", "--prefix", str(folder), "--editable", str(source))
+    assert subprocess.run(here, cwd=folder).returncode == before
     return folder / "bin" / "python"
 
 
