@@ -38,7 +38,7 @@ docs: .venv-docs/installed
 clean:
 	rm -rf .venv .venv-lpips .venv-launch .venv-docs site pcbench.egg-info
 
-# What the extra docs has, without pcbench and torch.
+# Needs neither pcbench nor torch.
 .venv-docs/installed: pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check "mkdocs>=1.6,<2" "mkdocs-material>=9.5,<10"

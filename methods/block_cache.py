@@ -34,8 +34,8 @@ class BlockCache:
         self.rate, self.steps, self.ranking, self.sets = rate, steps, ranking, sets
         self.phase = "full"  # or "refresh" or "cached"; trials do not visit blocks
         self.left = 0  # computed steps until the next refresh
-        # branch -> block -> norms of D and of the block's input over this process's tokens, residual D of the video, D
-        # of the text (None without a text stream)
+        # branch -> block -> norms over this process's tokens (of D; of the block's input too, if that is ranked by),
+        # residual D of the video, D of the text (None without a text stream)
         self.kept: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]] = {}
         self.leader: str | None = None  # with shared sets, the branch whose ranking all follow
 
@@ -70,7 +70,8 @@ class BlockCache:
             return
         before = hidden_of(block, call)
         video = video_of(block, output) - before  # equation (5)
-        norms = torch.stack([torch.linalg.vector_norm(tokens.float()) for tokens in (video, before)])
+        measured = (video, before) if self.ranking == "relative" else (video,)
+        norms = torch.stack([torch.linalg.vector_norm(tokens.float()) for tokens in measured])
         text_index = block.metadata.return_encoder_hidden_states_index
         text = None if text_index is None else output[text_index] - text_of(block, call)
         kept[block.path] = norms, video, text

@@ -98,6 +98,8 @@ def check_here(run: Run) -> None:
     device = devices.resolve(run.device)
     if run.recipe.numerics.attention is not None:
         _check_attention(run.recipe.numerics.attention, device, run.recipe.numerics.dtype)
+    if run.recipe.numerics.compile:
+        _check_compiler(device)
     least, total = least_bytes(run.recipe), total_bytes(device)
     if least > total:
         size = run.recipe.sampling
@@ -117,6 +119,15 @@ def _check_attention(name: str, device: str, dtype: str) -> None:
         _AttentionBackendRegistry._backends[backend](query=query, key=query, value=query)
     except Exception as error:  # kernels raise errors of all kinds
         raise ConfigError(f"model.numerics.attention={name} does not run on {device} here: {error}") from error
+
+
+@functools.cache
+def _check_compiler(device: str) -> None:
+    """Raise ConfigError if torch.compile makes nothing that runs on the device: it needs a C++ compiler, or Triton."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # of all kinds
+        raise ConfigError(f"model.numerics.compile does not work on {device} here: {error}") from error
 
 
 def least_bytes(recipe: Recipe) -> int:

@@ -62,12 +62,12 @@ class FlopCounter(TorchFunctionMode):
 
 
 def _shapes(value: Any) -> Any:
-    """What the number of FLOPs depends on in a function's argument: shapes, and einsum's equation."""
+    """What the number of FLOPs depends on in a function's argument: shapes, numbers (a stride), einsum's equation."""
     if isinstance(value, torch.Tensor):
         return value.shape
     if isinstance(value, (tuple, list)):
         return tuple(map(_shapes, value))
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str | int) else None
 
 
 def presets() -> dict[str, Method]:

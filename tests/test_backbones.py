@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from methods.engine.anatomy import anatomy_of
-from pcbench import backbones, cli
+from pcbench import backbones, cli, feasible
 from pcbench.backbones import weights
 from pcbench.config import ConfigError
 from pcbench.cost.macs import reference_macs
@@ -131,6 +131,18 @@ def test_compiled_blocks_give_the_same_video(family, folders, tmp_path, monkeypa
     assert torch.allclose(*latents, atol=1e-5)
     kinds = {type(block.module) for block in anatomy_of(pipe.transformer).blocks(pipe.transformer)}
     assert len(graphs) >= len(kinds)  # the size of the video; uniform makes no trials
+
+
+def test_without_a_working_compiler_nothing_begins(monkeypatch, tmp_path):
+    def broken(function):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    feasible._check_compiler.cache_clear()
+    run = cli.run_from(["model=tiny_wan", "model.numerics.compile=true", f"results={tmp_path}"])
+    with pytest.raises(ConfigError, match="compile does not work on cpu here: no C"):
+        feasible.check_here(replace(run, device="cpu"))
+    feasible._check_compiler.cache_clear()
 
 
 def test_group_offload_gives_the_same_video(family, folders, tmp_path):

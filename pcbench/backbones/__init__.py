@@ -98,11 +98,13 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
     backend = attention_of(recipe)
     changes = backend != attention_backend()
     for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
-        if transformer is not None and changes:
+        if transformer is None:
+            continue
+        if changes:
             transformer.set_attention_backend(backend)
-        if transformer is not None and recipe.numerics.parallel > 1:
+        if recipe.numerics.parallel > 1:
             shares.spread(transformer, recipe.numerics.parallel, recipe.numerics.cfg_parallel)
-        if transformer is not None and recipe.numerics.compile:
+        if recipe.numerics.compile:
             compile_blocks(transformer)
 
 

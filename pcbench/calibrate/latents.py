@@ -36,8 +36,7 @@ def final_latent(
     method = ReplayConfig(actions=actions, reuse=reuse, **options)
     if not known and keep is None:
         return caller.call(method)
-    pairs = zip(actions, along or "F" * len(actions), strict=False)
-    shared = next((step for step, (a, b) in enumerate(pairs) if a != b), len(actions))
+    shared = in_common(actions, along)
     if method.reuses_stack:
         shared = min(shared, (actions + "r").index("r")) - 1
     beginning = list(known[: max(shared, 0)])
@@ -49,6 +48,12 @@ def final_latent(
             return _Resumed(super().rule(), actions, beginning, keep)
 
     return caller.call(Resumed(**vars(method)))
+
+
+def in_common(actions: str, along: str) -> int:
+    """The number of steps at which two schedules do the same, from the first on; `along` empty: all computed."""
+    pairs = zip(actions, along or "F" * len(actions), strict=False)
+    return next((step for step, (a, b) in enumerate(pairs) if a != b), len(actions))
 
 
 class _Resumed(Rule):

@@ -17,7 +17,7 @@ from methods.planned import plan
 from methods.schedule import evenly
 
 from ..calibrate import gram
-from ..calibrate.latents import final_latent
+from ..calibrate.latents import final_latent, in_common
 from ..config import Run
 from ..observe.watch import Caller, Moment, Seen, rms
 from ..store import read_json, write_json
@@ -31,7 +31,8 @@ class Sample:
     """One sample: how to call the pipeline for it, what its uncached call did, and the error of every schedule tried.
 
     error: root mean square of the final latent's difference from the uncached one, over that one's own. Of the best
-    schedule so far the predictions are kept: its neighbours begin as it does, and a search looks at them next.
+    schedule so far the predictions are kept, beside those of the uncached call: its neighbours begin as it does, and a
+    search looks at them next.
     """
 
     caller: Caller
@@ -46,9 +47,11 @@ class Sample:
     def error(self, actions: str) -> float:
         """The error of a schedule, measured if that was not done before."""
         if actions not in self.tried:
-            least, along, known = self._best
+            least, best, predicted = self._best
+            known = {"": self.seen.moments, best: predicted}
+            along = max(known, key=partial(in_common, actions))
             moments: list[Moment] = []
-            found = final_latent(self.caller, actions, self.reuse, known, along, moments).float()
+            found = final_latent(self.caller, actions, self.reuse, known[along], along, moments).float()
             reference = self.seen.latents[-1].float()
             self.tried[actions] = rms(found - reference) / rms(reference)
             if self.tried[actions] < least:
