@@ -24,6 +24,7 @@ from .launch import shards, worker
 from .messages import shortened
 from .runs import Settings
 from .sampling import parallel
+from .store import away
 from .tune.budget import Budgets
 from .vbench import tasks as vbench
 
@@ -161,7 +162,7 @@ def _fitting(jobs: list[Job], leave_out: bool) -> tuple[list[Job], list[str]]:
 def _carry_out_all(work: Work) -> int:
     results, shard = work.jobs[0].run.results, shards.parse(work.settings.shard)
     worker.begin(work.jobs)
-    with tracking.beside(results, work.settings.wandb):
+    with away.watching(results), tracking.beside(results, work.settings.wandb):
         budgets = Budgets(lambda line: print(line, flush=True))
         jobs = jobs_of(shards.take(budgets.settle(job.run for job in work.jobs), shard))
         failed, notes = list(budgets.failed), []

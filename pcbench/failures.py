@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 
 from . import devices
+from .store.away import steadily
 
 Say = Callable[[str], None]
 
@@ -79,7 +80,7 @@ def attempt_each(
     failures = []
     for prompt, seed in samples:
         what = f"{stage} of {prompt!r} seed {seed}"
-        failed = None if what in failed_before else attempt(what, partial(work, prompt, seed))
+        failed = None if what in failed_before else attempt(what, partial(steadily, partial(work, prompt, seed)))
         if failed is not None:
             say(f"{label}  failed  {failed.line}")
             failures.append(failed)

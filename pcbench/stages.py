@@ -23,6 +23,7 @@ from .observe import stage as observe
 from .sampling import latency, parallel, video
 from .sampling.generate import generate
 from .store import claims, write_whole
+from .store.away import steadily
 from .vbench import stage as vbench
 
 Say = Callable[[str], None]
@@ -129,7 +130,8 @@ class Sweep:
                 self._waited.add(job)
             complete = job if share.last else share.part  # the job of which no sample may be missing by now
             error = "; ".join(failure.line for failure in known) or None
-            failed = attempt("record", partial(record.write, complete, error, finished=not waits))
+            write = partial(record.write, complete, error, finished=not waits)
+            failed = attempt("record", partial(steadily, write))
             if failed is not None:
                 failures.append(failed)
                 known.append(failed)

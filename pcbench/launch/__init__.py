@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib.util
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from .. import feasible, integrity, provenance
@@ -23,6 +24,7 @@ from .worker import FOLDER, Launch, Main
 REMOTE = {"slurm": "submitit", "ray": "ray"}  # launchers whose workers may be on other machines, and what they need
 LAUNCHERS = ("none", "local", *REMOTE)
 FAILED = "pcbench: failed: "  # begins a line of a worker's log
+GRACE = 60.0  # seconds that the other workers have when the first one has seen everything done
 OUTLOOK = "; the other runs of the sweep go on"
 
 
@@ -85,10 +87,19 @@ def run(settings: Settings, words: Sequence[str], jobs: Sequence[Job], main: Mai
     print(f"{launch.count} workers; their logs: {launch.folder}", flush=True)
     pool = _start(settings, launch, jobs, main)
     try:
-        progress.follow(progress.Watch(jobs, launch), pool.works)
+        progress.follow(progress.Watch(jobs, launch), partial(_works, pool, []))
+        codes = pool.codes()
     finally:
         pool.stop()
-    return _outcome(launch, pool)
+    return _outcome(launch, codes)
+
+
+def _works(pool: Pool, since: list[float]) -> bool:
+    """Whether any worker is still to end. One that ends by itself has seen everything done: after it the others have
+    so long, and those that have not ended by then hang. since: the time when the first one was seen to have ended."""
+    if not since and {0, 1} & set(pool.codes().values()):
+        since.append(time.monotonic())
+    return pool.works() and not (since and time.monotonic() - since[0] > GRACE)
 
 
 def _count(settings: Settings, jobs: Sequence[Job]) -> int:
@@ -127,8 +138,7 @@ def on(jobs: Sequence[Job], machines: Sequence[str]) -> list[Job]:
     return [there(job) for job in jobs]
 
 
-def _outcome(launch: Launch, pool: Pool) -> Outcome:
-    codes = pool.codes()
+def _outcome(launch: Launch, codes: Mapping[int, int | None]) -> Outcome:
     logs = {number: _lines(launch, number) for number in codes}
     failures = [line for log in logs.values() for line in log if line.startswith(FAILED)]
     failed = [line.removeprefix(FAILED).removesuffix(OUTLOOK) for line in failures]
@@ -136,7 +146,7 @@ def _outcome(launch: Launch, pool: Pool) -> Outcome:
     for number, code in codes.items():
         if code not in (0, 1):
             last = logs[number][-1] if logs[number] else "it printed nothing"
-            how = "did not end" if code is None else f"ended with exit code {code}"
+            how = "hung and was ended" if code is None else f"ended with exit code {code}"
             how = f"was ended by signal {-code}" if code is not None and code < 0 else how
             outcome.notes.append(f"worker {number} {how}: {last}")
     if not {0, 1} & set(codes.values()):  # a worker that ends by itself has seen everything done

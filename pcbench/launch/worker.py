@@ -18,6 +18,7 @@ from ..job import Job
 from ..sampling.generate import LAUNCH
 from ..stages import Share
 from ..store import read_json, write_json
+from . import hang
 from .shards import Shard, Unit, group_of, parse, units
 
 Main = Callable[[Sequence[str]], int]  # carries out a command line and returns its exit code
@@ -72,6 +73,7 @@ def begin(jobs: Sequence[Job]) -> None:
     folder = jobs[0].run.results / FOLDER / name
     if os.environ.get(DRIVER) == "stdin":
         end_with(0)
+    hang.end_if_this_does()
     machines = sorted({job.place.machine for job in jobs})
     write_json(folder / f"worker-{worker.number}.json", {"machines": machines})
 

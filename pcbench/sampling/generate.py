@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from methods import Handle, apply
+from methods import Handle, Trace, apply
 
 from .. import backbones, provenance
 from ..config import Recipe, Run
@@ -25,8 +25,11 @@ from ..failures import Failure, attempt
 from ..job import Job
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone, partial, put
+from ..store.away import steadily
 from ..store.claims import claim
 from .video import is_whole_mp4, kept
+
+_latest: list[Trace] = []  # of the method that is at work, or was last
 
 LAUNCH = "PCBENCH_LAUNCH"  # in the environment of a worker: the launch it is of; its failures are tried once
 
@@ -44,15 +47,23 @@ def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor
 def cached(pipe: Any, run: Run, recipe: Recipe) -> Iterator[Handle]:
     """Attach the recipe's method to the pipeline, then place its weights for a call. In this order, because otherwise
     model offload would drop the method's hook."""
+    global _latest
     guidance = backbones.family(recipe.backbone).guidance_scale(recipe)
     try:
         with (
             apply(pipe, recipe.method, guidance_scale=guidance) as handle,
             backbones.placed(pipe, run.offload, run.device),
         ):
+            _latest = handle.traces
             yield handle
     finally:
         backbones.after_call(pipe)
+
+
+def progress() -> tuple[int, int, int]:
+    """What changes with every denoising step that this process begins: the list of traces, its length, the last one's.
+    """
+    return id(_latest), len(_latest), len(_latest[-1].steps) if _latest else 0
 
 
 def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
@@ -148,7 +159,7 @@ def _generate_one(pipe: Any, job: Job, prompt: str, seed: int, files: SampleFile
         "notes": notes,
         "revision": provenance.revision(),
     }
-    _write(run, files, latents, frames, header | handle.trace.to_dict())
+    steadily(lambda: _write(run, files, latents, frames, header | handle.trace.to_dict()))
     trace = handle.trace
     return f"{trace.computed}/{len(trace.steps)} steps computed, {seconds:.1f} s{''.join(f' [! {n}]' for n in notes)}"
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import away
 from .atomic import write_whole  # re-exported for analysis, which may import only the store
 
 CHECKSUM = "checksum"
@@ -94,7 +95,7 @@ def read_json(path: Path) -> Any | None:
     try:
         return load_json(path)
     except (FileNotFoundError, NotADirectoryError, DamagedError):
-        return None
+        return read_json(path) if away.waited() else None
 
 
 def fits(data: Any, shape: Any) -> bool:
@@ -209,7 +210,10 @@ class SampleFiles:
 
     @property
     def complete(self) -> bool:
-        return self.trace.is_file() and self.latent.is_file() and self.video.is_file()
+        def whole() -> bool:
+            return self.trace.is_file() and self.latent.is_file() and self.video.is_file()
+
+        return whole() or (away.waited() and whole())
 
 
 @dataclass(frozen=True)

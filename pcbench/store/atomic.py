@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from . import away
+
 try:
     import fcntl
 except ImportError:  # Windows: files still appear complete, but two processes may do the same work
@@ -18,6 +20,8 @@ except ImportError:  # Windows: files still appear complete, but two processes m
 
 PARTIAL = ".partial-"  # prefix of file names
 PATIENCE = 30.0  # seconds to wait for a lock that is only held briefly; after that its owner hangs, and we do without
+
+_without: set[Path] = set()  # folders whose lock was waited for in vain: its owner hangs, and is not waited for twice
 
 
 @contextmanager
@@ -27,6 +31,7 @@ def partial(path: Path) -> Iterator[Path]:
     It keeps the suffix, by which some writers choose a format, and contains the process id, so that `sweep` can find
     what a killed process left behind.
     """
+    away.waited()
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f"{PARTIAL}{os.getpid()}-{namespace()}-{secrets.token_hex(4)}-{path.name}")
     try:
@@ -38,9 +43,13 @@ def partial(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file next to `path`, then rename it into place. Raises OSError if it cannot be written."""
-    with partial(path) as own:
-        write(own)
-        put(own, path)
+
+    def once() -> None:
+        with partial(path) as own:
+            write(own)
+            put(own, path)
+
+    away.steadily(once)
 
 
 def put(own: Path, path: Path) -> None:
@@ -106,8 +115,10 @@ def alone(folder: Path) -> Iterator[None]:
     If a folder cannot be locked, or the lock's owner hangs, the work goes on without the lock: the files it protects
     are checked again when they are read.
     """
+    away.waited()
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock", PATIENCE):
+    with _locked(folder / ".lock", 0 if folder in _without else PATIENCE) as held:
+        (_without.discard if held else _without.add)(folder)
         yield
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import fits
+from . import away, fits
 from .atomic import alone, is_alive, namespace, partial
 
 CLAIM = ".claim-"  # prefix of file names
@@ -44,6 +44,7 @@ def claim(path: Path) -> Iterator[bool]:
     try:
         yield token is not None
     finally:
+        away.waited()
         if token and _held.pop(file, None) and _token(file) == token:
             with suppress(OSError):
                 file.unlink()
@@ -65,6 +66,11 @@ def missed() -> Iterator[list[Path]]:
         yield _missed
     finally:
         _missed = before
+
+
+def held() -> set[str]:
+    """The names of what this process has claimed now."""
+    return {file.name.removeprefix(CLAIM) for file in [*_held]}
 
 
 def running(folder: Path) -> set[str]:
@@ -97,7 +103,6 @@ def _take(file: Path) -> str | None:
     token = secrets.token_hex(8)
     text = json.dumps({"process": os.getpid(), "namespace": namespace(), "host": _host(), "token": token})
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with partial(file) as own:
             own.write_text(text)
             if _create(own, file, text):

@@ -1,9 +1,10 @@
-"""Disks that are full, read-only, or taken away in the middle of a run."""
+"""Disks that are full, read-only, or taken away in the middle of a run, for good or for a while."""
 
 from __future__ import annotations
 
 import errno
 import os
+import random
 import resource
 import shutil
 import signal
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .harness import Child, Tally, World, complete, issue, records
+from pcbench.store import away
+
+from .harness import Child, Tally, World, complete, issue, last, records
 
 NOBODY = 65534
 
@@ -122,7 +125,7 @@ def deleted(world: World, times: int = 3) -> Iterator[Tally]:
     tally = Tally("results folder deleted midway")
     for _ in range(times):
         store = world.empty()
-        child = Child(store)
+        child = Child(store, _impatient)
         _wait_for_sample(store, child)
         shutil.rmtree(store, ignore_errors=True)
         code, said = child.wait()
@@ -131,3 +134,36 @@ def deleted(world: World, times: int = 3) -> Iterator[Tally]:
             _one_line(tally, code, said, "deleted")
         store.mkdir(exist_ok=True)
         yield from _again(world, tally, store, "deleted")
+
+
+def _impatient() -> None:
+    away.PATIENCE = 0.5
+
+
+def vanished(world: World, seconds: float = 10.0, times: int = 3, seed: int = 0) -> Iterator[Tally]:
+    """The results folder goes away in the middle of a sweep and comes back, in turn with nothing or an empty folder in
+    its place. The sweep waits for it: nothing is lost, made again, or written elsewhere."""
+    tally, chance = Tally("results folder away for a while"), random.Random(seed)
+    for number in range(times):
+        store, what = world.empty(), ("nothing", "an empty folder")[number % 2]
+        elsewhere = store.with_name(f"{store.name}-away")
+        child = Child(store)
+        _wait_for_sample(store, child)
+        time.sleep(chance.uniform(0, world.seconds / 2))
+        store.rename(elsewhere)
+        if number % 2:
+            store.mkdir()
+        time.sleep(seconds)
+        if stray := list(store.rglob("*")) if store.exists() else []:
+            tally.wrong(f"written in its place: {stray[0].relative_to(store)}")
+            shutil.rmtree(store)
+        if store.exists():
+            store.rmdir()
+        there = complete(elsewhere)
+        elsewhere.rename(store)
+        code, said = child.wait()
+        tally.injected += 1
+        tally.lost += sum(complete(store).get(sample) != state for sample, state in there.items())
+        if code or "Traceback" in said:
+            tally.wrong(f"{what} in its place: exit code {code}: {last(said)}")
+        yield from _again(world, tally, store, f"{what} in its place")

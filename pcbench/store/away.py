@@ -1,0 +1,84 @@
+"""A results folder that goes away in the middle of a run and comes back, as one on a network file system does.
+
+Work in a watched folder waits for it. Otherwise a file would be written into a folder made anew in its place, beneath
+the mount, and what cannot be seen would count as missing and be made again. Stdlib only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+PATIENCE = 60.0  # seconds to wait for a folder; after that it counts as deleted, and is made anew
+PAUSE = 0.5  # seconds between two looks
+# What a file system says that is not there at the moment: of a folder, of a mount, of a server
+PASSING = {errno.ENOENT, errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+
+T = TypeVar("T")
+
+_watched: dict[Path, tuple[int, int]] = {}  # folders, and the device and inode of each at the beginning
+_absences = 0  # how often one was found away
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[None]:
+    """While the body runs, everything in the folder, which exists now, waits for it when it is away."""
+    folder = folder.absolute()
+    status = os.stat(folder)
+    _watched[folder] = status.st_dev, status.st_ino
+    try:
+        yield
+    finally:
+        _watched.pop(folder, None)
+
+
+def is_away() -> bool:
+    """Whether a watched folder is not there, or an empty one is in its place, as where nothing is mounted."""
+    return any(_is_away(folder, identity) for folder, identity in _watched.items())
+
+
+def _is_away(folder: Path, identity: tuple[int, int]) -> bool:
+    try:
+        status = os.stat(folder)
+        return (status.st_dev, status.st_ino) != identity and not os.listdir(folder)
+    except OSError:
+        return True
+
+
+def waited() -> bool:
+    """Wait for watched folders that are away; returns whether there were any, and what was seen must be looked at
+    again."""
+    global _absences
+    if not is_away():
+        return False
+    _absences += 1
+    end = time.monotonic() + PATIENCE
+    print(f"pcbench: the results folder is away; waiting for it, at most {PATIENCE:.0f} s", file=sys.stderr, flush=True)
+    while is_away() and time.monotonic() < end:
+        time.sleep(PAUSE)
+    for folder in [folder for folder, identity in _watched.items() if _is_away(folder, identity)]:
+        del _watched[folder]
+    return True
+
+
+def steadily(work: Callable[[], T]) -> T:
+    """Do work that reads and writes in watched folders, and may be repeated; again if they were away meanwhile."""
+    repeated = False
+    while True:
+        before = _absences
+        try:
+            result = work()
+        except OSError as error:
+            if not waited() and _absences == before:
+                if not _watched or error.errno not in PASSING or repeated:
+                    raise
+                repeated = True  # it may just have come back
+            continue
+        if _absences == before:
+            return result
