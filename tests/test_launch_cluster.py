@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from pcbench import cli
 
+from . import slurm_node
 from .launch_parts import logs, made, same, until
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +34,17 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="needs submitit: pip install 'pcbench[slurm]'"
 )
-needs_slurm = pytest.mark.skipif(shutil.which("srun") is None, reason="needs a SLURM cluster: there is no srun")
+needs_slurm = pytest.mark.skipif(
+    shutil.which("srun") is None and not slurm_node.can_start(),
+    reason="needs a SLURM cluster, or root and Debian's slurmd, slurmctld, slurm-client and munge to start one here",
+)
+
+
+@pytest.fixture
+def slurm(tmp_path_factory):
+    """The cluster that this machine is in, or one of its own."""
+    with slurm_node.running(tmp_path_factory.mktemp("slurm")) if slurm_node.can_start() else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +113,7 @@ def test_jobs_of_submitit_share_a_sweep_and_a_preempted_one_goes_on(tmp_path, un
 @pytest.mark.slurm
 @needs_submitit
 @needs_slurm
-def test_slurm_finishes_after_a_job_was_preempted(tmp_path, undisturbed):
+def test_slurm_finishes_after_a_job_was_preempted(tmp_path, undisturbed, slurm):
     driver = start(tmp_path, "-m", "pcbench", "launcher=slurm", "workers=2", "slurm.cpus=1", "slurm.minutes=30")
     claimed_by(tmp_path, driver)
     listed = subprocess.run(

@@ -1,8 +1,8 @@
 """Workers that hang: a deadlock of GPUs, or a driver that never answers, would keep a claim for ever.
 
-A process that stands still as a whole touches its claims no more, and loses them by itself (store/claims.py). Where only
-its working thread does, another one of it notices: if no denoising step begins for half an hour while it makes a
-sample, the process ends, and with it its claims. Others make the sample; Ray and SLURM start the worker anew.
+A process that stands still as a whole touches its claims no more, and loses them by itself (store/claims.py). Where
+only its working thread does, another one of it notices: if no denoising step begins for half an hour while it makes a
+sample, the process ends, and with it its claims. Others make the sample, and Ray starts the worker anew.
 """
 
 from __future__ import annotations
@@ -36,5 +36,7 @@ def _watch(worker: int) -> None:
             seen, since = now, time.monotonic()
         elif time.monotonic() - since > LIMIT:
             at = traceback.extract_stack(sys._current_frames()[worker])[-1]
-            print(f"pcbench: ended: no step for {LIMIT:.0f} s, at {at.filename}:{at.lineno}", file=sys.stderr, flush=True)
+            print(
+                f"pcbench: ended: no step for {LIMIT:.0f} s, at {at.filename}:{at.lineno}", file=sys.stderr, flush=True
+            )
             os._exit(CODE)

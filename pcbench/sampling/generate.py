@@ -61,8 +61,7 @@ def cached(pipe: Any, run: Run, recipe: Recipe) -> Iterator[Handle]:
 
 
 def progress() -> tuple[int, int, int]:
-    """What changes with every denoising step that this process begins: the list of traces, its length, the last one's.
-    """
+    """What changes with each denoising step that this process begins: the traces' identity, number and last length."""
     return id(_latest), len(_latest), len(_latest[-1].steps) if _latest else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import tempfile
@@ -10,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from . import damage, disks, kills, launches, writers
+from tests import slurm_node
+
+from . import clusters, damage, disks, kills, launches, writers
 from .harness import Tally, World
 
 Fault = Callable[[World], Iterator[Tally]]
@@ -24,6 +27,8 @@ def faults(kill_count: int, seed: int) -> dict[str, Fault]:
         "killed": lambda world: writers.one_killed(world, seed),
         "launches": lambda world: launches.killed(world, seed),
         "hung": lambda world: launches.hung(world, seed),
+        **({"ray": lambda world: clusters.ray_killed(world, seed)} if importlib.util.find_spec("ray") else {}),
+        **({"slurm": lambda world: clusters.slurm_killed(world, seed)} if slurm_node.can_start() else {}),
         "read-only": disks.read_only,
         "deleted": disks.deleted,
         "vanished": disks.vanished,

@@ -45,7 +45,7 @@ def workers(results: Path) -> set[int]:
     return found
 
 
-def _at_work(store: Path, driver: Child, later: float = 0) -> int:
+def at_work(store: Path, driver: Child, later: float = 0) -> int:
     """A process that is making something, or was, so many seconds later."""
     while not (claimants := _claimants(store)) and driver.runs:
         time.sleep(0.01)
@@ -60,7 +60,7 @@ def killed(world: World, seed: int, times: int = 4) -> Iterator[Tally]:
     for number in range(times):
         store, what = world.empty(), ("worker", "driver", "driver, back at once")[number % 3]
         driver = Child(store, forks.workers, LOCAL)
-        claimant = _at_work(store, driver, chance.uniform(0, world.seconds / 2))
+        claimant = at_work(store, driver, chance.uniform(0, world.seconds / 2))
         with suppress(ProcessLookupError):  # it had just ended
             os.kill(claimant if what == "worker" else driver.pid, signal.SIGKILL)
         code, said = driver.wait()
@@ -88,7 +88,7 @@ def hung(world: World, seed: int, times: int = 2) -> Iterator[Tally]:
         driver = Child(store, lambda at=at: _quick_to_judge(at), LOCAL)  # type: ignore[misc]
         if what == "process":
             with suppress(ProcessLookupError):
-                os.kill(_at_work(store, driver, chance.uniform(0, world.seconds / 4)), signal.SIGSTOP)
+                os.kill(at_work(store, driver, chance.uniform(0, world.seconds / 4)), signal.SIGSTOP)
         else:
             at.touch()
         code, said = driver.wait()
