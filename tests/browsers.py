@@ -23,6 +23,10 @@ WAIT = 60  # seconds for an answer; two cores may be busy
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None)
 
+# Keys by name: in Chromium's protocol, and in Firefox's
+CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Tab": 9, "Home": 36, "End": 35, "Escape": 27}
+VALUES = {"ArrowLeft": "\ue012", "ArrowRight": "\ue014", "Enter": "\ue007", "Tab": "\ue004", "Escape": "\ue00c"}
+
 LISTEN = """(() => {
   window.complaints = [];
   const hear = (e) => complaints.push(String(e.message || e.reason || `cannot load ${e.target.src || e.target.href}`));
@@ -94,8 +98,9 @@ class Chromium:
         elif event.get("method") == "Runtime.consoleAPICalled" and params["type"] in {"error", "warning", "assert"}:
             self.complaints.append(str([each.get("value", each.get("description")) for each in params["args"]]))
 
-    def open(self, page: Path) -> None:
-        self._ask("Page.navigate", url=page.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        self._ask("Page.navigate", url="about:blank")  # another address of the same page would not load it again
+        self._ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         wait_for(self, "document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
@@ -106,9 +111,7 @@ class Chromium:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        code = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Tab": 9, "Home": 36, "End": 35}.get(key) or ord(
-            key.upper()
-        )
+        code = CODES.get(key) or ord(key.upper())
         said = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
         about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
         self._ask("Input.dispatchKeyEvent", type="keyDown" if said else "rawKeyDown", **about, **said)
@@ -177,8 +180,9 @@ class Firefox:
         """What the window's listener heard since `open`."""
         return self.run("window.complaints")
 
-    def open(self, page: Path) -> None:
-        self._ask("WebDriver:Navigate", url=page.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        self._ask("WebDriver:Navigate", url="about:blank")  # another address of the same page would not load it again
+        self._ask("WebDriver:Navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.run(LISTEN)
 
     def run(self, script: str) -> Any:
@@ -192,7 +196,13 @@ class Firefox:
         return value
 
     def press(self, key: str) -> None:
-        special = {"ArrowLeft": "\ue012", "ArrowRight": "\ue014", "Enter": "\ue007"}
+        special = {
+            "ArrowLeft": "\ue012",
+            "ArrowRight": "\ue014",
+            "Enter": "\ue007",
+            "Tab": "\ue004",
+            "Escape": "\ue00c",
+        }
         moves = [{"type": kind, "value": special.get(key, key)} for kind in ("keyDown", "keyUp")]
         self._ask("WebDriver:PerformActions", actions=[{"type": "key", "id": "keyboard", "actions": moves}])
 

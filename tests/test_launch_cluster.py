@@ -9,12 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from pcbench import cli
+from pcbench.store.atomic import is_alive
 
 from . import slurm_node
 from .launch_parts import logs, made, same, until
@@ -68,10 +69,10 @@ def claimed_by(results, driver) -> int:
     def claimant():
         assert driver.poll() is None, driver.communicate()[0]
         for path in results.rglob(".claim-*"):
-            try:
-                return json.loads(path.read_text())["process"]
-            except (OSError, ValueError):
-                continue
+            with suppress(OSError, ValueError):
+                process = json.loads(path.read_text())["process"]
+                if is_alive(process):  # the claims of the dead lie about for a while
+                    return process
         return None
 
     until(claimant, 300)

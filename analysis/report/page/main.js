@@ -53,6 +53,8 @@ const state = {
 
 const player = new Player(showTime);
 const sections = new Sections(state, player, $("prompts"));
+const stage = new Stage(state, player, sections, $("stage"));
+sections.compare = (prompt, id) => stage.show(prompt, id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const REPORT = {
@@ -66,13 +68,25 @@ const REPORT = {
     chooseLooks([...new Set(benches.flatMap((b) => b.methods.map((m) => m.method)))]);
     fill($("bench"), benches.map((b, i) => [i, benchName(b)]));
     $("benches").hidden = benches.length < 2;
-    const asked = benches.findIndex((b) => `#${benchName(b)}` === decodeURIComponent(location.hash));
+    const [name, view] = location.hash.slice(1).split("?");
+    const asked = benches.findIndex((b) => benchName(b) === decodeURIComponent(name));
     $("bench").value = Math.max(0, asked);
     wire();
     openBench(benches[Math.max(0, asked)]);
-    if (!calm.matches && state.bench.video) player.play();
+    if (view) stage.restore(view);
+    else if (!calm.matches && state.bench.video) player.play();
   },
 };
+
+let remembering = 0;
+
+/** Keep what is shown in the page's address; soon, as browsers limit how often. */
+function remember() {
+  clearTimeout(remembering);
+  remembering = setTimeout(() => {
+    history.replaceState(null, "", `#${encodeURIComponent(benchName(state.bench))}${stage.open ? `?${stage.address}` : ""}`);
+  }, 150);
+}
 
 /** Names a bench by what tells it from the others. */
 function benchName(bench) {
@@ -163,7 +177,7 @@ function wire() {
   const choose = (id, change) => $(id).addEventListener("change", () => change($(id).value));
   choose("bench", (value) => {
     openBench(state.benches[value]);
-    history.replaceState(null, "", `#${encodeURIComponent(benchName(state.bench))}`);
+    remember();
   });
   choose("metric", (value) => state.set({ metric: state.bench.metrics.find((m) => m.name === value) }));
   choose("speed", (value) => state.set({ speed: value }));
@@ -201,6 +215,7 @@ function showTime() {
   $("seek").value = frame;
   $("seek").setAttribute("aria-valuetext", `frame ${frame + 1} of ${frames}`);
   $("time").textContent = `${frame + 1}/${frames} · ${(frame / fps).toFixed(2)} s`;
+  if (stage.open && !playing) remember();
 }
 
 function onKey(event) {
@@ -208,11 +223,11 @@ function onKey(event) {
   const inside = event.target.closest("input, select, textarea");
   const press = event.target.closest("button, summary, [role=button]") && event.key === " ";
   if ((inside && inside.id !== "seek") || press) return;
-  const views = [...$("view").options].map((o) => o.value);
   const last = player.frames - 1;
+  const back = () => player.step(-1), forth = () => player.step(1);
   const keys = {
-    " ": () => player.toggle(), ArrowLeft: () => player.step(-1), ArrowRight: () => player.step(1),
-    j: () => go(1), k: () => go(-1), d: () => { $("view").value = document.body.dataset.view = views[(views.indexOf($("view").value) + 1) % views.length]; },
+    " ": () => player.toggle(), ArrowLeft: back, ArrowRight: forth, a: back, d: forth,
+    ...(stage.open ? { ...stage.keys, Tab: () => stage.turn(event.shiftKey ? -1 : 1), j: () => stage.follow(1), k: () => stage.follow(-1) } : { j: () => go(1), k: () => go(-1), v: nextView, c: compareHere }),
   };
   if (inside) Object.assign(keys, { Home: () => { player.pause(); player.seek(0); }, End: () => { player.pause(); player.seek(last); } });
   const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
@@ -221,13 +236,27 @@ function onKey(event) {
   act();
 }
 
-/** To the next or previous prompt: of the one in focus, else of the one at the window's top. */
+function nextView() {
+  const views = [...$("view").options].map((o) => o.value);
+  $("view").value = document.body.dataset.view = views[(views.indexOf($("view").value) + 1) % views.length];
+}
+
+/** The prompt in focus, else the one at the window's top: its place among all, from -1. */
+function here(all) {
+  const focused = all.indexOf(document.activeElement.closest("article"));
+  const first = all.findIndex((section) => section.getBoundingClientRect().top > 24);
+  return focused >= 0 ? focused : (first < 0 ? all.length : first) - 1;
+}
+
+function compareHere() {
+  const all = [...$("prompts").children];
+  if (all.length) stage.show(all[Math.max(0, here(all))].prompt, state.picked);
+}
+
+/** To the next or previous prompt. */
 function go(by) {
   const all = [...$("prompts").children];
-  const top = (section) => section.getBoundingClientRect().top, edge = 24;
-  const focused = all.indexOf(document.activeElement.closest("article"));
-  const first = all.findIndex((section) => top(section) > edge), at = (first < 0 ? all.length : first) - 1;
-  const target = all[clamp((focused >= 0 ? focused : at) + by, 0, all.length - 1)];
+  const target = all[clamp(here(all) + by, 0, all.length - 1)];
   target?.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
   target?.focus({ preventScroll: true });
 }

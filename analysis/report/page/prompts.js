@@ -40,15 +40,20 @@ function scale(full) {
 
 class Sections {
   constructor(state, player, box) {
-    Object.assign(this, { state, player, box, near: new Set() });
+    Object.assign(this, { state, player, box, near: new Set(), compare: () => {} });
     this.observer = new IntersectionObserver((entries) => {
       for (const entry of entries) entry.isIntersecting ? this.enter(entry.target) : this.leave(entry.target);
     }, { rootMargin: "60% 0px" });
   }
 
-  draw() {
+  /** No section keeps a video. */
+  rest() {
     this.observer.disconnect();
     for (const section of this.box.children) this.leave(section);
+  }
+
+  draw() {
+    this.rest();
     this.box.replaceChildren(...ordered(this.state).map((prompt) => this.section(prompt)));
     for (const section of this.box.children) this.observer.observe(section);
   }
@@ -57,7 +62,7 @@ class Sections {
     const { metric } = this.state;
     const least = worst(prompt, this.state.settings, metric);
     const words = least.method ? `worst: ${least.method.label}, ${score(least.value, metric.name)}${/psnr/.test(metric.name) ? " dB" : ""}` : "";
-    const section = el("article", { tabindex: "-1", "aria-label": prompt.title }, el("h3", {}, prompt.title, el("small", {}, words)), el("div", { class: "cards", "aria-busy": "true" }));
+    const section = el("article", { tabindex: "-1", "aria-label": prompt.title }, el("h3", {}, prompt.title, el("small", {}, words), this.state.bench.video ? el("button", { type: "button", class: "chip", click: () => this.compare(prompt) }, "Compare ", el("kbd", {}, "C")) : null), el("div", { class: "cards", "aria-busy": "true" }));
     section.prompt = prompt;
     return section;
   }
@@ -83,11 +88,7 @@ class Sections {
   leave(section) {
     if (!this.near.delete(section)) return;
     const cards = section.lastElementChild;
-    for (const video of cards.querySelectorAll("video")) {
-      this.player.remove(video);
-      video.removeAttribute("src");
-      video.load();
-    }
+    for (const video of cards.querySelectorAll("video")) this.release(video);
     cards.style.minHeight = `${cards.offsetHeight}px`;
     cards.replaceChildren();
   }
@@ -96,8 +97,9 @@ class Sections {
     const { bench } = this.state;
     const reference = method.id === bench.reference;
     const media = [];
-    if (sample.video) media.push(this.video(sample.video, "video", `${method.label}: ${prompt.title}`));
-    if (sample.difference) media.push(this.video(sample.difference, "difference", `${method.label}: difference from the reference`));
+    const frame = (...about) => el("div", { class: "frame", click: () => this.compare(prompt, method.id) }, this.video(...about));
+    if (sample.video) media.push(frame(sample.video, "video", `${method.label}: ${prompt.title}`));
+    if (sample.difference) media.push(frame(sample.difference, "difference", `${method.label}: difference from the reference`));
     else if (sample.video) media.push(reference ? scale(bench.video.full) : el("p", { class: "difference blank" }, "no reference to compare with"));
     return el("figure", { "data-id": method.id, "data-method": method.method },
       el("figcaption", {}, el("b", {}, swatch(method.method), el("span", {}, ...named(method))), el("span", {}, ...this.numbers(prompt, method, sample, reference))),
@@ -118,9 +120,27 @@ class Sections {
 
   video(src, kind, label) {
     const { width, height } = this.state.bench.video;
-    const video = el("video", { class: kind, src, width, height, muted: true, playsinline: true, preload: "auto", "aria-label": label, tabindex: "-1" });
+    const video = el("video", { class: kind, width, height, muted: true, playsinline: true, preload: "auto", "aria-label": label, tabindex: "-1" });
     video.muted = true; // the attribute alone does not mute what a script made
     this.player.add(video);
+    this.load(video, src);
     return video;
+  }
+
+  /** From a server whole: not every one lets a browser seek in a file. */
+  async load(video, src) {
+    if (!location.protocol.startsWith("http")) video.src = src;
+    else {
+      const whole = await (await fetch(src)).blob();
+      if (this.player.videos.has(video)) video.src = URL.createObjectURL(whole);
+    }
+  }
+
+  /** Give a video's decoder back. */
+  release(video) {
+    this.player.remove(video);
+    if (video.src.startsWith("blob:")) URL.revokeObjectURL(video.src);
+    video.removeAttribute("src");
+    video.load();
   }
 }
