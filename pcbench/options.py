@@ -13,6 +13,7 @@ COMMANDS = {
     "fidelity_benchmark": ("pcbench.fidelity_benchmark", "time PSNR and SSIM against the official code"),
     "vbench": ("pcbench.vbench.__main__", "set up VBench's interpreter, and say what it lacks"),
     "tracking": ("pcbench.tracking.__main__", "send records to Weights & Biases"),
+    "completion": ("pcbench.completion", "complete commands, options and values in bash, zsh or fish"),
     "analysis": ("analysis.__main__", "tables, figures, comparisons and a report from records"),
 }
 SAMPLES = {

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pcbench import __main__ as launcher
-from pcbench import cli, config, options, runs
+from pcbench import cli, completion, config, options, runs
 from pcbench.command import Command, FaultsError, Progress, left, options_of
 
 OURS = [name for name, (module, _) in options.COMMANDS.items() if name not in ("analysis", "vbench", "tracking")]
@@ -151,3 +151,43 @@ def test_help_that_nobody_reads_to_the_end_is_no_fault(main, capfd, monkeypatch)
         monkeypatch.setattr("sys.stdout", closed)
         assert main(*arguments) == 141
     assert capfd.readouterr().err == ""
+
+
+def completed(line: str) -> set[str]:
+    """What bash offers at the end of a line."""
+    script = completion.SHELLS["bash"]
+    words = line.split(" ")
+    quoted = " ".join(f"'{word}'" for word in words)
+    use = f"COMP_LINE='{line}' COMP_POINT={len(line)} COMP_WORDS=({quoted}) COMP_CWORD={len(words) - 1}"
+    program = f'pcbench() {{ "{sys.executable}" -m pcbench "$@"; }}\ncompopt() {{ :; }}\n{script}\n{use}\n_pcbench\n'
+    done = subprocess.run(["bash", "-c", program + 'printf "%s\\n" "${COMPREPLY[@]}"'], capture_output=True, text=True)
+    assert done.stderr == ""
+    return {each for each in done.stdout.splitlines() if each}
+
+
+def test_a_shell_completes_commands_options_and_values():
+    assert {"tune ", "model=", "model.sampling.steps=", "method."} <= completed("pcbench ")
+    assert completed("pcbench model=tiny_") == {"tiny_wan", "tiny_hunyuan", "tiny_cogvideox", "tiny_opensora"}
+    assert completed("pcbench -m method=fora,precisecache_b") == {"fora,precisecache_base"}
+    assert "table1_tiny" in completed("pcbench +experiment=ta")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("stages=[generate,sc", ["stages=[generate,score"]),
+        ("launcher=", [f"launcher={name}" for name in ("local", "none", "ray", "slurm")]),
+        ("model.numerics.compile=t", ["model.numerics.compile=true"]),
+        ("results=", []),
+        ("oracl", ["oracle "]),
+        ("model.back", [f"model.backbone.{name}=" for name in ("family", "name", "revision", "source")]),
+    ],
+)
+def test_candidates(word, expected):
+    assert completion.candidates(word) == expected
+
+
+def test_completion_says_which_shells_there_are(capsys):
+    assert launcher.main(["completion", "tcsh"]) == 2
+    assert "bash, zsh, fish" in capsys.readouterr().err
+    assert completion.candidates("", "tune") == []

@@ -22,6 +22,7 @@ LAYERS = {
     "pcbench": """
         messages paper store
         command options
+        completion
         config tracking
         target
         devices identity

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 import time
 
 import imageio.v3 as iio
-import numpy as np
 import pytest
 
 from analysis.report import write
@@ -16,58 +12,9 @@ from tests import browsers
 from tests import report_parts as parts
 from tests.browsers import wait_for
 
+from .report_pages import READY, TIMES, browser, page, painted, paused, report, settled, spread
+
 pytestmark = pytest.mark.browser
-BROWSERS = {"chromium": (browsers.CHROMIUM, browsers.Chromium), "firefox": (browsers.FIREFOX, browsers.Firefox)}
-READY = "player.ready.length >= 7 && player.ready.length === player.videos.size"  # a prompt: 4 videos, 3 differences
-TIMES = "[...player.videos].map((v) => v.currentTime)"
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("browser")
-    figures = folder / "figures"
-    figures.mkdir()
-    iio.imwrite(figures / "fig4.png", np.full((80, 160, 3), 255, np.uint8))
-    (figures / "fig4.md").write_text("Change.\n\nDoes it? The paper: yes. Here: no. R is <b>0.1.\n\nBrackets.\n")
-    return write(parts.make(folder / "results"), folder / "out", figures=figures, say=lambda line: None)
-
-
-@pytest.fixture(scope="module", params=BROWSERS)
-def browser(request, tmp_path_factory):
-    program, kind = BROWSERS[request.param]
-    if program is None:
-        pytest.skip(f"no {request.param} on this machine")
-    started = kind(tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def page(browser, report):
-    """The page at its first prompt, playing, at 1200×900."""
-    browser.resize(1200, 900)
-    browser.open(report)
-    if not browser.run("document.createElement('video').canPlayType('video/mp4; codecs=\"avc1.42E01E\"')"):
-        pytest.skip("this browser lacks an H.264 decoder (Debian: libavcodec)")
-    browser.run("document.querySelector('article').scrollIntoView()")
-    wait_for(browser, READY)
-    yield browser
-    assert browser.complaints == []
-
-
-def paused(page) -> None:
-    page.run("player.pause()")
-    settled(page)
-
-
-def settled(page) -> None:
-    wait_for(page, f"!player.playing && player.ready.every((v) => v.paused && !v.seeking) && {READY}")
-
-
-def spread(page) -> float:
-    """How far the videos are apart, in frames."""
-    times = page.run(TIMES)
-    return (max(times) - min(times)) * parts.FPS
 
 
 def test_videos_play_in_sync_and_start_over(page):
@@ -103,13 +50,6 @@ def test_paused_all_videos_show_the_frame_that_is_told(page, tmp_path):
             assert time.monotonic() < until, (frame, greys)  # a busy machine paints a sought frame late
 
 
-def painted(page, places: list[list[float]], folder) -> np.ndarray:
-    """The red, green and blue of the window at these places: (places, 3)."""
-    page.picture(folder / "shown.png")
-    shown = iio.imread(folder / "shown.png")[..., :3].astype(int)
-    return np.array([shown[int(y), int(x)] for x, y in places])
-
-
 def test_the_keyboard_plays_pauses_and_steps(page):
     paused(page)
     page.run("player.seek(5)")
@@ -139,106 +79,6 @@ def test_the_keyboard_plays_pauses_and_steps(page):
     page.run("document.getElementById('play').focus()")
     page.press(" ")  # presses the button, once
     wait_for(page, "player.playing")
-
-
-STAGED = "stage.open && player.ready.length === player.videos.size && player.videos.size === 7"
-
-
-def staged(page) -> None:
-    """One prompt alone, large, its videos paused at frame 7."""
-    paused(page)
-    page.press("c")
-    wait_for(page, STAGED)
-    page.run("player.seek(7)")
-    wait_for(page, "player.ready.length === 7 && player.ready.every((v) => !v.seeking && v.paused)")
-
-
-def greys_of(page, places, folder) -> np.ndarray:
-    """The grey of the stage at places in shares of its view."""
-    box = page.run("(({left, top, width, height}) => [left, top, width, height])(stage.view.getBoundingClientRect())")
-    left, top, width, height = box
-    return painted(page, [[left + u * width, top + v * height] for u, v in places], folder).mean(axis=1)
-
-
-def shows(page, places, greys, folder) -> None:
-    """A busy machine paints late."""
-    until = time.monotonic() + 20
-    while (found := greys_of(page, places, folder)) != pytest.approx(greys, abs=6):
-        assert time.monotonic() < until, (found, greys)
-        time.sleep(0.1)
-
-
-def test_settings_take_turns_in_one_place_beside_the_reference(page, tmp_path):
-    """A cached video is brighter in its lower right quarter, the reference nowhere."""
-    staged(page)
-    grey, corner = 10 + 11 * 7, (0.8, 0.8)
-    names = page.run("stage.methods.map((m) => m.id)")
-    assert len(names) == 4
-    assert page.run("stage.at") == names[1]
-    shows(page, [(0.3, 0.8), corner], [grey, grey + parts.ERROR], tmp_path)
-    page.run("stage.change(() => { stage.split = 0.9; })")
-    shows(page, [corner, (0.96, 0.8)], [grey, grey + parts.ERROR], tmp_path)  # left of the split: the reference
-    page.press("s")
-    shows(page, [corner], [grey + parts.ERROR], tmp_path)
-    for name in (*names[2:], names[0]):
-        page.press("Tab")
-        assert page.run("stage.at") == name
-    shows(page, [corner], [grey], tmp_path)
-    page.press("d")
-    wait_for(page, "player.frame === 8 && player.ready.length === 7")
-    shows(page, [corner, (0.2, 0.2)], [grey + 11, grey + 11], tmp_path)
-    page.press("j")
-    wait_for(page, f"{STAGED} && stage.prompt === sections.box.children[1].prompt")
-    page.press("Escape")
-    wait_for(page, "!stage.open && document.querySelector('article video') !== null")
-
-
-def test_a_crop_is_shared_by_all_videos_and_a_link_restores_the_view(page, tmp_path):
-    staged(page)
-    page.run("stage.change(() => crop.about(0.75, 0.75, 4))")
-    assert page.run("[crop.zoom, crop.x, crop.y]") == pytest.approx([4, 0.5625, 0.5625])
-    page.press("s")
-    shows(page, [(0.1, 0.1), (0.9, 0.9)], [10 + 11 * 7 + parts.ERROR] * 2, tmp_path)  # all of it the brighter quarter
-    page.press("Tab")
-    wait_for(page, "location.hash.includes('crop=4.0000') && location.hash.includes(`setting=${stage.at}`)")
-    kept = "[stage.at, stage.prompt.title, player.frame, stage.split, crop.zoom, crop.x]"
-    address, before = page.run("location.href"), page.run(kept)
-    page.open(address)
-    wait_for(page, STAGED)
-    wait_for(page, "!location.hash.includes('frame=1&')")
-    assert page.run(kept) == before
-    page.press("Escape")
-    wait_for(page, "!stage.open && document.querySelector('article video') !== null")
-    moved = page.run("getComputedStyle(document.querySelector('article video')).transform")
-    assert moved.startswith("matrix(4, 0, 0, 4,")
-    page.run("crop.set({ zoom: 1 })")
-
-
-def test_a_crop_is_saved_as_a_picture_where_a_server_gives_the_page(page, report):
-    staged(page)
-    page.press("p")
-    wait_for(page, "stage.said.textContent.includes('python -m http.server')")  # opened from disk
-    handler = functools.partial(QuietHandler, directory=str(report.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        page.open(f"http://127.0.0.1:{server.server_port}/{report.name}")
-        page.run("document.querySelector('article').scrollIntoView()")
-        wait_for(page, READY)
-        staged(page)
-        page.run("window.saved = null; URL.createObjectURL = (blob) => { saved = blob; return 'data:,'; }")
-        page.run("stage.change(() => crop.about(0.5, 0.5, 2))")
-        page.press("p")
-        wait_for(page, "saved !== null")
-        size = "createImageBitmap(saved).then(({width, height}) => [width, height])"
-        assert page.run(size) == [parts.WIDTH // 2, parts.HEIGHT // 2]
-        assert page.run("saved.type") == "image/png"
-        page.open("about:blank")
-        server.shutdown()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_) -> None:
-        pass
 
 
 def test_a_figure_answers_first_and_explains_on_demand(page):
