@@ -27,9 +27,12 @@ check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 # The two pictures of README, in docs/pictures: a few minutes for the videos of one, the other is from committed records.
-pictures: .venv/installed
+# Then what README, docs and a report look like in the browsers of this machine, in site/screenshots.
+pictures: .venv/installed docs
 	$(BIN)/python -m pcbench +experiment=pictures
 	$(BIN)/python -m analysis pictures results/published results/pictures
+	$(BIN)/python -m analysis report results/pictures --out site/report
+	$(BIN)/python -m tests.screenshots site site/report site/screenshots
 
 # README and docs/ as a site in site/; a warning, of a dead link for one, is an error. It needs no torch.
 docs: .venv-docs/installed

@@ -50,7 +50,8 @@ class Stage {
   async show(prompt, at) {
     const { bench } = this.state;
     const samples = await samplesOf(prompt);
-    const methods = this.state.methods.filter((m) => samples[m.id]?.video);
+    const { methods: all, settings } = this.state;
+    const methods = (!at || settings.some((m) => m.id === at) ? settings : all).filter((m) => samples[m.id]?.video);
     if (!methods.length) return;
     this.sections.rest();
     this.empty();
