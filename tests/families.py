@@ -160,6 +160,7 @@ def _hunyuan15(seed: int) -> HunyuanVideo15Pipeline:
         guider=ClassifierFreeGuidance(guidance_scale=4.0),
     )
     pipe.set_progress_bar_config(disable=True)
+    pipe.vision_num_semantic_tokens = 1
     return pipe
 
 
