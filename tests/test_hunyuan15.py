@@ -48,8 +48,9 @@ def test_guidance_that_stops_in_mid_call_is_followed(pipe):
     assert [row.trials for row in handle.trace.steps][-5:] == [1] * 5
 
 
-def test_a_guider_of_another_kind_is_refused_where_its_formula_matters(pipe):
-    pipe.guider = AdaptiveProjectedGuidance(guidance_scale=4.0)
+@pytest.mark.parametrize("guider", [AdaptiveProjectedGuidance(), ClassifierFreeGuidance(guidance_rescale=0.5)])
+def test_a_guider_of_another_kind_is_refused_where_its_formula_matters(pipe, guider):
+    pipe.guider = guider
     with apply(pipe, EAGER), pytest.raises(ValueError, match="does not tell its scale"):
         FAMILY.call(pipe)
     with apply(pipe, ReplayConfig(actions="Fr" * 6)) as handle:

@@ -215,7 +215,7 @@ class Clock:
         if self.guidance is not None:
             return self.guidance
         guider: Any = getattr(self.pipe, "guider", None)
-        if type(guider) is ClassifierFreeGuidance:
+        if type(guider) is ClassifierFreeGuidance and not guider.guidance_rescale:
             return float(guider.guidance_scale) + guider.use_original_formulation  # which adds s (F_c - F_u) to F_c
         value = getattr(self.pipe, "guidance_scale", None) if value is None else value
         if value is None or any(base.__name__.startswith("Hunyuan") for base in type(self.pipe).__mro__):
