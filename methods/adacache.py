@@ -41,6 +41,7 @@ MOREG_STEPS = {30: (4, 26), 100: (10, 90)}
 PROBES = {
     "WanTransformerBlock": ("attn1", "", 2),
     "HunyuanVideoTransformerBlock": ("attn", "norm1", 1),
+    "HunyuanVideo15TransformerBlock": ("attn", "norm1", 1),
     "HunyuanVideoSingleTransformerBlock": ("proj_out", "norm", 1),
     "CogVideoXBlock": ("attn1", "norm1", 2),
     "STDiT3Block": ("attn1", "", 2),

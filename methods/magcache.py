@@ -32,7 +32,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @dataclass(kw_only=True)
 class MagCacheConfig(StepwiseCache):
-    """MagCache with its official settings; there are none for CogVideoX, which gets Wan's and needs a calibration.
+    """MagCache with its official settings; CogVideoX and HunyuanVideo-1.5 have none, get Wan's and need a calibration.
 
     threshold: bound on the error summed since the last computed step; None is the official value of the backbone (Wan
         and Open-Sora 0.12, HunyuanVideo 0.24).

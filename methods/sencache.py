@@ -33,7 +33,7 @@ TABLE = ("levels", "latent", "level")
 
 @dataclass(kw_only=True)
 class SenCacheConfig(StepwiseCache):
-    """SenCache with its official settings; HunyuanVideo and Open-Sora, which have none, get Wan's.
+    """SenCache with its official settings; HunyuanVideo (also 1.5) and Open-Sora, which have none, get Wan's.
 
     threshold: bound on the estimated change since the last computed step, per element of the prediction (root mean
         square); None is the official value of the backbone (Wan 2, CogVideoX 0.07).

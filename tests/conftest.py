@@ -87,10 +87,11 @@ SLOW = {
     f"test_{name}.py"
     for name in (
         "algorithm1", "backbones", "block_cache", "calibrate", "cli", "clock", "clone", "committed_results", "compose",
-        "contract_steps", "dbcache", "experiments", "failures", "faults", "figures", "fuzz", "group_offload", "latency",
-        "launch", "launch_cluster", "memory", "new_things", "notebooks", "observe", "observe_measures", "paper_check",
-        "parallel", "plan", "planned_memory", "presets", "report", "report_browser", "report_stage", "sharing", "stages",
-        "tiny_training", "tiny_world", "tracking", "twins", "vbench", "vbench_cli", "vbench_real", "wheel",
+        "contract_steps", "dbcache", "experiments", "failures", "faults", "figures", "fuzz", "group_offload",
+        "image_pipelines", "latency", "launch", "launch_cluster", "memory", "new_things", "notebooks", "observe",
+        "observe_measures", "paper_check", "parallel", "plan", "planned_memory", "presets", "report", "report_browser",
+        "report_stage", "sharing", "stages", "tiny_training", "tiny_world", "tracking", "twins", "vbench", "vbench_cli",
+        "vbench_real", "wheel",
     )
 }  # fmt: skip
 

@@ -95,11 +95,11 @@ WAN = {name for name in FAMILIES if name.startswith("wan")}
 EVERY, COGVIDEOX = set(FAMILIES), {"cogvideox_2b", "cogvideox_5b"}
 # Presets that families refuse. A refusal that is not expected here fails, and so does a family that works after all.
 REFUSED: dict[str, set[str]] = {
-    "dbcache": {"opensora"},
-    "dbcache_dmd": {"opensora"},
-    "dbcache_foca": {"opensora"},
-    "dbcache_scm": {"opensora"},
-    "dbcache_taylorseer": {"opensora"},
+    "dbcache": {"hunyuan15", "opensora"},
+    "dbcache_dmd": {"hunyuan15", "opensora"},
+    "dbcache_foca": {"hunyuan15", "opensora"},
+    "dbcache_scm": {"hunyuan15", "opensora"},
+    "dbcache_taylorseer": {"hunyuan15", "opensora"},
     # a strength below 1 takes a part of their schedule only
     "fewer_steps": {"wan_video_to_video"},
     "fewer_steps_32": {"wan_video_to_video"},
@@ -108,9 +108,9 @@ REFUSED: dict[str, set[str]] = {
     "pab_246": EVERY - {"opensora"},
     "pab_357": EVERY - {"opensora"},
     "pab_579": EVERY - {"opensora"},
-    "seacache": {*COGVIDEOX, "opensora"},
+    "seacache": {*COGVIDEOX, "hunyuan15", "opensora"},
     "seacache_diffusers": EVERY - WAN,
-    "seacache_fast": {*COGVIDEOX, "opensora"},
+    "seacache_fast": {*COGVIDEOX, "hunyuan15", "opensora"},
     "teacache_retention": EVERY - WAN,
 }
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKLHunyuanVideo15,
+    ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideo15Pipeline,
+    HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
     WanVideoToVideoPipeline,
@@ -125,6 +132,81 @@ def _call_hunyuan(true_cfg: float) -> Any:
     return run
 
 
+def _hunyuan15(seed: int) -> HunyuanVideo15Pipeline:
+    torch.manual_seed(seed)
+    transformer = HunyuanVideo15Transformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=2,
+        num_refiner_layers=1,
+        text_embed_dim=16,
+        text_embed_2_dim=8,
+        image_embed_dim=8,
+        rope_axes_dim=(2, 4, 4),
+        task_type="t2v",
+    ).eval()
+    pipe = HunyuanVideo15Pipeline(
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+        vae=AutoencoderKLHunyuanVideo15(  # without which the pipeline does not know its latent's channels
+            latent_channels=4, block_out_channels=(1, 1, 1, 1, 1), layers_per_block=1
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        text_encoder_2=None,
+        tokenizer_2=None,
+        guider=ClassifierFreeGuidance(guidance_scale=4.0),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vision_num_semantic_tokens = 1
+    return pipe
+
+
+def _call_hunyuan15(
+    pipe: Any, prompt: int, seed: int, steps: int, callback_on_step_end: Any = None, **options: Any
+) -> torch.Tensor:
+    """Prompts of which some tokens are masked. The pipeline takes no callback: here its scheduler calls it."""
+    text = torch.Generator().manual_seed(1000 + prompt)
+    embeds: dict[str, Any] = {}
+    for name, first in (("", torch.randn(1, 8, 16, generator=text)), ("negative_", torch.zeros(1, 8, 16))):
+        embeds[f"{name}prompt_embeds"] = first
+        embeds[f"{name}prompt_embeds_mask"] = (torch.arange(8) < 5)[None]
+        embeds[f"{name}prompt_embeds_2"] = torch.zeros(1, 1, 8)
+        embeds[f"{name}prompt_embeds_mask_2"] = torch.zeros(1, 1)
+    pipe.vision_num_semantic_tokens = 1
+    with _stepping(pipe, callback_on_step_end):
+        return pipe(
+            **embeds,
+            num_frames=17,
+            num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="latent",
+            **{"height": 128, "width": 128, **options},
+        ).frames
+
+
+@contextlib.contextmanager
+def _stepping(pipe: Any, callback: Any) -> Iterator[None]:
+    """Inside it, the scheduler calls `callback` after each step."""
+    if callback is None:
+        yield
+        return
+    original, index = pipe.scheduler.step, itertools.count()
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        callback(pipe, next(index), args[1], {})
+        return result
+
+    pipe.scheduler.step = step
+    try:
+        yield
+    finally:
+        del pipe.scheduler.step
+
+
 def _cogvideox(rotary: bool) -> Any:
     def make(seed: int) -> CogVideoXPipeline:
         torch.manual_seed(seed)
@@ -202,9 +284,11 @@ def _call_opensora(pipe: Any, prompt: int, seed: int, steps: int, **options: Any
 MAKERS = {
     "wan": lambda seed: pipeline_of(random_transformer(seed)),
     "wan_two": lambda seed: pipeline_of(random_transformer(seed), random_transformer(seed + 1), boundary_ratio=0.8),
+    "wan_ti2v": lambda seed: pipeline_of(random_transformer(seed), expand_timesteps=True),
     "wan_video_to_video": _wan_video_to_video,
     "hunyuan": _hunyuan,
     "hunyuan_true_cfg": _hunyuan,
+    "hunyuan15": _hunyuan15,
     "cogvideox_2b": _cogvideox(rotary=False),
     "cogvideox_5b": _cogvideox(rotary=True),
     "opensora": _opensora,
@@ -212,9 +296,11 @@ MAKERS = {
 CALLS = {
     "wan": call,
     "wan_two": call,
+    "wan_ti2v": call,
     "wan_video_to_video": _call_wan_video_to_video,
     "hunyuan": _call_hunyuan(1.0),
     "hunyuan_true_cfg": _call_hunyuan(6.0),
+    "hunyuan15": _call_hunyuan15,
     "cogvideox_2b": _call_cogvideox,
     "cogvideox_5b": _call_cogvideox,
     "opensora": _call_opensora,
@@ -222,9 +308,11 @@ CALLS = {
 FAMILIES = {
     "wan": Family("wan", branches=2),
     "wan_two": Family("wan_two", branches=2),
+    "wan_ti2v": Family("wan_ti2v", branches=2),
     "wan_video_to_video": Family("wan_video_to_video", branches=2),
     "hunyuan": Family("hunyuan"),
     "hunyuan_true_cfg": Family("hunyuan_true_cfg", branches=2, options={"guidance_scale": 6.0}),
+    "hunyuan15": Family("hunyuan15", branches=2),
     "cogvideox_2b": Family("cogvideox_2b"),
     "cogvideox_5b": Family("cogvideox_5b"),
     "opensora": Family("opensora"),

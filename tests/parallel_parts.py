@@ -38,6 +38,8 @@ MODULES: list[Case] = [  # that decide or keep by block or by module; HunyuanVid
     ("hunyuan", "adacache", ""),
     ("opensora", "pab", ""),
     ("wan", "taylorseer", ""),
+    ("wan_ti2v", "precisecache_flash", ""),
+    ("wan_ti2v", "teacache", ""),
     ("hunyuan_true_cfg", "precisecache_flash", ""),
     ("cogvideox_5b", "precisecache_flash", ""),
 ]
@@ -53,11 +55,12 @@ GUIDED: list[Case] = [
     ("wan", "precisecache_flash", "guided"),
     ("wan_two", "teacache", "guided"),
     ("hunyuan_true_cfg", "easycache", "guided"),
+    ("hunyuan15", "precisecache_flash", "guided"),
     ("opensora", "precisecache_flash", "guided"),
     ("opensora", "magcache", "guided"),
     ("cogvideox_5b", "first_block_cache", "guided"),
 ]
-FOUR: list[Case] = [(family, "precisecache_flash", "") for family in SPLIT] + GUIDED[:1] + GUIDED[3:4]
+FOUR: list[Case] = [(family, "precisecache_flash", "") for family in SPLIT] + GUIDED[:1] + GUIDED[4:5]
 
 
 def pipeline(family: str, heads: int) -> Any:

@@ -22,13 +22,17 @@ from pcbench.record import build
 from pcbench.sampling import generate
 from pcbench.sampling.generate import cached
 from pcbench.sampling.latency import profile
-from pcbench.tiny.twins import TWINS
 
-MODELS = {"wan": "wan", "hunyuan": "hunyuan", "cogvideox": "cogvideox", "opensora": "opensora"}
-SMALL = ["model.sampling.height=32", "model.sampling.width=48", "model.sampling.frames=17", "model.sampling.steps=4"]
+from .toys import TOYS, toy
+
+MODELS = {name: name for name in TOYS} | {"wan_ti2v": "wan2_2_ti2v_5b", "hunyuan15": "hunyuan1_5"}
+SMALL = ["model.sampling.height=32", "model.sampling.width=64", "model.sampling.frames=17", "model.sampling.steps=4"]
 SMALL += ["model.numerics.dtype=float32", "prompts.limit=1", "latency.warmup=0", "latency.repeats=1"]
 TEXT = {"wan": ["+model.backbone.call.max_sequence_length=16"]}
 TEXT["cogvideox"] = TEXT["wan"]
+OWN = {"in_channels": 8, "out_channels": 8, "num_attention_heads": 6, "num_layers": 6, "ffn_dim": 768}  # not 5B's
+TEXT["wan_ti2v"] = [*TEXT["wan"], *(f"++model.backbone.transformer.{name}={held}" for name, held in OWN.items())]
+TEXT["hunyuan15"] = []
 TEXT["opensora"] = [
     *TEXT["wan"],
     "+model.backbone.call.clean_caption=false",
@@ -41,10 +45,9 @@ TEXT["hunyuan"] = [*TEXT["wan"], "+model.backbone.call.prompt_template={template
 def folders(tmp_path_factory) -> dict[str, str]:
     """A folder of random weights in diffusers' format for each family."""
     root = tmp_path_factory.mktemp("weights")
-    for name, twin in TWINS.items():
-        torch.manual_seed(0)
-        twin().pipeline(twin.new_vae()).save_pretrained(root / name)
-    return {name: str(root / name) for name in TWINS}
+    for name in TOYS:
+        toy(name).save_pretrained(root / name)
+    return {name: str(root / name) for name in TOYS}
 
 
 @pytest.fixture(params=sorted(MODELS))
@@ -72,7 +75,7 @@ def test_loads_generates_times_and_prices(family, folders, tmp_path):
     pipe = backbones.load(run.recipe, "cpu")
     assert next(pipe.transformer.parameters()).dtype == torch.float32
     frames = generate.frames_of(run, job_of(run).place.sample(record_key(run)))
-    assert frames.shape == (17, 32, 48, 3)
+    assert frames.shape == (17, 32, 64, 3)
     assert frames.dtype == np.uint8
 
 
@@ -158,9 +161,14 @@ def test_group_offload_gives_the_same_video(family, folders, tmp_path):
 
 @pytest.fixture(scope="module")
 def shared_vaes():
-    """One of each: a full-size VAE takes seconds to fill with numbers, at which no test of transformers looks."""
+    """One of each, of numbers that happen to be in memory: a full-size VAE takes seconds to fill, and no test of
+    transformers looks at it."""
     built = weights.built
-    once = functools.cache(lambda kind, config, dtype: built(kind, json.loads(config)))
+
+    @functools.cache
+    def once(kind, config, dtype):
+        with torch.device("meta"):
+            return built(kind, json.loads(config)).to_empty(device="cpu")
 
     def built_once(kind, config):
         is_vae = "Autoencoder" in kind.__name__
@@ -172,17 +180,23 @@ def shared_vaes():
 
 
 def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path, shared_vaes):
-    toy = TWINS[family]().transformer.config
+    config = toy(family).transformer.config
+    wan = ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers", "text_dim")
     names = {
-        "wan": ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers", "text_dim"),
+        "wan": wan,
+        "wan_ti2v": wan,
         "hunyuan": (
             *("num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers"),
             *("text_embed_dim", "pooled_projection_dim", "rope_axes_dim"),
         ),
+        "hunyuan15": (
+            *("num_attention_heads", "attention_head_dim", "num_layers", "rope_axes_dim"),
+            *("text_embed_dim", "text_embed_2_dim", "image_embed_dim"),
+        ),
         "cogvideox": ("num_attention_heads", "attention_head_dim", "num_layers", "text_embed_dim", "time_embed_dim"),
         "opensora": ("num_attention_heads", "attention_head_dim", "num_layers", "caption_channels"),
     }
-    small = [f"+model.backbone.transformer.{name}={value(toy[name])}" for name in names[family]]
+    small = [f"++model.backbone.transformer.{name}={value(config[name])}" for name in names[family]]
     words = [f"model={MODELS[family]}", "model.weights=random", f"results={tmp_path}", *SMALL, *small]
     run = cli.run_from([*words, "method=replay", "method.actions=FrFr"])
     weights.require(run.recipe.backbone, run.download)
@@ -239,9 +253,7 @@ def test_model_offload_without_a_gpu_is_refused():
         cli.run_from(["model=hunyuan", "model.offload=model"])
 
 
-@pytest.mark.parametrize(
-    "model", ["wan", "wan_1_3b", "wan2_2_a14b", "hunyuan", "cogvideox", "cogvideox_5b", "opensora"]
-)
+@pytest.mark.parametrize("model", [*MODELS.values(), "wan_1_3b", "wan2_2_a14b", "cogvideox_5b"])
 def test_missing_weights_are_one_line_that_says_what_to_do(model, monkeypatch, tmp_path):
     def unreachable(*_, **__):
         raise ConnectionError("no network")

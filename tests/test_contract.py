@@ -14,6 +14,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from methods import Cache, apply
 from methods.engine.anatomy import anatomy_of
@@ -23,6 +24,22 @@ from pcbench.cost.macs import trace_macs
 from .conftest import MATRIX, STEPS
 from .contract_parts import DISTINCT, PRESETS, REFUSED, STEPWISE, Outcome, outcome, state_of, uncached
 from .families import SMALL as FAMILIES
+
+# What a transformer's call takes beside latent, timestep and text.
+MASK = torch.ones(1, 8, dtype=torch.bool)
+EXTRA: dict[str, dict[str, torch.Tensor]] = {
+    "HunyuanVideoTransformer3DModel": {
+        "pooled_projections": torch.ones(1, 8),
+        "encoder_attention_mask": MASK,
+        "guidance": torch.tensor([6000.0]),
+    },
+    "HunyuanVideo15Transformer3DModel": {
+        "encoder_attention_mask": MASK,
+        "encoder_hidden_states_2": torch.ones(1, 8, 8),
+        "encoder_attention_mask_2": MASK,
+        "image_embeds": torch.zeros(1, 1, 8),
+    },
+}
 
 
 @pytest.fixture(params=sorted(FAMILIES))
@@ -74,8 +91,9 @@ def test_two_calls_equal_two_fresh_ones_and_detached_the_model_is_bitwise_what_i
 
 def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
     """It is the calling pipeline that tells guidance, scheduler and steps; what was applied to says nothing of use."""
-    boundary = {"boundary_ratio": ran.pipe.config.boundary_ratio} if "boundary_ratio" in ran.pipe.config else {}
-    other = type(ran.pipe)(**ran.pipe.components, **boundary)
+    names = {"boundary_ratio", "expand_timesteps"} & ran.pipe.config.keys()
+    of_its_own = {name: ran.pipe.config[name] for name in names}
+    other = type(ran.pipe)(**ran.pipe.components, **of_its_own)
     other.set_progress_bar_config(disable=True)
     before = {name: getattr(ran.pipe, name, None) for name in ("_guidance_scale", "_num_timesteps")}
     ran.pipe._guidance_scale, ran.pipe._num_timesteps = 1.0, 3
@@ -139,13 +157,7 @@ def test_branches_are_isolated(ran):
         transformer, generator = ran.pipe.transformer, torch.Generator().manual_seed(3)
         latents = torch.randn(STEPS, 1, 4, 5, 8, 10, generator=generator).cumsum(0)
         text, seen = torch.randn(1, 8, 16, generator=generator), []
-        extra = {}
-        if "Hunyuan" in type(transformer).__name__:
-            extra = {
-                "pooled_projections": torch.ones(1, 8),
-                "encoder_attention_mask": torch.ones(1, 8, dtype=torch.bool),
-                "guidance": torch.tensor([6000.0]),
-            }
+        extra, behind = EXTRA.get(type(transformer).__name__, {}), transformer.config.in_channels - 4
         ran.pipe._guidance_scale, ran.pipe._num_timesteps = 4.0, STEPS
         with warnings.catch_warnings(), torch.no_grad(), apply(ran.pipe, method, **ran.family.options) as handle:
             warnings.simplefilter("ignore")
@@ -154,7 +166,8 @@ def test_branches_are_isolated(ran):
                 timestep = torch.tensor([1000.0 * (1 - index / STEPS)])
                 for name, words in (("cond", text), ("uncond", torch.full_like(text, negative))):
                     with transformer.cache_context(name, **at):
-                        out = transformer(latents[index], timestep, words, return_dict=False, **extra)[0]
+                        hidden = F.pad(latents[index], (0, 0, 0, 0, 0, 0, 0, behind))
+                        out = transformer(hidden, timestep, words, return_dict=False, **extra)[0]
                     if name == "cond":
                         seen.append(out)
         return seen, [row.action for row in handle.trace.steps]

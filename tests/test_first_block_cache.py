@@ -18,8 +18,10 @@ from .families import FAMILIES
 
 THRESHOLDS = {
     "wan": 0.06,
+    "wan_ti2v": 0.06,
     "hunyuan": 0.2,
     "hunyuan_true_cfg": 0.2,
+    "hunyuan15": 0.3,
     "cogvideox_2b": 0.1,
     "cogvideox_5b": 0.1,
     "opensora": 0.1,

@@ -18,6 +18,7 @@ from .conftest import call, pipeline_of, random_transformer
 CONFIGS = {
     "wan": {"in_channels": 12, "out_channels": 4, "patch_size": (1, 2, 2)},
     "hunyuan": {"in_channels": 9, "out_channels": 4, "patch_size": 2, "patch_size_t": 1},
+    "hunyuan15": {"in_channels": 9, "out_channels": 4, "patch_size": 1, "patch_size_t": 1, "task_type": "i2v"},
     "cogvideox": {"in_channels": 8, "out_channels": 4, "patch_size": 2, "patch_size_t": 2},
 }
 

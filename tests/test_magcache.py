@@ -127,7 +127,8 @@ def test_every_family_works_with_given_ratios(name, decisions):
     made, steps = run(decisions, name=name, ratio_set="wan2.1-t2v-1.3b")
     assert len(made) == family.branches * STEPS
     assert "r" in made
-    assert steps[3].details["accumulated"].keys() <= {"cond", "uncond", "cond_uncond"}
+    names = {"cond", "uncond", "cond_uncond", "pred_cond", "pred_uncond"}
+    assert steps[3].details["accumulated"].keys() <= names
 
 
 def anatomy(kind, family, layers, heads, width, channels):

@@ -89,7 +89,7 @@ def test_low_and_high_part_make_the_whole(family):
 
 def test_the_lfd_is_the_one_precisecache_decides_by(family):
     factor = (2, 2, 2)
-    size = (3, 8, 8) if family != "opensora" else (3, 6, 6)
+    size = {"opensora": (3, 6, 6), "hunyuan15": (3, 4, 4)}.get(family, (3, 8, 8))
     seen = caller_of(family).watch((size,))
     found = change.resolution(seen, {"2x2x2": size})["2x2x2"]
     for reference, name in (("previous_trial", "adjacent"), ("cached_output", "literal")):

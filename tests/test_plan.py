@@ -109,7 +109,14 @@ def test_recorded_videos_cost_what_the_plan_says(record):
             assert known.at(known.rehearsal.least).total <= sample["macs"] <= known.upper.total
 
 
-TINY_FAMILIES = {"wan": "wan", "hunyuan": "hunyuan", "hunyuan_true_cfg": "hunyuan", "cogvideox_5b": "cogvideox"}
+TINY_FAMILIES = {
+    "wan": "wan",
+    "wan_ti2v": "wan_ti2v",
+    "hunyuan": "hunyuan",
+    "hunyuan_true_cfg": "hunyuan",
+    "hunyuan15": "hunyuan15",
+    "cogvideox_5b": "cogvideox",
+}
 SCHEDULES = {
     "pab": methods.PABConfig(window=(300, 900)),
     "fastercache": methods.FasterCacheConfig(),
@@ -130,11 +137,17 @@ def test_a_rehearsal_is_the_run(family, name, monkeypatch):
         warnings.simplefilter("ignore")
         kind.call(pipe)
     call = {"max_sequence_length": 8, **({"true_cfg_scale": 6.0} if "true" in family else {})}
+    if family == "hunyuan15":  # whose texts' lengths are the pipeline's own
+        call = {}
+        for text, tokens in (("TEXT_TOKENS", 8), ("GLYPH_TOKENS", 1), ("IMAGE_TOKENS", 1)):
+            monkeypatch.setattr(backbones.hunyuan15, text, tokens)
     backbone = Backbone(
         name="x", family=TINY_FAMILIES[family], source="no/where", call=call, transformer=dict(pipe.transformer.config)
     )
-    sampling = Sampling(height=128, width=128, frames=17, steps=12, guidance_scale=4.0)
-    monkeypatch.setattr(backbones.family(backbone), "scheduler", lambda: copy.deepcopy(kind.pipeline().scheduler))
+    module = backbones.family(backbone)
+    height, width = (module.SPATIAL * cells for cells in handle.trace.arguments["hidden_states"][-2:])
+    sampling = Sampling(height=height, width=width, frames=17, steps=12, guidance_scale=4.0)
+    monkeypatch.setattr(module, "scheduler", lambda: copy.deepcopy(kind.pipeline().scheduler))
     recipe = Recipe(backbone=backbone, sampling=sampling, method=handle.method, numerics=Numerics())
     found, real = rehearse(recipe), handle.trace.to_dict()
     assert found.follows_schedule

@@ -116,7 +116,8 @@ def test_every_attention_and_mlp_is_skipped_and_priced(family):
         for step in handle.trace.to_dict()["steps"]
     ]
     assert costs[0] == costs[4]
-    assert 0 < costs[1] < 0.2 * costs[0]
+    little = 0.3 if family == "hunyuan15" else 0.2  # whose glyphs' embedding is 2048 wide in any model
+    assert 0 < costs[1] < little * costs[0]
 
 
 def test_protection_shifts_the_schedule(pipe):

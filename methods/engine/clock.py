@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from diffusers.hooks.hooks import CacheContext
 
 # The branches of calls without a cache context, in order, as in all diffusers pipelines of the supported families.
@@ -213,6 +214,9 @@ class Clock:
     def _scale_or(self, value: float | None) -> float:
         if self.guidance is not None:
             return self.guidance
+        guider: Any = getattr(self.pipe, "guider", None)
+        if type(guider) is ClassifierFreeGuidance and not guider.guidance_rescale:
+            return float(guider.guidance_scale) + guider.use_original_formulation  # which adds s (F_c - F_u) to F_c
         value = getattr(self.pipe, "guidance_scale", None) if value is None else value
         if value is None or any(base.__name__.startswith("Hunyuan") for base in type(self.pipe).__mro__):
             raise ValueError(
@@ -226,6 +230,8 @@ class Clock:
         return self._guided and self._says_guided() is False
 
     def _says_guided(self) -> Any:
+        if isinstance(guider := getattr(self.pipe, "guider", None), BaseGuidance):
+            return guider.num_conditions > 1
         return getattr(self.pipe, "do_classifier_free_guidance", None)
 
 

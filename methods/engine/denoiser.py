@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .anatomy import Anatomy, Block, Size
+from .anatomy import Anatomy, Block, Paths, Size
 from .clock import Clock
 from .processes import ALONE, Processes
 from .trace import Call, Step
@@ -153,11 +153,11 @@ class Denoiser:
             self.ahead = dict(zip(names, zip(*self.processes.exchange(*own), strict=True), strict=True))
         return self.ahead.pop(self.branch.name)
 
-    def look(self, view: Callable[..., tuple[torch.Tensor, list[str]]], **options: Any) -> torch.Tensor:
+    def look(self, view: Callable[..., tuple[torch.Tensor, Paths]], **options: Any) -> torch.Tensor:
         """What a method of the anatomy computes for the current branch (an embedding, say), its modules counted."""
         feature, paths = view(self.transformer, self.branch.inputs, **options)
         inputs, anatomy = self.branch.inputs, self.anatomy
-        only = dict.fromkeys(paths, 1)
+        only: dict[str, float] = paths if isinstance(paths, dict) else dict.fromkeys(paths, 1)
         self.step.calls.append(Call(anatomy.latent_size(inputs), anatomy.batch(inputs), only=only))
         return feature
 

@@ -18,14 +18,15 @@ class Call:
 
     size: (T, H, W) of the latent it ran on. batch: its batch size. trial: whether it only measures, at a chosen size.
     skipped: number of module calls not made, by path, indices of repeated modules as "*" ("blocks.*.attn1": 30).
-    only: if not None, the modules that ran by themselves (number of calls by path), instead of the whole.
+    only: if not None, the modules that ran by themselves (number of calls by path; below 1 for a share of one), instead
+        of the whole.
     """
 
     size: tuple[int, int, int]
     batch: int
     trial: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
-    only: dict[str, int] | None = None
+    only: dict[str, float] | None = None
 
 
 @dataclass(slots=True)

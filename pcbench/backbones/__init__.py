@@ -18,12 +18,19 @@ from methods.engine.anatomy import anatomy_of
 
 from .. import devices
 from ..config import Backbone, ConfigError, Recipe, Run, check_choice
-from . import cogvideox, hunyuan, shares, wan
+from . import cogvideox, hunyuan, hunyuan15, shares, wan, wan_ti2v
 from .family import Family
 from .opensora import family as open_sora
 from .weights import are_random, config_of, source
 
-FAMILIES: dict[str, Family] = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": open_sora}
+FAMILIES: dict[str, Family] = {
+    "wan": wan,
+    "wan_ti2v": wan_ti2v,
+    "hunyuan": hunyuan,
+    "hunyuan15": hunyuan15,
+    "cogvideox": cogvideox,
+    "opensora": open_sora,
+}
 
 GRAPHS = 64  # of one block class: a graph for each size and guidance batch that a sweep on one pipeline may use
 
@@ -145,6 +152,12 @@ def forget() -> None:
     _loaded = None
     calls.clear()
     devices.release()
+
+
+def set_guidance(pipe: Any, recipe: Recipe) -> None:
+    """Give the recipe's guidance scale to a pipeline that takes it from its guider and not from its call."""
+    if (guider := getattr(pipe, "guider", None)) is not None:
+        guider.guidance_scale = recipe.sampling.guidance_scale
 
 
 def after_call(pipe: Any) -> None:

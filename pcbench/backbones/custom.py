@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 
@@ -27,7 +28,9 @@ from .weights import INDEX
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names
 USUAL = "bfloat16"  # where the weights do not say, as on the hub, whose weights are not loaded to look
-FPS = {"wan": 16, "hunyuan": 24, "cogvideox": 8, "opensora": 24}  # of the released models; no file says
+FPS = {"wan": 16, "cogvideox": 8}  # of the released models; no file says
+PRESET = "wan"  # which says nothing of a transformer
+USUAL_FPS = 24  # of all others
 SAMPLING = {
     "height": "height", "width": "width", "num_frames": "frames", "num_inference_steps": "steps",
     "guidance_scale": "guidance_scale",
@@ -38,8 +41,8 @@ VAE_CELL = ("scale_factor_spatial", "spatial_compression_ratio")  # a VAE's fiel
 
 
 def options(source: str, revision: str | None, taken: Iterable[str]) -> dict[str, Any]:
-    """The options that describe a pipeline: name -> value. `model` is a preset of its family; names with a leading +
-    are new keys, as on a command line.
+    """The options that describe a pipeline: name -> value. `model` is the preset whose other options they override;
+    names with a leading + are new keys, as on a command line.
 
     source: a folder, or owner/name on the hub. revision: of a hub repository; None for its newest. taken: names of
     models, which the new one must not have.
@@ -52,18 +55,20 @@ def options(source: str, revision: str | None, taken: Iterable[str]) -> dict[str
     transformer, vae = files.json("transformer/config.json"), files.json("vae/config.json")
     _check_parts(source, family, index, transformer, vae)
     declared = {} if files.folder else _declared(family, transformer)
+    guider = files.json("guider/guider_config.json") if index.get("guider") else {}
     return {
-        "model": name,
+        "model": PRESET,
+        "model.backbone.family": name,
         "model.backbone.name": _name(source, taken),
         "model.backbone.source": files.source,
         "model.backbone.revision": files.revision(),
         **{f"+model.backbone.call.{key}": value for key, value in _call(index, family, transformer).items()},
         **{f"+model.backbone.transformer.{key}": value for key, value in declared.items()},
-        **{f"model.sampling.{field}": value for field, value in _sampling(family, transformer).items()},
+        **{f"model.sampling.{field}": value for field, value in _sampling(family, transformer, guider).items()},
         "model.sampling.flow_shift": None,
         "model.numerics.dtype": files.dtype(),
         "model.numerics.vae_tiling": False,
-        "model.fps": FPS[name],
+        "model.fps": FPS.get(name, USUAL_FPS),
         **{f"model.download.{field}": None for field in ("gigabytes", "obtain", "twin")},
     }
 
@@ -150,12 +155,13 @@ def fingerprint(folder: Path) -> str:
 
 
 def _family(source: str, index: dict[str, Any]) -> tuple[str, Family]:
-    """The family's name and module, by the pipeline's class."""
+    """The family's name and module, by the pipeline's class, and whether it takes a timestep for each token."""
     kind = index.get("_class_name")
-    known = {family.PIPELINE.__name__: name for name, family in FAMILIES.items()}
+    known = {family.PIPELINE.__name__: name for name, family in FAMILIES.items() if name != "wan_ti2v"}
     if kind not in known:
         raise ConfigError(f"{shortened(source)} is a {shortened(kind)}; known pipelines are {', '.join(known)}")
-    return known[kind], FAMILIES[known[kind]]
+    name = "wan_ti2v" if index.get("expand_timesteps") else known[kind]
+    return name, FAMILIES[name]
 
 
 def _check_parts(
@@ -168,20 +174,26 @@ def _check_parts(
         raise ConfigError(f"{place} has a {kind or 'pipeline without a transformer'}; the known one is {own}")
     if not (index.get("vae") or [None])[0] or not vae:
         raise ConfigError(f"{place} has no VAE, without which there are no videos")
-    if index.get("expand_timesteps"):
-        raise ConfigError(f"{place} takes a timestep for each token (as Wan2.2-TI2V-5B), which is not supported")
     cell = next((vae[name] for name in VAE_CELL if name in vae), 8)
-    if cell != 8:  # of every family so far
-        raise ConfigError(f"{place} has latent cells of {cell} pixels a side; those of the known models have 8")
+    if cell != family.SPATIAL:
+        raise ConfigError(
+            f"{place} has latent cells of {cell} pixels a side; those of its kind of model have {family.SPATIAL}"
+        )
     patch = transformer.get("patch_size", family.ANATOMY.patch)
     if patch not in (list(family.ANATOMY.patch), family.ANATOMY.patch, family.ANATOMY.patch[-1]):
         raise ConfigError(f"{place} has patches of {patch}; those of {own} are of {list(family.ANATOMY.patch)}")
 
 
-def _sampling(family: Family, transformer: dict[str, Any]) -> dict[str, Any]:
-    """Size, steps and guidance: the pipeline call's defaults, or the transformer's own where the call has none."""
+def _sampling(family: Family, transformer: dict[str, Any], guider: dict[str, Any]) -> dict[str, Any]:
+    """Size, steps and guidance: the pipeline call's defaults; where it has none its transformer's or guider's own."""
     parameters = inspect.signature(family.PIPELINE.__call__).parameters
-    found = {field: parameters[argument].default for argument, field in SAMPLING.items()}
+    found = {
+        field: parameters[argument].default if argument in parameters else guider.get(argument, 1.0)
+        for argument, field in SAMPLING.items()
+    }
+    if "target_size" in transformer:  # HunyuanVideo-1.5: the side of a square of as many pixels
+        size = HunyuanVideo15ImageProcessor().calculate_default_height_width(9, 16, transformer["target_size"])
+        found["height"], found["width"] = size
     for field, scale in (("height", 8), ("width", 8), ("frames", 1)):
         if found[field] is None:
             found[field] = transformer[f"sample_{field}"] * scale

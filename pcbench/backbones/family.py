@@ -35,6 +35,10 @@ class Family(Protocol):
         """The anatomy of a transformer with the family's usual patch size."""
 
     @property
+    def SPATIAL(self) -> int:  # noqa: N802
+        """Pixels per side of a latent cell."""
+
+    @property
     def TEXT_ENCODERS(self) -> Sequence[tuple[Any, Callable[[], Any], int]]:  # noqa: N802
         """Class, config and number of tokens of each text encoder of the released weights."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,23 +44,27 @@ def load(source: str, recipe: Recipe) -> WanPipeline:
     return pipe
 
 
-def build(recipe: Recipe, device: str) -> WanPipeline:
-    """The same architecture with random weights and no text encoder."""
+def build(recipe: Recipe, device: str, vae: Mapping[str, Any] | None = None, **config: Any) -> WanPipeline:
+    """The same architecture with random weights and no text encoder.
+
+    vae: the VAE's config where no folder says it; None is the class's own. config: values of the pipeline's.
+    """
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
         transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
         second = None
         if _has_two_transformers(recipe):
             second = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
     with weights.at(device, torch.float32):
-        vae = weights.built(AutoencoderKLWan, weights.config_of(recipe.backbone, "vae"))
+        decoder = weights.built(AutoencoderKLWan, weights.config_of(recipe.backbone, "vae") or dict(vae or {}))
     pipe = WanPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=vae,
+        vae=decoder,
         scheduler=scheduler(),
         transformer=transformer,
         transformer_2=second,
         boundary_ratio=BOUNDARY if second else None,
+        **config,
     )
     shared.shift_flow(pipe, recipe.sampling.flow_shift)
     return pipe
@@ -79,11 +84,15 @@ def _has_two_transformers(recipe: Recipe) -> bool:
     return "guidance_scale_2" in recipe.backbone.call
 
 
-def check(sampling: Sampling) -> None:
-    """Raise ConfigError for a size that the pipeline would silently change or the transformer has no positions for."""
-    shared.check_size(sampling, SPATIAL * PATCH, TEMPORAL)
-    if max(sampling.height, sampling.width) > POSITIONS * SPATIAL * PATCH or latent_size(sampling)[0] > POSITIONS:
-        most = f"{(POSITIONS - 1) * TEMPORAL + 1} frames of {POSITIONS * SPATIAL * PATCH} pixels a side"
+def check(sampling: Sampling, spatial: int = SPATIAL) -> None:
+    """Raise ConfigError for a size that the pipeline would silently change or the transformer has no positions for.
+
+    spatial: pixels per latent cell.
+    """
+    token = spatial * PATCH
+    shared.check_size(sampling, token, TEMPORAL)
+    if max(sampling.height, sampling.width) > POSITIONS * token or latent_size(sampling)[0] > POSITIONS:
+        most = f"{(POSITIONS - 1) * TEMPORAL + 1} frames of {POSITIONS * token} pixels a side"
         raise ConfigError(f"Wan has positions for {most}, not {sampling.frames}x{sampling.height}x{sampling.width}")
 
 

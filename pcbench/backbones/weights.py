@@ -68,17 +68,18 @@ def require(backbone: Backbone, download: Download) -> None:
     try:
         HfApi().model_info(backbone.source, revision=backbone.revision, timeout=HUB_TIMEOUT)
     except Exception as error:  # the hub's client raises the errors of whichever transport it uses
-        why = f"not here, and the hub not in reach ({type(error).__name__})"
+        why = f"neither here nor in reach ({type(error).__name__})"
         raise ConfigError(_what_to_do(backbone, download, why)) from error
 
 
 def _what_to_do(backbone: Backbone, download: Download, why: str) -> str:
     size = f" ({download.gigabytes:g} GB)" if download.gigabytes else ""
-    twin = f" or model={download.twin}" if download.twin else ""
-    advice = download.obtain or "give a copy:"
+    choices = ["model.backbone.source=FOLDER", "model.weights=random"]
+    choices += [f"model={download.twin}"] if download.twin else []
+    advice = download.obtain or "give"
     return (
         f"no weights for {backbone.name}: {backbone.source}{size} is {why};"
-        f" {advice} model.backbone.source=FOLDER, or model.weights=random{twin}"
+        f" {advice} {', '.join(choices[:-1])} or {choices[-1]}"
     )
 
 

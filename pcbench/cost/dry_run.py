@@ -107,6 +107,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     names = ["cond_uncond"] if anatomy.BATCHED else ["cond", "uncond"][: family.branches(recipe)]
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
+    precision = transformers[0].dtype if anatomy.ROUNDS_TIMESTEPS else torch.float32
     scale, held, least = _Scale(real, full, small, shapes), 0, 0
     with warnings.catch_warnings(), torch.no_grad(), _hollow(transformers, method), apply(stage, method) as handle:
         warnings.simplefilter("ignore")
@@ -114,7 +115,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
         for index, timestep in enumerate(timesteps):
             first = boundary is None or timestep >= boundary * stage.scheduler.config.num_train_timesteps
             transformer = transformers[0 if first else 1]
-            inputs["timestep"] = timestep.expand(inputs["timestep"].shape).float()
+            inputs["timestep"] = timestep.expand(inputs["timestep"].shape).to(precision)
             for name in names:
                 context = {"step_index": index, "num_inference_steps": len(timesteps)}
                 with transformer.cache_context(name, **context):
@@ -254,7 +255,7 @@ def _nan_inputs(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     def tensor(name: str, shape: Any) -> Any:
         if shape and isinstance(shape[0], (list, tuple)):
             return tuple(tensor(name, inner) for inner in shape)
-        mask = name.endswith("mask")
+        mask = "mask" in name
         return torch.ones(shape, dtype=torch.bool) if mask else torch.full(shape, math.nan, dtype=dtype)
 
     return {name: tensor(name, shape) for name, shape in shapes.items()}
@@ -293,7 +294,7 @@ class _Scale:
     def __init__(self, real: Anatomy, full: Size, small: Size, shapes: Any) -> None:
         self.cells = math.prod(full) / math.prod(small)
         self.tokens, self.few = (math.prod(real.token_grid(size)) for size in (full, small))
-        self.text = shapes.get("encoder_hidden_states", [0, 0])[1]
+        self.text = real.text_tokens(shapes)
         self.width = width_of(real)
         self.grids = real.token_grid(full), real.token_grid(small)
         self.narrow = HEAD["num_attention_heads"] * HEAD["attention_head_dim"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Trace
@@ -59,7 +60,7 @@ def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch:
         if anatomy.batch(inputs) != batch:
             inputs = anatomy.part_of_batch(inputs, first=True)
         counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
+        with AllTrue(), counter, torch.no_grad():
             model(**inputs, return_dict=False)
     macs = {name.partition(".")[2]: _split(flops) for name, flops in counter.get_flop_counts().items()}
     others = ((count - 1) * macs[path] for path, count in counts.items())
@@ -93,7 +94,28 @@ def empty_inputs(shapes: Mapping[str, list[Any]]) -> dict[str, Any]:
 def _empty(name: str, shape: list[Any]) -> Any:
     if shape and isinstance(shape[0], list):
         return tuple(torch.empty(inner) for inner in shape)
-    return torch.empty(shape, dtype=torch.bool if name.endswith("mask") else None)
+    return torch.empty(shape, dtype=torch.bool if "mask" in name else None)
+
+
+class AllTrue(TorchFunctionMode):
+    """Lets a transformer that looks into its masks run on the meta device, where they have no values: all are true.
+
+    A mask's negation selects nothing, and the answer to any question about values is no. How many tokens there are
+    after masked ones were moved to the end does not depend on it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, first = getattr(func, "__name__", ""), args[0] if args else None
+        if not (isinstance(first, torch.Tensor) and first.is_meta):
+            return func(*args, **(kwargs or {}))
+        if name == "__bool__":
+            return False
+        if name == "__getitem__" and isinstance(args[1], torch.Tensor) and args[1].dtype == torch.bool:
+            return first[:0] if getattr(args[1], "negated", False) else first[:]
+        result = func(*args, **(kwargs or {}))
+        if name in ("__invert__", "bitwise_not"):
+            result.negated = True
+        return result
 
 
 def call_price(
@@ -104,7 +126,7 @@ def call_price(
     frames, height, width = call["size"]
     macs = _module_macs(transformer, *texts, (frames, height, width), call["batch"])
 
-    def of(modules: Mapping[str, int]) -> Macs:
+    def of(modules: Mapping[str, float]) -> Macs:
         return sum((count * macs.get(path.replace("*", "0"), Macs()) for path, count in modules.items()), Macs())
 
     if call["only"] is not None:

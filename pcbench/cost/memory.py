@@ -24,7 +24,7 @@ from .. import backbones, devices
 from ..config import Recipe, Run
 from ..job import Job
 from .dry_run import rehearse, width_of
-from .macs import empty_inputs, short_model
+from .macs import AllTrue, empty_inputs, short_model
 
 GIB = 2**30
 
@@ -42,7 +42,7 @@ def block_cache_bytes(recipe: Recipe) -> int:
     blocks = anatomy.blocks(transformer)
     tokens = math.prod(anatomy.token_grid(anatomy.latent_size(inputs)))
     two_streams = blocks[0].metadata.return_encoder_hidden_states_index is not None
-    text = inputs["encoder_hidden_states"].shape[1] if two_streams else 0
+    text = anatomy.text_tokens(family.arguments(recipe, config)) if two_streams else 0
     branches = family.branches(recipe) * anatomy.batch(inputs)
     return round(rate * len(blocks)) * branches * (tokens + text) * width_of(anatomy) * _bytes(recipe)
 
@@ -121,7 +121,7 @@ def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[
         model, _, weights = short_model(transformer, config, torch.get_default_dtype())
         with torch.device("meta"), torch.no_grad():
             inputs = empty_inputs(json.loads(shapes))
-            with _FusedAttention(), _Alive() as alive:
+            with AllTrue(), _FusedAttention(), _Alive() as alive:
                 model(**inputs, return_dict=False)
     finally:
         torch.set_default_dtype(default_dtype)

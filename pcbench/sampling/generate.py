@@ -39,6 +39,7 @@ def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor
     arguments = backbones.family(recipe.backbone).call_arguments(recipe)
     if "prompt_embeds" in prompt:
         arguments.pop("negative_prompt", None)
+    backbones.set_guidance(pipe, recipe)
     generator = torch.Generator("cpu").manual_seed(seed)
     return pipe(**arguments, **prompt, generator=generator, output_type="latent").frames
 

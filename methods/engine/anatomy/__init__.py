@@ -8,9 +8,9 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from .base import Anatomy, Block, Size
+from .base import Anatomy, Block, Paths, Size
 
-__all__ = ["Anatomy", "Block", "Size", "anatomy_for", "anatomy_of"]
+__all__ = ["Anatomy", "Block", "Paths", "Size", "anatomy_for", "anatomy_of"]
 
 for _module in pkgutil.iter_modules(__path__):  # a file a family; each makes itself known
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -14,6 +14,8 @@ from torch import nn
 from ...frequency import downsample
 
 Size = tuple[int, int, int]
+# Modules that made something, by path; with each the share of its work in a full call that it did, where not all of it.
+Paths = list[str] | dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Anatomy:
     UNCONDITIONAL: ClassVar = ("uncond", "pred_uncond")
     # Arguments that change from step to step; all others belong to the branch.
     PER_STEP: ClassVar = ("hidden_states", "timestep")
+    # Whether its pipelines pass timesteps in the weights' precision, and not in float32.
+    ROUNDS_TIMESTEPS: ClassVar[bool] = False
+    # Arguments (B, tokens, width) that become the text stream of blocks that have one.
+    TEXTS: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     # Where one call holds both guidance branches: which part of the batch is the unconditional one.
     BATCHED: ClassVar[str | None] = None  # None, "uncond_first" or "cond_first"
     # ModuleLists of blocks, in order of execution -> the parts of their blocks, by kind.
@@ -211,13 +217,17 @@ class Anatomy:
                 found.append(Block(path, module, inside, gates))
         return found
 
-    def timestep_embedding(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    def timestep_embedding(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         """The embedding of a call's timestep (no prompt in it), and the paths of the modules that made it."""
         raise NotImplementedError(f"{self.family} has no timestep embedding of its own")
 
-    def first_modulated(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    def first_modulated(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         """Tokens (B, N, width) after the first block's modulated norm, and the paths of the modules that made them."""
         raise NotImplementedError(f"{self.family}: the first block's modulated input is not known")
+
+    def text_tokens(self, shapes: Mapping[str, Any]) -> int:
+        """Tokens of the text stream in a call whose arguments have these shapes."""
+        return sum(shapes[name][1] for name in self.TEXTS if name in shapes)
 
     def token_grid(self, size: Size) -> Size:
         """(T, H, W) in tokens, of a latent of this size."""

@@ -10,7 +10,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 
 from ..offload import onload
-from .base import Anatomy, Size
+from .base import Anatomy, Paths, Size
 
 
 class CogVideoXAnatomy(Anatomy):
@@ -67,7 +67,7 @@ class CogVideoXAnatomy(Anatomy):
             device=device,
         )
 
-    def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         embedders = ["time_embedding"] if transformer.ofs_embedding is None else ["time_embedding", "ofs_embedding"]
         onload(transformer, *embedders)
         projected = transformer.time_proj(inputs["timestep"]).to(inputs["hidden_states"].dtype)

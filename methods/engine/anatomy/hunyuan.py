@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..offload import onload
-from .base import Anatomy
+from .base import Anatomy, Paths
 
 
 class HunyuanVideoAnatomy(Anatomy):
@@ -21,7 +21,7 @@ class HunyuanVideoAnatomy(Anatomy):
         "single_transformer_blocks": {"self": ("attn",)},
     }
 
-    def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         (embedding, *_), paths = self._embeddings(transformer, inputs)
         return embedding, paths
 
@@ -31,7 +31,7 @@ class HunyuanVideoAnatomy(Anatomy):
         arguments = inputs["timestep"], inputs["pooled_projections"], inputs.get("guidance")
         return transformer.time_text_embed(*arguments), ["time_text_embed"]
 
-    def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         (embedding, of_image), paths = self._embeddings(transformer, inputs)
         norm = "transformer_blocks.0.norm1"
         onload(transformer, "x_embedder", norm)

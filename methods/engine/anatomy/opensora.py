@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..offload import onload
-from .base import Anatomy, Block, Size
+from .base import Anatomy, Block, Paths, Size
 
 
 class OpenSoraAnatomy(Anatomy):
@@ -59,11 +59,11 @@ class OpenSoraAnatomy(Anatomy):
         half = len(blocks) // 2
         return [block for pair in zip(blocks[:half], blocks[half:], strict=True) for block in pair]
 
-    def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         onload(transformer, "time_embedder", "fps_embedder")
         return transformer.embed_timestep(inputs["timestep"], inputs["fps"]), ["time_embedder", "fps_embedder"]
 
-    def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    def first_modulated(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         embedding, paths = self.timestep_embedding(transformer, inputs)
         onload(transformer, "modulation", "patch_embed", "transformer_blocks.0.norm1")
         latent = inputs["hidden_states"].to(transformer.dtype)
