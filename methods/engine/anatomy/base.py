@@ -21,12 +21,14 @@ class Block:
     """One transformer block, its path, and the paths of its parts by kind: "self", "temporal", "cross", "mlp".
 
     gates: path of a part -> path of the module that gates its output before it is added, where there is one.
+    kinds: the same as parts, but with each kind of attention apart where one module holds several.
     """
 
     path: str
     module: nn.Module
     parts: dict[str, tuple[str, ...]]
     gates: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def metadata(self) -> TransformerBlockMetadata:
@@ -62,6 +64,10 @@ class Anatomy:
     BLOCKS: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}  # read only
     # Part of a block -> the module that gates it, where the gate is a module.
     GATES: ClassVar[Mapping[str, str]] = {}
+    # Where a part is attention of several kinds: the modules inside it, by kind.
+    KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Whether the pipeline, with a call for each branch, changes its guidance scale from step to step.
+    RESCALES: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "TRANSFORMER" in vars(cls):
@@ -177,6 +183,10 @@ class Anatomy:
 
         return {name: half(value) for name, value in inputs.items()}
 
+    def text_tokens(self, inputs: Mapping[str, Any]) -> int:
+        """Text tokens of each video in a block's text stream."""
+        return inputs["encoder_hidden_states"].shape[1]
+
     def is_unconditional(self, branch: str) -> bool:
         """Whether a pipeline means the unconditional branch by this cache-context name."""
         return branch in self.UNCONDITIONAL
@@ -208,7 +218,8 @@ class Anatomy:
                 path = f"{name}.{index}"
                 inside = {kind: tuple(f"{path}.{part}" for part in names) for kind, names in parts.items()}
                 gates = {f"{path}.{part}": f"{path}.{gate}" for part, gate in self.GATES.items()}
-                found.append(Block(path, module, inside, gates))
+                apart = {kind: tuple(f"{path}.{part}" for part in names) for kind, names in self.KINDS.items()}
+                found.append(Block(path, module, inside, gates, {**inside, **apart}))
         return found
 
     def timestep_embedding(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
