@@ -28,7 +28,13 @@ from .engine.trace import Step
 from .teacache_official import RETENTION_SETS, SETS, Official, set_of
 
 SPEEDS = {"slow": 0.1, "fast": 0.2}  # the paper's thresholds (section 4.1), for backbones without published ones
-FEATURES = {"wan": "e", "hunyuanvideo": "modulated", "cogvideox": "embedding", "opensora": "modulated"}
+FEATURES = {
+    "wan": "e",
+    "hunyuanvideo": "modulated",
+    "cogvideox": "embedding",
+    "opensora": "modulated",
+    "vchitect": "modulated",  # ours
+}
 
 
 @dataclass(kw_only=True)
@@ -45,7 +51,8 @@ class TeaCacheConfig(StepwiseCache):
     protect_first, protect_last: None is 1 and 1, or 5 and 0 with retention steps.
 
     The feature (`FEATURES`) is the timestep embedding on Wan and CogVideoX, which does not depend on the prompt, and
-    the modulated input of the first block on HunyuanVideo and Open-Sora. Deviations from the official code:
+    the modulated input of the first block on HunyuanVideo and Open-Sora; and on Vchitect-2.0, for which there is no
+    official code. Deviations from the official code:
 
     - One decision per step. Wan's code decides separately for each guidance branch, but always alike: both have the
       same timestep. HunyuanVideo's is written for one call a step; with true CFG the first call decides.

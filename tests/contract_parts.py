@@ -95,22 +95,22 @@ WAN = {name for name in FAMILIES if name.startswith("wan")}
 EVERY, COGVIDEOX = set(FAMILIES), {"cogvideox_2b", "cogvideox_5b"}
 # Presets that families refuse. A refusal that is not expected here fails, and so does a family that works after all.
 REFUSED: dict[str, set[str]] = {
-    "dbcache": {"opensora"},
-    "dbcache_dmd": {"opensora"},
-    "dbcache_foca": {"opensora"},
-    "dbcache_scm": {"opensora"},
-    "dbcache_taylorseer": {"opensora"},
+    "dbcache": {"opensora", "vchitect"},
+    "dbcache_dmd": {"opensora", "vchitect"},
+    "dbcache_foca": {"opensora", "vchitect"},
+    "dbcache_scm": {"opensora", "vchitect"},
+    "dbcache_taylorseer": {"opensora", "vchitect"},
     # a strength below 1 takes a part of their schedule only
     "fewer_steps": {"wan_video_to_video"},
     "fewer_steps_32": {"wan_video_to_video"},
     "fewer_steps_37": {"wan_video_to_video"},
     "fastercache_as_published": EVERY - COGVIDEOX,
-    "pab_246": EVERY - {"opensora"},
-    "pab_357": EVERY - {"opensora"},
-    "pab_579": EVERY - {"opensora"},
-    "seacache": {*COGVIDEOX, "opensora"},
+    "pab_246": EVERY - {"opensora", "vchitect"},
+    "pab_357": EVERY - {"opensora", "vchitect"},
+    "pab_579": EVERY - {"opensora", "vchitect"},
+    "seacache": {*COGVIDEOX, "opensora", "vchitect"},
     "seacache_diffusers": EVERY - WAN,
-    "seacache_fast": {*COGVIDEOX, "opensora"},
+    "seacache_fast": {*COGVIDEOX, "opensora", "vchitect"},
     "teacache_retention": EVERY - WAN,
 }
 

@@ -146,6 +146,8 @@ def test_branches_are_isolated(ran):
                 "encoder_attention_mask": torch.ones(1, 8, dtype=torch.bool),
                 "guidance": torch.tensor([6000.0]),
             }
+        elif "Vchitect" in type(transformer).__name__:
+            extra = {"pooled_projections": torch.ones(1, 8)}
         ran.pipe._guidance_scale, ran.pipe._num_timesteps = 4.0, STEPS
         with warnings.catch_warnings(), torch.no_grad(), apply(ran.pipe, method, **ran.family.options) as handle:
             warnings.simplefilter("ignore")
@@ -164,7 +166,7 @@ def test_branches_are_isolated(ran):
         method = dataclasses.replace(method, guidance="cond")
     if hasattr(method, "block_sets"):
         method = dataclasses.replace(method, block_sets="apart")
-    (a, actions), (b, others) = answers(0.0), answers(1.0)
+    (a, actions), (b, others) = answers(0.0), answers(0.1)
     assert actions == others
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 

@@ -21,7 +21,7 @@ from .conftest import STEPS, call, pipeline_of, random_transformer
 from .families import SMALL
 from .plan_parts import run_of
 
-SUPPORTED = [name for name in SMALL if name != "opensora"]  # refused, with a reason
+SUPPORTED = [name for name in SMALL if name not in ("opensora", "vchitect")]  # refused, with a reason
 
 EAGER = {"fn_blocks": 1, "residual_diff_threshold": 0.25, "protect_first": 4}
 ATTENTION = {

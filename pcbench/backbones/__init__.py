@@ -21,9 +21,16 @@ from ..config import Backbone, ConfigError, Recipe, Run, check_choice
 from . import cogvideox, hunyuan, shares, wan
 from .family import Family
 from .opensora import family as open_sora
+from .vchitect import family as vchitect
 from .weights import are_random, config_of, source
 
-FAMILIES: dict[str, Family] = {"wan": wan, "hunyuan": hunyuan, "cogvideox": cogvideox, "opensora": open_sora}
+FAMILIES: dict[str, Family] = {
+    "wan": wan,
+    "hunyuan": hunyuan,
+    "cogvideox": cogvideox,
+    "opensora": open_sora,
+    "vchitect": vchitect,
+}
 
 GRAPHS = 64  # of one block class: a graph for each size and guidance batch that a sweep on one pipeline may use
 

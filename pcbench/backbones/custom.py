@@ -27,7 +27,7 @@ from .weights import INDEX
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names
 USUAL = "bfloat16"  # where the weights do not say, as on the hub, whose weights are not loaded to look
-FPS = {"wan": 16, "hunyuan": 24, "cogvideox": 8, "opensora": 24}  # of the released models; no file says
+FPS = {"wan": 16, "hunyuan": 24, "cogvideox": 8, "opensora": 24, "vchitect": 8}  # of the released models; no file says
 SAMPLING = {
     "height": "height", "width": "width", "num_frames": "frames", "num_inference_steps": "steps",
     "guidance_scale": "guidance_scale",
