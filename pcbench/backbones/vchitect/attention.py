@@ -26,8 +26,8 @@ class Backend:
 class Kind(nn.Module, AttentionModuleMixin):
     """What the three kinds share: projections of width `dim`, and scaled dot-product attention in `heads` heads.
 
-    Tokens of each frame come as rows: video (B * frames, places, dim), and the text projected already, as the three
-    kinds share its projections.
+    Each frame's tokens come as rows: video (B * frames, places, dim), and the text projected already, as the three
+    kinds share its projections. All tokens of a video are returned as (B, frames * tokens, dim).
     """
 
     to_q: nn.Linear
@@ -67,9 +67,10 @@ class SpatialAttention(Kind):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__(dim, heads, "to_q", "to_k", "to_v")
 
-    def forward(self, video: torch.Tensor, text: Text) -> torch.Tensor:
-        """All tokens of each frame (B * frames, places + text tokens, dim), not yet projected."""
-        return self.attend(*self.joint(video, text))
+    def forward(self, video: torch.Tensor, text: Text, num_frames: int) -> torch.Tensor:
+        """Frame after frame its video tokens and its text's, not yet projected."""
+        query, key, value = self.joint(video, text)
+        return _videos(self.attend(query, key, value), num_frames)
 
 
 class TemporalAttention(Kind):
@@ -81,13 +82,14 @@ class TemporalAttention(Kind):
     def forward(
         self, video: torch.Tensor, text: Text, num_frames: int, rotary: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Video and text tokens of each frame, projected."""
+        """Video and text tokens, projected."""
         places, tokens = video.shape[1], video.shape[1] + text[0].shape[1]
         query, key, value = (
             each.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1) for each in self.joint(video, text)
         )
         moved = self.attend(query, key, value, rotary).unflatten(0, (-1, tokens)).transpose(1, 2).flatten(0, 1)
-        return self.to_out(moved[:, :places]), self.to_add_out(moved[:, places:])
+        of_video, of_text = self.to_out(moved[:, :places]), self.to_add_out(moved[:, places:])
+        return _videos(of_video, num_frames), _videos(of_text, num_frames)
 
 
 class CrossAttention(Kind):
@@ -97,11 +99,15 @@ class CrossAttention(Kind):
         super().__init__(dim, heads, "to_q", "to_out")
 
     def forward(self, video: torch.Tensor, text: Text, num_frames: int) -> torch.Tensor:
-        """All tokens of each frame (B * frames, places + text tokens, dim), projected."""
+        """Frame after frame its video tokens and its text's, projected."""
         query = torch.cat([self.to_q(video), text[0]], dim=1)
         key, value = (each.unflatten(0, (-1, num_frames))[:, 0] for each in text[1:])
-        attended = self.attend(query.unflatten(0, (-1, num_frames)).flatten(1, 2), key, value)
-        return self.to_out(attended.unflatten(1, (num_frames, -1)).flatten(0, 1))
+        return self.to_out(self.attend(_videos(query, num_frames), key, value))
+
+
+def _videos(tokens: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Tokens of frames (B * frames, tokens, dim) as those of videos (B, frames * tokens, dim)."""
+    return tokens.unflatten(0, (-1, num_frames)).flatten(1, 2)
 
 
 class JointAttention(nn.Module):
@@ -123,16 +129,14 @@ class JointAttention(nn.Module):
         self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, num_frames: int, rotary_emb: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Video (B, frames * places, dim) and text (B, frames * text tokens, dim) -> the same, to be added."""
-        batch = len(hidden_states)
         video, context = (
             tokens.unflatten(1, (num_frames, -1)).flatten(0, 1) for tokens in (hidden_states, encoder_hidden_states)
         )
         text = self.add_q_proj(context), self.add_k_proj(context), self.add_v_proj(context)
-        both = self.spatial(video, text) * SPATIAL_WEIGHT + self.cross(video, text, num_frames)
-        places = video.shape[1]
-        streams = self.to_out(both[:, :places]), self.to_add_out(both[:, places:])
+        both = self.spatial(video, text, num_frames) * SPATIAL_WEIGHT + self.cross(video, text, num_frames)
+        of_video, of_text = both.unflatten(1, (num_frames, -1)).split([video.shape[1], context.shape[1]], dim=2)
+        of_video, of_text = self.to_out(of_video.flatten(1, 2)), self.to_add_out(of_text.flatten(1, 2))
         if num_frames > 1:
-            moved = self.temporal(video, text, num_frames, rotary_emb)
-            streams = streams[0] + moved[0], streams[1] + moved[1]
-        of_video, of_text = (stream.unflatten(0, (batch, num_frames)).flatten(1, 2) for stream in streams)
+            moved_video, moved_text = self.temporal(video, text, num_frames, rotary_emb)
+            of_video, of_text = of_video + moved_video, of_text + moved_text
         return of_video, of_text
