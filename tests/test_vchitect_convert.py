@@ -50,6 +50,8 @@ def run_of(source: Path | str, *words: str):
 def test_the_published_checkpoint_loads_samples_and_decodes(tmp_path):
     convert(published(tmp_path / "published"), tmp_path / "out", torch.float32)
     recipe = run_of(tmp_path / "out").recipe
+    found = cli.run_from(["model=custom", f"model.backbone.source={tmp_path / 'out'}", "method=none"]).recipe
+    assert (found.backbone.family, found.sampling.steps, found.sampling.frames) == ("vchitect", 100, 40)
     pipe = backbones.load(recipe, "cpu")
     backbones.forget()
     for part, expected in ((pipe.transformer, transformer()), (pipe.vae, vae())):

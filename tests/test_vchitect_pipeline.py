@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from methods import NoCacheConfig, apply
+from methods import NoCacheConfig, PABConfig, apply
 from methods.engine.method import Rule
 from pcbench import cli
 from pcbench.backbones.vchitect.pipeline import VchitectPipeline, dynamic_scale
@@ -75,6 +75,17 @@ def test_fastercache_is_what_its_own_script_makes():
         "transformer_blocks.*.attn",
         "final_transformer_blocks.*.attn",
     }
+
+
+def test_pab_treats_the_three_kinds_of_attention_apart():
+    pipe = pipeline()
+    with apply(pipe, PABConfig(window=(0, 1001))) as handle:
+        pipe(**embedded("video", num_inference_steps=8))
+    every = ["cross", "self", "temporal"]
+    seen = [step.details["broadcast"] for step in handle.trace.steps]
+    assert seen == [[], every, ["cross", "temporal"], every, ["cross"], every, ["temporal"], every]
+    skipped = {path.partition(".*.")[2] for path in handle.trace.steps[1].calls[0].skipped}
+    assert skipped == {"attn.spatial", "attn.temporal", "attn.cross"}
 
 
 def test_a_method_is_told_the_scale_of_the_step():

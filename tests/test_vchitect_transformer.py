@@ -114,7 +114,8 @@ def test_the_anatomy_s_views_are_what_the_blocks_get():
     model(**given)
     assert torch.equal(anatomy.first_modulated(model, given)[0], seen["hidden_states"])
     assert torch.equal(anatomy.timestep_embedding(model, given)[0], seen["embedding"])
-    assert anatomy.text_tokens(given) == seen["encoder_hidden_states"].shape[1]
+    shapes = {name: value.shape for name, value in given.items()}
+    assert anatomy.text_tokens(shapes) == seen["encoder_hidden_states"].shape[1]
     assert [block.path for block in anatomy.blocks(model)] == [
         *("transformer_blocks.0", "transformer_blocks.1", "final_transformer_blocks.0")
     ]

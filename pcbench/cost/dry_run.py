@@ -107,7 +107,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     names = ["cond_uncond"] if anatomy.BATCHED else ["cond", "uncond"][: family.branches(recipe)]
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
-    scale, held, least = _Scale(real, full, small, anatomy.text_tokens(inputs)), 0, 0
+    scale, held, least = _Scale(real, full, small, shapes), 0, 0
     with warnings.catch_warnings(), torch.no_grad(), _hollow(transformers, method), apply(stage, method) as handle:
         warnings.simplefilter("ignore")
         timesteps = _timesteps(stage, recipe)
@@ -290,10 +290,10 @@ def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor],
 class _Scale:
     """The number of elements that a tensor of the stand-in would have in the real transformer."""
 
-    def __init__(self, real: Anatomy, full: Size, small: Size, text: int) -> None:
+    def __init__(self, real: Anatomy, full: Size, small: Size, shapes: Any) -> None:
         self.cells = math.prod(full) / math.prod(small)
         self.tokens, self.few = (math.prod(real.token_grid(size)) for size in (full, small))
-        self.text = text
+        self.text = real.text_tokens(shapes)
         self.width = width_of(real)
         self.grids = real.token_grid(full), real.token_grid(small)
         self.narrow = HEAD["num_attention_heads"] * HEAD["attention_head_dim"]

@@ -42,7 +42,7 @@ def block_cache_bytes(recipe: Recipe) -> int:
     blocks = anatomy.blocks(transformer)
     tokens = math.prod(anatomy.token_grid(anatomy.latent_size(inputs)))
     two_streams = blocks[0].metadata.return_encoder_hidden_states_index is not None
-    text = anatomy.text_tokens(inputs) if two_streams else 0
+    text = anatomy.text_tokens(family.arguments(recipe, config)) if two_streams else 0
     branches = family.branches(recipe) * anatomy.batch(inputs)
     return round(rate * len(blocks)) * branches * (tokens + text) * width_of(anatomy) * _bytes(recipe)
 

@@ -56,6 +56,8 @@ class Anatomy:
     FAMILY: ClassVar[str] = ""  # the name by which methods have settings and refusals
     # Cache-context names under which pipelines call the unconditional branch.
     UNCONDITIONAL: ClassVar = ("uncond", "pred_uncond")
+    # Arguments (B, tokens, width) that become the text stream of blocks that have one.
+    TEXTS: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     # Arguments that change from step to step; all others belong to the branch.
     PER_STEP: ClassVar = ("hidden_states", "timestep")
     # Where one call holds both guidance branches: which part of the batch is the unconditional one.
@@ -183,10 +185,6 @@ class Anatomy:
 
         return {name: half(value) for name, value in inputs.items()}
 
-    def text_tokens(self, inputs: Mapping[str, Any]) -> int:
-        """Text tokens of each video in a block's text stream."""
-        return inputs["encoder_hidden_states"].shape[1]
-
     def is_unconditional(self, branch: str) -> bool:
         """Whether a pipeline means the unconditional branch by this cache-context name."""
         return branch in self.UNCONDITIONAL
@@ -234,6 +232,10 @@ class Anatomy:
         """(T, H, W) in tokens, of a latent of this size."""
         frames, height, width = (n // p for n, p in zip(size, self.patch, strict=True))
         return frames, height, width
+
+    def text_tokens(self, shapes: Mapping[str, Any]) -> int:
+        """Tokens of the text stream in a call whose arguments have these shapes."""
+        return sum(shapes[name][1] for name in self.TEXTS if name in shapes)
 
 
 def pick_frames(video: torch.Tensor, frames: int, patch: int = 1) -> torch.Tensor:

@@ -26,8 +26,8 @@ class VchitectAnatomy(Anatomy):
     }
     KINDS: ClassVar = {"self": ("attn.spatial",), "temporal": ("attn.temporal",), "cross": ("attn.cross",)}
 
-    def text_tokens(self, inputs: Mapping[str, Any]) -> int:
-        return self.latent_size(inputs)[0] * super().text_tokens(inputs)
+    def text_tokens(self, shapes: Mapping[str, Any]) -> int:
+        return shapes["hidden_states"][-3] * super().text_tokens(shapes)
 
     def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, list[str]]:
         onload(transformer, "time_text_embed")
