@@ -207,7 +207,7 @@ def compiled():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b", "opensora"])
+@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b", "opensora", "vchitect"])
 def test_compiled_blocks_behave(ran, compiled):
     """Decisions and pixels are the same with blocks that were compiled before; and after it those without a cache."""
     pipe = compiled(ran.family.name)

@@ -96,9 +96,10 @@ class VchitectPipeline(DiffusionPipeline):
         do_classifier_free_guidance: bool = True,
         max_sequence_length: int = 256,
         device: torch.device | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Any, Any, Any, Any]:
         """Embeddings (B, L, C) of the prompts and of the negative ones, and CLIP's pooled embeddings of both.
 
+        Without guidance those of negative prompts are None.
         max_sequence_length: tokens of T5's part, which follows CLIP's.
         """
         return StableDiffusion3Pipeline.encode_prompt(
@@ -184,7 +185,7 @@ class VchitectPipeline(DiffusionPipeline):
 
         use_dynamic_cfg: the official scale, which changes from step to step (`dynamic_scale`); false keeps it.
         """
-        embeds = [prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds]
+        embeds: list[Any] = [prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds]
         self._guidance_scale, self._guided = guidance_scale, guidance_scale > 1
         embeds = embeds[: 4 if self._guided else 2]
         self.check_inputs(prompt, height, width, embeds, output_type, list(callback_on_step_end_tensor_inputs))
