@@ -45,6 +45,7 @@ PROBES = {
     "HunyuanVideoSingleTransformerBlock": ("proj_out", "norm", 1),
     "CogVideoXBlock": ("attn1", "norm1", 2),
     "STDiT3Block": ("attn1", "", 2),
+    "VchitectBlock": ("attn", "norm1", 1),
 }
 
 

@@ -30,6 +30,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "window": (450, 930),
         "mlp_timesteps": (676, 788, 864),
     },
+    "vchitect": {"spatial_range": 2, "temporal_range": 4, "cross_range": 6, "window": (100, 800)},
 }
 ELSEWHERE: dict[str, Any] = {"spatial_range": 2, "temporal_range": 4, "cross_range": 6, "window": (100, 850)}
 
@@ -49,8 +50,9 @@ class PABConfig(Cache):
     Open-Sora's self-attention and MLP outputs are kept after the gate, as in the official code; elsewhere the module's
     own output is kept, and each step's gate is applied to it.
 
-    Deviation from the official code: counter and memory are kept for each guidance branch, which makes no difference
-    where the branches share a call, as they officially do.
+    Deviation from the official code: counter and memory are kept for each guidance branch. That makes no difference
+    where the branches share a call, as on CogVideoX and Open-Sora. On Vchitect-2.0 each has a call, and the official
+    counter and memory serve both: with an even range the second branch always takes the first one's output.
     """
 
     spatial_range: int | None = None
@@ -82,7 +84,7 @@ class PABConfig(Cache):
 
     def for_backbone(self, anatomy: Anatomy) -> PABConfig:
         published = PUBLISHED.get(anatomy.family, ELSEWHERE)
-        kinds = {kind for parts in anatomy.BLOCKS.values() for kind in parts}
+        kinds = {kind for parts in (*anatomy.BLOCKS.values(), anatomy.KINDS) for kind in parts}
         settings: dict[str, Any] = {}
         for name, kind in RANGES.items():
             every = getattr(self, name)
@@ -108,7 +110,7 @@ class PABConfig(Cache):
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         found = []
         for block in anatomy.blocks(transformer):
-            for kind, paths in block.parts.items():
+            for kind, paths in block.kinds.items():
                 of_mlp = kind == "mlp" and self.mlp_timesteps and _number(block.path) in self.mlp_blocks
                 if kind in self.ranges or of_mlp:
                     found += [*paths, *(block.gates[path] for path in paths if path in block.gates)]
@@ -132,7 +134,7 @@ class _Broadcast(Rule):
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if not self._kinds:
             for block in denoiser.blocks:
-                kinds = {path: kind for kind, paths in block.parts.items() for path in paths}
+                kinds = {path: kind for kind, paths in block.kinds.items() for path in paths}
                 self._kinds |= kinds | {gate: kinds[path] for path, gate in block.gates.items()}
                 self._gates |= block.gates
         branch = denoiser.branch.name

@@ -93,24 +93,25 @@ WAN = {name for name in FAMILIES if name.startswith("wan")}
 
 
 EVERY, COGVIDEOX = set(FAMILIES), {"cogvideox_2b", "cogvideox_5b"}
+UNKNOWN_TO_CACHE_DIT = {"hunyuan15", "opensora", "vchitect"}
 # Presets that families refuse. A refusal that is not expected here fails, and so does a family that works after all.
 REFUSED: dict[str, set[str]] = {
-    "dbcache": {"hunyuan15", "opensora"},
-    "dbcache_dmd": {"hunyuan15", "opensora"},
-    "dbcache_foca": {"hunyuan15", "opensora"},
-    "dbcache_scm": {"hunyuan15", "opensora"},
-    "dbcache_taylorseer": {"hunyuan15", "opensora"},
+    "dbcache": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_dmd": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_foca": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_scm": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_taylorseer": UNKNOWN_TO_CACHE_DIT,
     # a strength below 1 takes a part of their schedule only
     "fewer_steps": {"wan_video_to_video"},
     "fewer_steps_32": {"wan_video_to_video"},
     "fewer_steps_37": {"wan_video_to_video"},
     "fastercache_as_published": EVERY - COGVIDEOX,
-    "pab_246": EVERY - {"opensora"},
-    "pab_357": EVERY - {"opensora"},
-    "pab_579": EVERY - {"opensora"},
-    "seacache": {*COGVIDEOX, "hunyuan15", "opensora"},
+    "pab_246": EVERY - {"opensora", "vchitect"},
+    "pab_357": EVERY - {"opensora", "vchitect"},
+    "pab_579": EVERY - {"opensora", "vchitect"},
+    "seacache": {*COGVIDEOX, "hunyuan15", "opensora", "vchitect"},
     "seacache_diffusers": EVERY - WAN,
-    "seacache_fast": {*COGVIDEOX, "hunyuan15", "opensora"},
+    "seacache_fast": {*COGVIDEOX, "hunyuan15", "opensora", "vchitect"},
     "teacache_retention": EVERY - WAN,
 }
 

@@ -30,7 +30,7 @@ EVERYWHERE = [pytest.param(preset, family, id=f"{preset}-{family}") for preset i
 # One call a branch; both in one; two transformers.
 KINDS = ["cogvideox_2b", "hunyuan_true_cfg", "wan", "wan_two"]
 SOME = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in KINDS]
-ANNOUNCE_STEPS = {"wan", "wan_two", "wan_ti2v", "opensora"}  # by cache_context(name, step_index=…)
+ANNOUNCE_STEPS = {"wan", "wan_two", "wan_ti2v", "opensora", "vchitect"}  # by cache_context(name, step_index=…)
 GUIDED = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in ("wan", "wan_two")]
 
 

@@ -18,10 +18,11 @@ from pcbench.cost.dry_run import rehearse
 from pcbench.cost.macs import trace_macs
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
+from .contract_parts import UNKNOWN_TO_CACHE_DIT
 from .families import SMALL
 from .plan_parts import run_of
 
-SUPPORTED = sorted(SMALL.keys() - {"hunyuan15", "opensora"})  # refused, with a reason
+SUPPORTED = sorted(SMALL.keys() - UNKNOWN_TO_CACHE_DIT)  # refused, with a reason
 
 EAGER = {"fn_blocks": 1, "residual_diff_threshold": 0.25, "protect_first": 4}
 ATTENTION = {

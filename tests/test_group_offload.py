@@ -51,7 +51,7 @@ def away_is_nan(monkeypatch):
 @pytest.mark.parametrize("order", ["offload first", "cache first"])
 @pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
 @pytest.mark.parametrize("name", sorted(LOOKING))
-@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b", "opensora"])
+@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b", "opensora", "vchitect"])
 def test_what_is_looked_at_is_there(away_is_nan, family, name, kind, order):
     cpu, blocks = torch.device("cpu"), {"num_blocks_per_group": 1} if kind == "block_level" else {}
     method, case = LOOKING[name], FAMILIES[family]

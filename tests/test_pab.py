@@ -105,6 +105,7 @@ def test_an_mlp_is_kept_from_its_timestep_on(pipe):
         ("hunyuan", (2, 1, 1, (100, 850), ())),
         ("cogvideox_5b", (2, 1, 1, (100, 850), ())),
         ("opensora", (2, 4, 6, (450, 930), (676, 788, 864))),
+        ("vchitect", (2, 4, 6, (100, 800), ())),
     ],
 )
 def test_what_is_not_given_becomes_the_value_of_the_backbone(family, expected):

@@ -24,6 +24,7 @@ from .plan_parts import run_of
         ("hunyuan1_5", (121, 480, 848), 8.6),
         ("cogvideox", (49, 480, 720), 1.5),
         ("cogvideox_5b", (49, 480, 720), 3.5),
+        ("vchitect", (40, 432, 768), 3.7),
     ],
 )
 def test_blockcache_memory(model, size, gib):

@@ -208,7 +208,7 @@ class Clock:
         return self._scale_or(other if second and other is not None else first)
 
     def guidance_now(self) -> float:
-        """The scale at this moment, for pipelines that read it again at every step (CogVideoX's dynamic guidance)."""
+        """The scale at this moment, for pipelines that read it again at every step (dynamic guidance)."""
         return self._scale_or(None)
 
     def _scale_or(self, value: float | None) -> float:

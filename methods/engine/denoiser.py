@@ -76,7 +76,7 @@ class Denoiser:
 
     def guidance_scale(self) -> float:
         """The scale that the pipeline combines this step's branches with. Raises ValueError where it is not known."""
-        if self.anatomy.BATCHED is not None:
+        if self.anatomy.BATCHED is not None or self.anatomy.RESCALES:
             return self.clock.guidance_now()
         return self.clock.guidance_scale(second=self.transformer is getattr(self.clock.pipe, "transformer_2", None))
 

@@ -21,6 +21,7 @@ from ..config import Backbone, ConfigError, Recipe, Run, check_choice
 from . import cogvideox, hunyuan, hunyuan15, shares, wan, wan_ti2v
 from .family import Family
 from .opensora import family as open_sora
+from .vchitect import family as vchitect
 from .weights import are_random, config_of, source
 
 FAMILIES: dict[str, Family] = {
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Family] = {
     "hunyuan15": hunyuan15,
     "cogvideox": cogvideox,
     "opensora": open_sora,
+    "vchitect": vchitect,
 }
 
 GRAPHS = 64  # of one block class: a graph for each size and guidance batch that a sweep on one pipeline may use

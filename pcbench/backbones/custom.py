@@ -28,7 +28,7 @@ from .weights import INDEX
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names
 USUAL = "bfloat16"  # where the weights do not say, as on the hub, whose weights are not loaded to look
-FPS = {"wan": 16, "cogvideox": 8}  # of the released models; no file says
+FPS = {"wan": 16, "cogvideox": 8, "vchitect": 8}  # of the released models; no file says
 PRESET = "wan"  # which says nothing of a transformer
 USUAL_FPS = 24  # of all others
 SAMPLING = {

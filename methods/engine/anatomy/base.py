@@ -23,12 +23,14 @@ class Block:
     """One transformer block, its path, and the paths of its parts by kind: "self", "temporal", "cross", "mlp".
 
     gates: path of a part -> path of the module that gates its output before it is added, where there is one.
+    kinds: the same as parts, but with each kind of attention apart where one module holds several.
     """
 
     path: str
     module: nn.Module
     parts: dict[str, tuple[str, ...]]
     gates: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def metadata(self) -> TransformerBlockMetadata:
@@ -68,6 +70,10 @@ class Anatomy:
     BLOCKS: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}  # read only
     # Part of a block -> the module that gates it, where the gate is a module.
     GATES: ClassVar[Mapping[str, str]] = {}
+    # Where a part is attention of several kinds: the modules inside it, by kind.
+    KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Whether the pipeline, with a call for each branch, changes its guidance scale from step to step.
+    RESCALES: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "TRANSFORMER" in vars(cls):
@@ -214,7 +220,8 @@ class Anatomy:
                 path = f"{name}.{index}"
                 inside = {kind: tuple(f"{path}.{part}" for part in names) for kind, names in parts.items()}
                 gates = {f"{path}.{part}": f"{path}.{gate}" for part, gate in self.GATES.items()}
-                found.append(Block(path, module, inside, gates))
+                apart = {kind: tuple(f"{path}.{part}" for part in names) for kind, names in self.KINDS.items()}
+                found.append(Block(path, module, inside, gates, {**inside, **apart}))
         return found
 
     def timestep_embedding(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
@@ -225,14 +232,14 @@ class Anatomy:
         """Tokens (B, N, width) after the first block's modulated norm, and the paths of the modules that made them."""
         raise NotImplementedError(f"{self.family}: the first block's modulated input is not known")
 
-    def text_tokens(self, shapes: Mapping[str, Any]) -> int:
-        """Tokens of the text stream in a call whose arguments have these shapes."""
-        return sum(shapes[name][1] for name in self.TEXTS if name in shapes)
-
     def token_grid(self, size: Size) -> Size:
         """(T, H, W) in tokens, of a latent of this size."""
         frames, height, width = (n // p for n, p in zip(size, self.patch, strict=True))
         return frames, height, width
+
+    def text_tokens(self, shapes: Mapping[str, Any]) -> int:
+        """Tokens of the text stream in a call whose arguments have these shapes."""
+        return sum(shapes[name][1] for name in self.TEXTS if name in shapes)
 
 
 def pick_frames(video: torch.Tensor, frames: int, patch: int = 1) -> torch.Tensor:

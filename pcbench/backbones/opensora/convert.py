@@ -17,18 +17,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
+from ..checkpoints import DTYPES, filled, read_weights
 from .convert_keys import convert_transformer, rename_transformer_key
 from .pipeline import OpenSoraPipeline
 from .scheduler import rectified_flow_scheduler
 from .transformer import STDiT3Transformer3DModel
 from .vae import AutoencoderOpenSora
 
-KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-DTYPES = ("bfloat16", "float16", "float32")
+NAME = "Open-Sora 1.2"
 SAME_FIELDS = ("caption_channels", "in_channels", "input_sq_size", "mlp_ratio", "patch_size", "qk_norm")
 OTHER_FIELDS = {"depth": "num_layers", "num_heads": "num_attention_heads", "model_max_length": "max_sequence_length"}
 TEMPORAL_NAMES = (  # patterns of the published temporal VAE's names, and our names for them; applied in order
@@ -56,28 +55,12 @@ def rename_vae_key(key: str) -> str:
     return re.sub(r"^decoder\.conv_blocks\.(\d+)", lambda n: f"decoder.resamplers.{int(n[1]) + 1}.conv", name)
 
 
-def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder, sharded or not, by name. Raises ValueError if it has none."""
-    for kind in KINDS:
-        if files := sorted(Path(folder).glob(kind)):
-            break
-    else:
-        raise ValueError(f"no weights in {folder}: looked for {', '.join(KINDS)}")
-    state: dict[str, torch.Tensor] = {}
-    for file in files:
-        if file.suffix == ".safetensors":
-            state |= safetensors.torch.load_file(file)
-        else:
-            state |= torch.load(file, map_location="cpu", weights_only=True)
-    return state
-
-
 def load_transformer(folder: str | Path) -> STDiT3Transformer3DModel:
     """The transformer of a published folder. Raises ValueError that names every missing or unknown weight."""
     state = read_weights(folder)
     unknown = {key: state.pop(key) for key in list(state) if not _has_name(rename_transformer_key, key)}
     model = STDiT3Transformer3DModel(**transformer_config(Path(folder) / "config.json"))
-    return _filled(model, convert_transformer(state), list(unknown), folder)
+    return filled(model, convert_transformer(state), NAME, folder, unknown)
 
 
 def transformer_config(path: Path) -> dict[str, Any]:
@@ -105,7 +88,7 @@ def load_vae(folder: str | Path, config: Mapping[str, Any] | None = None) -> Aut
     }
     unknown = {key: state.pop(key) for key in list(state) if not _has_name(rename_vae_key, key)}
     renamed = {rename_vae_key(key): value for key, value in state.items()}
-    return _filled(AutoencoderOpenSora(**settings), renamed, list(unknown), folder)
+    return filled(AutoencoderOpenSora(**settings), renamed, NAME, folder, unknown)
 
 
 def _has_name(rename: Callable[[str], Any], key: str) -> bool:
@@ -114,21 +97,6 @@ def _has_name(rename: Callable[[str], Any], key: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _filled(model: Any, weights: dict[str, torch.Tensor], unknown: list[str], folder: str | Path) -> Any:
-    """The model with exactly these weights. Raises ValueError if any is unknown, missing or of another shape."""
-    expected = model.state_dict()
-    problems = {
-        "not known": unknown + sorted(set(weights) - set(expected)),
-        "missing": sorted(set(expected) - set(weights)),
-        "of another shape": [n for n, v in weights.items() if n in expected and v.shape != expected[n].shape],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
-        raise ValueError(f"{folder} is no checkpoint of Open-Sora 1.2 ({type(model).__name__}): weights {listed}")
-    model.load_state_dict(weights)
-    return model
 
 
 def convert(
