@@ -299,8 +299,8 @@ class Recipe:
 class Run:
     """One recipe over some prompts, and what to do with it.
 
-    label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has,
-    however they were given; None if there is none. budget: what the method is to be set to first (target.py).
+    label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has, `kept`
+    apart, however they were given; None if there is none. budget: what the method is to be set to first (target.py).
     only: the samples to make, if not all of the prompts and seeds: a shard's (launch/shards.py).
     """
 

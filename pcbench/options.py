@@ -11,6 +11,7 @@ COMMANDS = {
     "benchmark": ("pcbench.benchmark", "time each kind of denoising step on this machine"),
     "compare": ("pcbench.compare.__main__", "fidelity of folders of mp4 files"),
     "fidelity_benchmark": ("pcbench.fidelity_benchmark", "time PSNR and SSIM against the official code"),
+    "storage_benchmark": ("pcbench.storage_benchmark", "errors and time of storing what methods keep in fewer bytes"),
     "vbench": ("pcbench.vbench.__main__", "set up VBench's interpreter, and say what it lacks"),
     "tracking": ("pcbench.tracking.__main__", "send records to Weights & Biases"),
     "analysis": ("analysis.__main__", "tables, figures, comparisons and a report from records"),

@@ -23,28 +23,10 @@ from methods.engine.anatomy import anatomy_for
 from .. import backbones, devices
 from ..config import Recipe, Run
 from ..job import Job
-from .dry_run import rehearse, width_of
+from .dry_run import Rehearsal, rehearse, width_of
 from .macs import empty_inputs, short_model
 
 GIB = 2**30
-
-
-def block_cache_bytes(recipe: Recipe) -> int:
-    """Bytes of the residuals that BlockCache keeps: rate · blocks · branches · tokens (a text stream's too) · width."""
-    rate = getattr(recipe.method, "block_cache_rate", 0.0)
-    if not rate:
-        return 0
-    family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
-    with torch.device("meta"):
-        transformer = family.TRANSFORMER.from_config(config)
-        inputs = empty_inputs(family.arguments(recipe, config))
-    anatomy = anatomy_for(family.TRANSFORMER, transformer.config)
-    blocks = anatomy.blocks(transformer)
-    tokens = math.prod(anatomy.token_grid(anatomy.latent_size(inputs)))
-    two_streams = blocks[0].metadata.return_encoder_hidden_states_index is not None
-    text = inputs["encoder_hidden_states"].shape[1] if two_streams else 0
-    branches = family.branches(recipe) * anatomy.batch(inputs)
-    return round(rate * len(blocks)) * branches * (tokens + text) * width_of(anatomy) * _bytes(recipe)
 
 
 def weights_bytes(recipe: Recipe) -> int:
@@ -71,15 +53,16 @@ def arithmetic_bytes(recipe: Recipe) -> int:
     return alive.most
 
 
-def needed(run: Run, held: int) -> tuple[int, int, int]:
-    """Bytes on the device while denoising: weights, working memory, and what the method keeps (`held`).
+def needed(run: Run, rehearsal: Rehearsal) -> tuple[int, int, int]:
+    """Bytes on the device while denoising: weights, working memory, and what the method keeps.
 
-    With group offload, weights wait on the CPU and do not count. If GPUs share the tokens, each GPU's share is given.
+    With group offload, weights wait on the CPU and do not count. If GPUs share the tokens, each GPU's share is given:
+    of what is kept of blocks. Whole predictions, and features measured before the blocks, are kept on each.
     """
     weights = 0 if run.offload == "group" else weights_bytes(run.recipe)
     working, numerics = max(activations_bytes(run.recipe), arithmetic_bytes(run.recipe)), run.recipe.numerics
     tokens = numerics.parallel // 2 if numerics.cfg_parallel else numerics.parallel
-    return weights, working // tokens, held // numerics.parallel
+    return weights, working // tokens, rehearsal.held_whole + rehearsal.held_inside // numerics.parallel
 
 
 def why_too_large(job: Job) -> str | None:
@@ -91,7 +74,7 @@ def why_too_large(job: Job) -> str | None:
     free = devices.free_bytes(devices.resolve(run.device))
     if free is None or not (job.missing() or {"latency", "observe"}.intersection(run.stages)):
         return None
-    parts = needed(run, rehearse(run.recipe).held)
+    parts = needed(run, rehearse(run.recipe))
     if sum(parts) <= free:
         return None
     weights, working, held = (f"{part / GIB:.1f}" for part in parts)
@@ -100,10 +83,6 @@ def why_too_large(job: Job) -> str | None:
         f" {weights}, computing {working}, kept by the method {held}), and"
         f" {devices.resolve(run.device)} has {free / GIB:.1f}: a smaller model.sampling, another method, or another GPU"
     )
-
-
-def _bytes(recipe: Recipe) -> int:
-    return getattr(torch, recipe.numerics.dtype).itemsize
 
 
 def _key(recipe: Recipe) -> tuple[type, str, str, str]:
