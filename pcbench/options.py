@@ -39,6 +39,7 @@ SAMPLES = {
     "model.numerics.attention=NAME": "one of diffusers' attention backends",
     "model.numerics.vae_tiling=true|false": "decode in tiles, for less memory",
     "model.numerics.compile=true|false": "compile the transformer's blocks; the first call of a size takes longer",
+    "model.numerics.quantization=int8|float8": "round the weights of the transformer's blocks, by torchao",
     "model.numerics.parallel=N": "GPUs that share the transformer's tokens, under torchrun",
     "model.numerics.cfg_parallel=true|false": "one half of them for each guidance branch",
     "prompts=NAME": "a suite of conf/prompts/; default: demo",

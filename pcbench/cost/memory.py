@@ -32,7 +32,9 @@ GIB = 2**30
 def weights_bytes(recipe: Recipe) -> int:
     """Bytes of the transformer's weights, or of both transformers' if there are two."""
     transformers = 2 if "guidance_scale_2" in recipe.backbone.call else 1
-    return transformers * _measured(*_key(recipe))[0]
+    weights, _, saved = _measured(*_key(recipe))
+    kind = recipe.numerics.quantization
+    return transformers * (weights if kind is None else weights - saved[kind])
 
 
 def activations_bytes(recipe: Recipe) -> int:
@@ -92,19 +94,19 @@ def _key(recipe: Recipe) -> tuple[type, str, str, str]:
 
 
 @functools.cache
-def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[int, int]:
-    """Bytes of the weights, and most bytes alive at once during a call."""
+def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[int, int, dict[str, int]]:
+    """Bytes of the weights, most bytes alive at once during a call, and bytes that each quantization saves."""
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
-        model, _, weights = short_model(transformer, config, torch.get_default_dtype())
+        model, _, weights, saved = short_model(transformer, config, torch.get_default_dtype())
         with torch.device("meta"), torch.no_grad():
             inputs = empty_inputs(json.loads(shapes))
             with _FusedAttention(), _Alive() as alive:
                 model(**inputs, return_dict=False)
     finally:
         torch.set_default_dtype(default_dtype)
-    return weights, alive.most
+    return weights, alive.most, saved
 
 
 class _FusedAttention(TorchFunctionMode):
