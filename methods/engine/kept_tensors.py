@@ -23,7 +23,7 @@ class KeptTensors(MutableMapping[Any, Any]):
     """A dict of tensors, or of nested tuples and lists of them, kept as `storage` says.
 
     exact: the tensors themselves. bfloat16: rounded to it. float8: rounded to e4m3, each token scaled by its largest
-    value (one scale for all tokens loses more: docs/memory.md). cpu: in the CPU's memory, unchanged; on a GPU it is
+    value, so that none is rounded to zero beside a large one. cpu: in the CPU's memory, unchanged; on a GPU it is
     copied there and back beside the computation, and when a value is read, the one stored after it is fetched already
     (the first after the last), as blocks are visited in the order in which they were stored.
 
