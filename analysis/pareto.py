@@ -34,6 +34,7 @@ CURVE_FIELDS = {
     "reference": "cached_output",
     "retention_steps": False,
     "variant": "official",
+    "kept": "exact",
 }
 # The same for choices that one method's paper leaves open (docs/precisecache.md).
 CHOICES: dict[str, dict[str, Any]] = {

@@ -17,6 +17,7 @@ import torch
 
 from .engine.anatomy import Anatomy, Block, Size
 from .engine.denoiser import Denoiser, ModuleCall
+from .engine.kept_tensors import KeptTensors
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.offload import onload
 from .engine.processes import Processes
@@ -193,7 +194,7 @@ class AdaptiveCaching(StepwiseRule):
     def __init__(self, config: AdaCacheConfig) -> None:
         super().__init__(config)
         self.block: Block | None = None
-        self.residuals: dict[str, torch.Tensor] = {}  # branch -> its attention residual at the last computed step
+        self.residuals = KeptTensors()  # branch -> its attention residual at the last computed step
         self.gate: torch.Tensor | None = None
         self.tokens = 0  # of the video, that this process holds
         self.computed = 0  # the last computed step
@@ -203,11 +204,12 @@ class AdaptiveCaching(StepwiseRule):
 
     def forget_branch(self, name: str) -> None:
         super().forget_branch(name)
-        self.residuals.pop(name, None)
+        self.residuals.discard(name)
 
     def change_transformer(self) -> None:
         super().change_transformer()
-        self.block, self.gate, self.residuals = None, None, {}
+        self.block, self.gate = None, None
+        self.residuals.clear()
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
         since = denoiser.index - self.computed

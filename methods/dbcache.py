@@ -120,6 +120,10 @@ class DBCacheConfig(Cache):
         if mask in MASKS and num_steps < 8 and num_steps not in (4, 6):
             raise ValueError(f"dbcache: cache-dit has no mask {mask} for {num_steps} steps: give it a letter a step")
 
+    @property
+    def keeps_blocks(self) -> bool:
+        return False  # cache-dit keeps them, its own way
+
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         return [block.path for block in anatomy.blocks(transformer)]
 

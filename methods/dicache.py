@@ -11,13 +11,14 @@ run_hunyuanvideo_dicache.py:80-205 and, for what only its image model has, FLUX/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 
 from .engine.anatomy import Anatomy
 from .engine.denoiser import Denoiser, ModuleCall
+from .engine.kept_tensors import KeptTensors
 from .engine.method import Cache, Rule, Tradeoff
 from .engine.reuse import hidden_of, replaced, video_of
 from .teacache import relative_l1
@@ -106,17 +107,9 @@ class DiCacheConfig(Cache):
 
 @dataclass
 class Memory:
-    """What is kept of a branch; tensors are the video's tokens (B, tokens, width).
-
-    probe, tokens: the probe's output and its input at the step before, computed or not; tokens only for "excess".
-    residuals: of the last two computed steps, the later one last: what the whole stack added, and what the probe did.
-    start, added: the stack's input and what the probe added to it, while the stack runs.
-    """
+    """A branch's sum of changes; and, while the stack runs, its input and what the probe added to it."""
 
     accumulated: float = 0.0
-    probe: torch.Tensor | None = None
-    tokens: torch.Tensor | None = None
-    residuals: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     start: torch.Tensor | None = None
     added: torch.Tensor | None = None
 
@@ -127,17 +120,25 @@ class DiCache(Rule):
     def __init__(self, config: DiCacheConfig) -> None:
         self.config = config
         self.memory: dict[str, Memory] = {}
+        # of each branch; tensors are the video's tokens (B, tokens, width)
+        self.probes = KeptTensors()  # the step before: the probe's output and, only for "excess", its input
+        self.residuals = KeptTensors(config.kept)  # the last two computed steps: what stack and probe added
 
     def forget_branch(self, name: str) -> None:
         self.memory.pop(name, None)
+        self.probes.discard(name)
+        self.residuals.discard(name)
 
     def change_transformer(self) -> None:
         self.memory = {}
+        self.probes.clear()
+        self.residuals.clear()
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         block, blocks = denoiser.block_of(call), denoiser.blocks
         assert block is not None
-        memory = self.memory.setdefault(denoiser.branch.name, Memory())
+        name = denoiser.branch.name
+        memory = self.memory.setdefault(name, Memory())
         if denoiser.reused:
             return replaced(block, call, hidden_of(block, call))
         if block is blocks[0]:
@@ -147,41 +148,44 @@ class DiCache(Rule):
         assert start is not None
         if block is blocks[self.config.probe_depth - 1]:
             denoiser.reused = self._reuses(denoiser, memory, start, video)
-            memory.probe, memory.added = video, video - start
-            memory.tokens = start if self.config.error == "excess" else None
+            self.probes[name] = video, start if self.config.error == "excess" else None
+            memory.added = video - start
             if denoiser.reused:
-                answer = start + self._aligned(denoiser, memory, memory.added)
+                answer = start + self._aligned(denoiser, memory.added)
                 memory.start = memory.added = None
                 return replaced(block, call, answer)
         if block is blocks[-1]:
             assert memory.added is not None
-            memory.residuals = [*memory.residuals, (video - start, memory.added)][-2:]
+            before = self.residuals.packed(name)[-1:] if name in self.residuals else []
+            self.residuals[name] = [*before, (video - start, memory.added)]
             memory.start = memory.added = None
         return output
 
     def _reuses(self, denoiser: Denoiser, memory: Memory, tokens: torch.Tensor, probe: torch.Tensor) -> bool:
-        config, step = self.config, denoiser.step
-        if denoiser.must_compute or memory.probe is None or not memory.residuals:
+        config, step, name = self.config, denoiser.step, denoiser.branch.name
+        if denoiser.must_compute or name not in self.probes or name not in self.residuals:
             return False
         assert config.threshold is not None
+        last_probe, last_tokens = self.probes[name]
         mean = denoiser.processes.mean
-        error = relative_l1(probe, memory.probe, mean)
-        if memory.tokens is not None:
-            error = abs(error - relative_l1(tokens, memory.tokens, mean))
+        error = relative_l1(probe, last_probe, mean)
+        if last_tokens is not None:
+            error = abs(error - relative_l1(tokens, last_tokens, mean))
         memory.accumulated += error
         step.indicator, step.accumulated, step.threshold = error, memory.accumulated, config.threshold
-        step.details.setdefault("accumulated", {})[denoiser.branch.name] = memory.accumulated
+        step.details.setdefault("accumulated", {})[name] = memory.accumulated
         reuse = memory.accumulated < config.threshold  # never with a NaN
         if not reuse:
             memory.accumulated = 0.0
         return reuse
 
-    def _aligned(self, denoiser: Denoiser, memory: Memory, added: torch.Tensor) -> torch.Tensor:
+    def _aligned(self, denoiser: Denoiser, added: torch.Tensor) -> torch.Tensor:
         """What the stack would add, where the probe has `added` so much."""
-        last, last_probe = memory.residuals[-1]
-        if len(memory.residuals) < 2 or not self.config.align:
+        residuals = self.residuals[denoiser.branch.name]
+        last, last_probe = residuals[-1]
+        if len(residuals) < 2 or not self.config.align:
             return last
-        before, before_probe = memory.residuals[0]
+        before, before_probe = residuals[0]
         mean = denoiser.processes.mean
         gone, between = (mean((each - before_probe).float().abs()) for each in (added, last_probe))
         gamma = torch.nan_to_num(gone / between, nan=1.0).clip(1.0, self.config.gamma_max).to(last.dtype)

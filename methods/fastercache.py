@@ -16,6 +16,7 @@ import torch
 
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser, ModuleCall
+from .engine.kept_tensors import KeptTensors
 from .engine.method import Cache, Rule, Tradeoff
 from .engine.trace import Step
 from .frequency import low_passed
@@ -136,7 +137,7 @@ class _FasterCache(Rule):
         self._keeps = False  # attention computed at this step may be needed at a later one
         self._newest_whole = True  # the last step that computed attention ran both branches
         self._parts: tuple[str, ...] = ()  # guidance branches of the run in progress, in the order of its batch
-        self._outputs: dict[tuple[str, str], list[Any]] = {}  # (module, part) -> [c0, c1]
+        self._outputs = KeptTensors(config.kept)  # (module, part) -> [c0, c1]
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self._step is not denoiser.step:
@@ -174,7 +175,8 @@ class _FasterCache(Rule):
         self.change_transformer()  # alone, the leading branch stood for both
 
     def change_transformer(self) -> None:
-        self._low, self._high, self._outputs = None, None, {}
+        self._low, self._high = None, None
+        self._outputs.clear()
 
     def _predict_both(self, denoiser: Denoiser) -> torch.Tensor:
         lead_first = self.config.branch == "as_published" or denoiser.anatomy.BATCHED == "cond_first"
@@ -209,19 +211,20 @@ class _FasterCache(Rule):
         return (lead.float() + self._low + self._high).to(lead.dtype)
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        kept = [self._outputs.get((call.path, part)) for part in self._parts]
-        if self._extrapolate and None not in kept:
-            outputs = [_tensorwise(self._extrapolated, *latest) for latest in kept if latest is not None]
+        keys = [(call.path, part) for part in self._parts]
+        if self._extrapolate and all(key in self._outputs for key in keys):
+            outputs = [_tensorwise(self._extrapolated, *self._outputs[key]) for key in keys]
             return outputs[0] if len(outputs) == 1 else _tensorwise(lambda *rows: torch.cat(rows), *outputs)
         output = call.run()
         if not self._keeps:
-            self._outputs = {key: kept for key, kept in self._outputs.items() if key[0] != call.path}
+            self._outputs.discard((call.path, LEAD), (call.path, OTHER))
             return output
         for index, part in enumerate(self._parts):
             rows = output if len(self._parts) == 1 else _tensorwise(lambda x, i=index: x.chunk(2)[i], output)
+            latest = self._outputs.pack(rows)
             for owner in (LEAD, OTHER) if self._lead_only else (part,):  # alone, the lead stands for both
                 key = call.path, owner
-                self._outputs[key] = [self._outputs[key][-1] if key in self._outputs else rows, rows]
+                self._outputs[key] = [self._outputs.packed(key)[-1] if key in self._outputs else latest, latest]
         return output
 
     def _extrapolated(self, c0: torch.Tensor, c1: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from .engine.anatomy import Anatomy, Block
 from .engine.denoiser import Denoiser, ModuleCall
+from .engine.kept_tensors import KeptTensors
 from .engine.method import Cache, Rule, Tradeoff
 from .engine.reuse import hidden_of, replaced, video_of
 
@@ -60,27 +61,23 @@ class FirstBlockCacheConfig(Cache):
         return {next(iter(blocks)): 1}
 
 
-@dataclass
-class Memory:
-    """A branch's last computed step; pairs are of the video's and the text's tokens, None without a text stream."""
-
-    first: torch.Tensor  # the first block's residual
-    start: tuple[torch.Tensor, torch.Tensor | None] | None  # input of the other blocks, while they run
-    rest: tuple[torch.Tensor, torch.Tensor | None] | None = None  # what they added
-
-
 class FirstBlockCache(Rule):
     """The rule for one pipeline call; each branch decides for itself."""
 
     def __init__(self, config: FirstBlockCacheConfig) -> None:
         self.config = config
-        self.memory: dict[str, Memory] = {}
+        # of each branch's last computed step; pairs are of the video's and the text's tokens (None without a stream)
+        self.first = KeptTensors()  # the first block's residual
+        self.rest = KeptTensors(config.kept)  # the pair that the other blocks added
+        self.start: tuple[torch.Tensor, torch.Tensor | None] | None = None  # input of the other blocks, while they run
 
     def forget_branch(self, name: str) -> None:
-        self.memory.pop(name, None)
+        self.first.discard(name)
+        self.rest.discard(name)
 
     def change_transformer(self) -> None:
-        self.memory = {}
+        self.first.clear()
+        self.rest.clear()
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         block = denoiser.block_of(call)
@@ -91,25 +88,25 @@ class FirstBlockCache(Rule):
             return replaced(block, call, hidden_of(block, call))  # the first block's output, unchanged
         output = call.run()
         if block is denoiser.blocks[-1]:
-            memory = self.memory[denoiser.branch.name]
-            assert memory.start is not None
+            assert self.start is not None
             video, text = _streams(block, output)
-            start_video, start_text = memory.start
+            start_video, start_text = self.start
             added = None if text is None or start_text is None else text - start_text
-            memory.start, memory.rest = None, (video - start_video, added)
+            self.start, self.rest[denoiser.branch.name] = None, (video - start_video, added)
         return output
 
     def _first(self, denoiser: Denoiser, block: Block, call: ModuleCall) -> Any:
         output = call.run()
         video, text = _streams(block, output)
         residual = video - hidden_of(block, call)
-        memory = self.memory.get(denoiser.branch.name)
-        if memory is not None and memory.rest is not None and self._near(denoiser, residual, memory.first):
+        name = denoiser.branch.name
+        if name in self.rest and self._near(denoiser, residual, self.first[name]):
             denoiser.reused = True
-            added_video, added_text = memory.rest
+            added_video, added_text = self.rest[name]
             added = None if text is None or added_text is None else text + added_text
             return replaced(block, call, video + added_video, added)
-        self.memory[denoiser.branch.name] = Memory(residual, (video, text))
+        self.first[name], self.start = residual, (video, text)
+        self.rest.discard(name)
         return output
 
     def _near(self, denoiser: Denoiser, residual: torch.Tensor, reference: torch.Tensor) -> bool:

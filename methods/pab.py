@@ -15,6 +15,7 @@ import torch
 
 from .engine.anatomy import Anatomy
 from .engine.denoiser import Denoiser, ModuleCall
+from .engine.kept_tensors import KeptTensors
 from .engine.method import Cache, Rule, Tradeoff
 
 RANGES = {"spatial_range": "self", "temporal_range": "temporal", "cross_range": "cross"}  # field -> kind of module
@@ -127,7 +128,7 @@ class _Broadcast(Rule):
         self._mlp_until: dict[str, int] = {}  # branch -> the count up to which its MLP outputs are valid
         self._now: set[str] = set()  # kinds answered from memory in the running call
         self._lasting: set[str] = set()  # kinds that the branch's next call may take from memory
-        self._memory: dict[tuple[str, str], Any] = {}  # (branch, module) -> the module's latest output, perhaps a tuple
+        self._memory = KeptTensors(config.kept)  # (branch, module) -> the module's latest output, perhaps a tuple
         self._kinds: dict[str, str] = {}  # module -> kind
         self._gates: dict[str, str] = {}  # module -> its gate, which answers in its place
 
@@ -166,10 +167,11 @@ class _Broadcast(Rule):
     def forget_branch(self, name: str) -> None:
         self._counts.pop(name, None)
         self._mlp_until.pop(name, None)
-        self._memory = {key: value for key, value in self._memory.items() if key[0] != name}
+        self._memory.discard(*[key for key in self._memory if key[0] == name])
 
     def change_transformer(self) -> None:
-        self._memory, self._kinds = {}, {}
+        self._memory.clear()
+        self._kinds = {}
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         branch, gate = denoiser.branch.name, self._gates.get(call.path)
@@ -178,10 +180,10 @@ class _Broadcast(Rule):
         if gate:  # the gate's output is kept; the module need not run where that is reused
             return call.run() if fresh else call.args[0]
         output = call.run() if fresh else self._memory[key]
-        if self._kinds[call.path] in self._lasting:
+        if self._kinds[call.path] not in self._lasting:
+            self._memory.discard(key)
+        elif fresh:
             self._memory[key] = output
-        else:
-            self._memory.pop(key, None)
         return output
 
 

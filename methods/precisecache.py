@@ -154,6 +154,10 @@ class PreciseCacheConfig(StepwiseCache):
         follows = self.block_cache_rate and self.block_sets == "shared"  # one branch the other's ranking
         return super().shares_guidance(anatomy) and (anatomy.BATCHED is not None or not follows)
 
+    @property
+    def keeps_blocks(self) -> bool:
+        return bool(self.block_cache_rate) or super().keeps_blocks
+
     def rule(self) -> PreciseCache:
         return PreciseCache(self)
 
@@ -204,7 +208,7 @@ class PreciseCache(StepwiseRule):
         self.past_trial: torch.Tensor | None = None  # the previous step's, or the last computed step's
         self.bias = 0.0  # share of an LFD due to the trial's resolution, at the last computed step
         self.latest_full: torch.Tensor | None = None  # prediction, kept through the warm-up where needed
-        blocks = config.block_cache_rate, config.block_cache_steps, config.block_ranking, config.block_sets
+        blocks = config.block_cache_rate, config.block_cache_steps, config.block_ranking, config.block_sets, config.kept
         self.block_cache = BlockCache(*blocks) if config.block_cache_rate else None
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
@@ -298,12 +302,12 @@ class PreciseCache(StepwiseRule):
     def forget_branch(self, name: str) -> None:
         super().forget_branch(name)
         if self.block_cache is not None:
-            self.block_cache.kept.pop(name, None)
+            self.block_cache.forget_branch(name)
 
     def change_transformer(self) -> None:
         super().change_transformer()
         if self.block_cache is not None:
-            self.block_cache.left, self.block_cache.kept = 0, {}
+            self.block_cache.forget()
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
         return super().visit(denoiser, call) if self.block_cache is None else self.block_cache.visit(denoiser, call)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from .engine.anatomy import Anatomy, Size
-from .engine.denoiser import Denoiser, ModuleCall
+from .engine.denoiser import Denoiser
 from .engine.method import StepwiseCache, StepwiseRule, Tradeoff
 from .engine.reuse import StackResidual
 from .engine.trace import Step
@@ -131,7 +131,7 @@ class SeaCache(StepwiseRule):
         super().__init__(config)
         self.branches: dict[str, _Branch] = {}
         if config.reuse == "stack" and config.residual_order:
-            self.reuse = _LinearStackResidual()
+            self.reuse = _LinearStackResidual(kept=config.kept)
 
     def forget_branch(self, name: str) -> None:
         super().forget_branch(name)
@@ -192,29 +192,22 @@ def sea_filter(volume: torch.Tensor, sigma: float, power_exp: float = 3.0) -> to
 
 
 class _LinearStackResidual(StackResidual):
-    """The block stack's residual, extrapolated linearly from the last two computed (diffusers' residual_order=1)."""
+    """The block stack's residual, extrapolated linearly from the last two computed (diffusers' residual_order=1).
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.computed: dict[str, list[tuple[int, torch.Tensor]]] = {}  # by branch: the last two steps and residuals
+    Of each branch the last two steps and residuals are kept.
+    """
 
-    def forget_branch(self, name: str) -> None:
-        super().forget_branch(name)
-        self.computed.pop(name, None)
+    def keep(self, denoiser: Denoiser, residual: torch.Tensor) -> None:
+        name = denoiser.branch.name
+        before = self.memory.packed(name) if name in self.memory else None
+        self.memory[name] = [*(before or [])[-1:], (denoiser.index, residual)]
 
-    def change_transformer(self) -> None:
-        super().change_transformer()
-        self.computed = {}
-
-    def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:
-        name, index = denoiser.branch.name, denoiser.index
-        if denoiser.reused:
-            *before, (latest_index, latest) = self.computed[name]
-            for earlier_index, earlier in before:
-                ahead = (index - latest_index) / (latest_index - earlier_index)
-                self.memory[name] = latest + (latest - earlier) * ahead
-            return super().visit(denoiser, call)
-        output = super().visit(denoiser, call)
-        if call.path == denoiser.blocks[-1].path:
-            self.computed[name] = [*self.computed.get(name, [])[-1:], (index, self.memory[name])]
-        return output
+    def residual(self, denoiser: Denoiser) -> torch.Tensor | None:
+        stored = self.memory.packed(denoiser.branch.name)
+        if stored is None:  # another process computes this branch
+            return None
+        if len(stored) == 1:
+            return self.memory[denoiser.branch.name][0][1]
+        (earlier_index, earlier), (latest_index, latest) = self.memory[denoiser.branch.name]
+        ahead = (denoiser.index - latest_index) / (latest_index - earlier_index)
+        return latest + (latest - earlier) * ahead

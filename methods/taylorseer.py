@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from .engine.anatomy import Anatomy
 from .engine.denoiser import Denoiser, ModuleCall
+from .engine.kept_tensors import KeptTensors
 from .engine.method import Cache, Rule, Tradeoff
 
 
@@ -100,7 +101,7 @@ class TaylorForecast(Rule):
         self.last_fresh: int | None = None
         self.fresh = True
         self.seen = -1  # the step that `fresh` was decided for
-        self.memory: dict[tuple[str, str], tuple[int, list[Any]]] = {}  # (branch, module): step, factors
+        self.memory = KeptTensors(config.kept)  # (branch, module): step, factors
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         if self.seen != denoiser.index:
@@ -109,10 +110,10 @@ class TaylorForecast(Rule):
         return denoiser.run()
 
     def forget_branch(self, name: str) -> None:
-        self.memory = {key: value for key, value in self.memory.items() if key[0] != name}
+        self.memory.discard(*[key for key in self.memory if key[0] == name])
 
     def change_transformer(self) -> None:
-        self.memory = {}
+        self.memory.clear()
 
     def _decide(self, denoiser: Denoiser) -> None:
         """Fresh while protected, and each `interval` steps since the last fresh one."""

@@ -17,6 +17,7 @@ from .messages import ConfigError, nearest, shortened
 STAGES = ("generate", "latency", "score")  # the default
 ALL_STAGES = (*STAGES, "observe")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("int8", "float8")
 WEIGHTS = ("pretrained", "random")
 RANDOM = "random"  # a backbone's source when its weights are random
 LARGEST_FILE = 100_000_000  # bytes of a prompt file
@@ -121,6 +122,7 @@ class Numerics:
     parallel: GPUs that make one video together (sampling/parallel.py), sharing the transformer's tokens.
     cfg_parallel: one half of them computes the conditional branch of guidance, the other the unconditional one.
     compile: the transformer's blocks by torch.compile, the reference's too; the caches stay outside the graphs.
+    quantization: of the weights of the transformer's blocks, the reference's too, to "int8" or "float8" (torchao).
     """
 
     dtype: str = "float32"
@@ -129,10 +131,13 @@ class Numerics:
     parallel: int = number(1, 1024, 1)
     cfg_parallel: bool = False
     compile: bool = False
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "model.numerics")
         check_choice("model.numerics.dtype", self.dtype, DTYPES)
+        if self.quantization is not None:
+            check_choice("model.numerics.quantization", self.quantization, QUANTIZATIONS)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -299,8 +304,8 @@ class Recipe:
 class Run:
     """One recipe over some prompts, and what to do with it.
 
-    label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has,
-    however they were given; None if there is none. budget: what the method is to be set to first (target.py).
+    label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has, `kept`
+    apart, however they were given; None if there is none. budget: what the method is to be set to first (target.py).
     only: the samples to make, if not all of the prompts and seeds: a shard's (launch/shards.py).
     """
 

@@ -20,7 +20,7 @@ from diffusers.models.attention_dispatch import (
 )
 
 from . import backbones, devices
-from .backbones import weights
+from .backbones import quantized, weights
 from .config import Backbone, ConfigError, Recipe, Run
 from .cost.memory import weights_bytes, why_too_large
 from .job import job_of
@@ -100,6 +100,8 @@ def check_here(run: Run) -> None:
         _check_attention(run.recipe.numerics.attention, device, run.recipe.numerics.dtype)
     if run.recipe.numerics.compile:
         _check_compiler(device)
+    if run.recipe.numerics.quantization is not None:
+        _check_quantization(run.recipe.numerics.quantization, device, run.recipe.numerics.dtype)
     least, total = least_bytes(run.recipe), total_bytes(device)
     if least > total:
         size = run.recipe.sampling
@@ -128,6 +130,19 @@ def _check_compiler(device: str) -> None:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
     except Exception as error:  # of all kinds
         raise ConfigError(f"model.numerics.compile does not work on {device} here: {error}") from error
+
+
+@functools.cache
+def _check_quantization(kind: str, device: str, dtype: str) -> None:
+    """Raise ConfigError if a small layer cannot be quantized and run on the device."""
+    if reason := quantized.lacks():
+        raise ConfigError(f"model.numerics.quantization={kind}: {reason}")
+    try:
+        layer = torch.nn.Sequential(torch.nn.Linear(64, 64, device=device, dtype=getattr(torch, dtype)))
+        quantized.quantize(layer, kind)
+        layer(torch.zeros(1, 64, device=device, dtype=getattr(torch, dtype)))
+    except Exception as error:  # of all kinds
+        raise ConfigError(f"model.numerics.quantization={kind} does not work on {device} here: {error}") from error
 
 
 def least_bytes(recipe: Recipe) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from typing import Any
 
-from methods import Method
+from methods import Cache, Method
 
 from .config import Recipe
 
@@ -36,6 +36,18 @@ def recipe_id(recipe: Recipe) -> str:
     """The recipe's id: twelve hex digits of a SHA-256 hash."""
     text = json.dumps(sparse(recipe), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def described(method: Method) -> dict[str, Any]:
+    """A method as records describe it: name, version and all fields; `kept` only where it is not "exact", so that a
+    record from before there was a choice equals one from after."""
+    described = {"name": method.NAME, "version": method.VERSION, **asdict(method)}
+    return {name: value for name, value in described.items() if (name, value) != ("kept", "exact")}
+
+
+def exact(method: Method) -> Method:
+    """The method with what it keeps stored exactly, which computes as much."""
+    return replace(method, kept="exact") if isinstance(method, Cache) else method
 
 
 def sample_key(prompt: str, seed: int) -> str:

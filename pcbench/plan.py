@@ -20,7 +20,7 @@ from .compose import run_from
 from .config import ConfigError
 from .cost.estimate import Price, price_of
 from .cost.macs import PETA, reference_macs
-from .cost.memory import GIB, block_cache_bytes, needed
+from .cost.memory import GIB, needed
 from .cost.pace import in_words, pace_of
 from .job import Job
 from .observe import stage as observe
@@ -148,7 +148,7 @@ def known_records(results: Path) -> list[dict[str, Any]]:
 def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
     """One recipe's plan as plain data; everything that is not a total is per video."""
     run, recipe, count = job.run, job.recipe, len(job.missing())
-    parts = needed(run, price.rehearsal.held)
+    parts = needed(run, price.rehearsal)
     seconds = device.seconds(price.expected.total)
     timed = latency.stored(job)
     return {
@@ -169,10 +169,10 @@ def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
         "pflops": 2 * price.expected.total / PETA,
         "trial_pmacs": price.trial.total / PETA,
         "trial_overhead": price.trial.total / reference_macs(job),
-        "block_cache_gib": block_cache_bytes(recipe) / GIB,
         "weights_gib": parts[0] / GIB,
         "activations_gib": parts[1] / GIB,
         "cache_gib": parts[2] / GIB,
+        "cache_cpu_gib": price.rehearsal.waiting / recipe.numerics.parallel / GIB,
         "peak_gib": sum(parts) / GIB,
         "fits_gpu": sum(parts) < GPUS[device.name][1] * 1e9,
         "gpu": device.name,
@@ -248,7 +248,7 @@ def _disk_bytes(job: Job) -> float:
 
 
 COLUMNS = (
-    "run", "steps", "PMACs", "linear", "attention", "PFLOPs", "least-most", "trials", "BlockCache GiB", "peak GiB",
+    "run", "steps", "PMACs", "linear", "attention", "PFLOPs", "least-most", "trials", "kept GiB", "peak GiB",
     "GPU s", "GPU h", "disk MB", "videos",
 )  # fmt: skip
 
@@ -274,6 +274,9 @@ def table(rows: Sequence[dict[str, Any]], total: dict[str, Any], device: Device)
     lines.append("peak: transformer, activations, caches; without text encoder and VAE. * more than the GPU has.")
     lines.append(f"GPU s, GPU h: {device.words}; the paper's latencies imply 21 to 58 % of an A800's.")
     for planned in rows:
+        if planned["cache_cpu_gib"]:
+            gib = f"{planned['cache_cpu_gib']:.1f} GiB of the CPU's memory for each GPU"
+            lines.append(f"kept on the CPU: {planned['model']} {planned['method']}, {gib}")
         if (seconds := planned["measured_seconds"]) is not None:
             lines.append(f"timed on this machine: {planned['model']} {planned['method']}, {seconds:.3g} s a video")
     pmacs, least, most, hours = (_number(total[n]) for n in ("pmacs", "pmacs_lower", "pmacs_upper", "gpu_hours"))
@@ -292,7 +295,7 @@ def _cells(planned: dict[str, Any], note: int) -> list[str]:
         *(_number(planned[name]) for name in ("pmacs", "pmacs_linear", "pmacs_attention", "pflops")),
         f"{_number(planned['pmacs_lower'])}-{_number(planned['pmacs_upper'])}" if open_ended else "",
         f"{planned['trial_overhead']:.1%}" if planned["trial_pmacs"] else "",
-        f"{planned['block_cache_gib']:.1f}" if planned["block_cache_gib"] else "",
+        f"{planned['cache_gib']:.1f}" if planned["cache_gib"] else "",
         f"{planned['peak_gib']:.1f}{' ' if planned['fits_gpu'] else '*'}",
         _number(planned["gpu_seconds"]),
         _number(planned["gpu_hours_missing"]),

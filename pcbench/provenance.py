@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ from .config import Run
 
 CODE = [":/methods", ":/pcbench", ":/conf"]
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "torchmetrics")
+OPTIONAL = ("torchao",)  # named where it is installed
 
 
 def _git(*arguments: str) -> str | None:
@@ -123,5 +125,5 @@ def revision() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD") if tracked else None,
         "dirty": None if dirty is None else bool(dirty),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: metadata.version(name) for name in (*PACKAGES, *OPTIONAL) if importlib.util.find_spec(name)},
     }

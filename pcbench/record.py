@@ -13,6 +13,7 @@ from . import provenance
 from .cost.macs import PETA, reference_macs, trace_macs
 from .fidelity import stage as fidelity
 from .fidelity.summary import summarise
+from .identity import described, exact
 from .job import Job
 from .observe import stage as observe
 from .sampling import latency
@@ -82,12 +83,12 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
         "reference": job.reference.id,
         "status": "failed" if error or failures else "ok",
         "error": error or "; ".join(lines) or None,
-        "preset": run.preset,
+        "preset": run.preset if exact(recipe.method) == recipe.method else None,
         "approach": recipe.method.APPROACH,
         "recipe": {
             "backbone": asdict(recipe.backbone),
             "sampling": asdict(recipe.sampling),
-            "method": {"name": recipe.method.NAME, "version": recipe.method.VERSION, **asdict(recipe.method)},
+            "method": described(recipe.method),
             "numerics": asdict(recipe.numerics),
         },
         "machine": provenance.machine_of(run),

@@ -162,6 +162,9 @@ def check(run: Run) -> None:
         if run.budget is not None and run.recipe.method.TRADEOFF is None:
             raise ValueError("no single field trades quality for speed, so it has no budget")
         run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
+    stored = getattr(run.recipe.method, "kept", "exact")
+    if stored == "bfloat16" and run.recipe.numerics.dtype != "float32":
+        raise ConfigError(f"method.kept=bfloat16 saves nothing with {run.recipe.numerics.dtype}: float8 or cpu does")
     backbones.source(run.recipe.backbone)
 
 

@@ -118,14 +118,7 @@ def test_only_what_is_reused_is_kept(family):
     """Memory of BlockCache: branches x round(rate x blocks) residuals of all tokens, in the model's dtype."""
     _, _, rule, seen, paths = recorded(family)
     assert isinstance(rule, PreciseCache)
-    kept = rule.block_cache.kept
-    held = sum(
-        tensor.numel() * tensor.element_size()
-        for residuals in kept.values()
-        for _, *tensors in residuals.values()
-        for tensor in tensors
-        if tensor is not None
-    )
+    held = sum(tensor.numel() * tensor.element_size() for tensor in rule.held_inside())
     hidden, text, output = next(iter(seen.values()))
     tokens = hidden.shape[1] + (text.shape[1] if isinstance(output, tuple) else 0)
     one = hidden.shape[0] * tokens * hidden.shape[2] * hidden.element_size()

@@ -36,7 +36,7 @@ LAYERS = {
         stages runs summary
         compose launch
         plan tune library
-        cli calibrate benchmark compare fidelity_benchmark
+        cli calibrate benchmark compare fidelity_benchmark storage_benchmark
         oracle
         tiny __main__
     """,

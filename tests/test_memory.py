@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from methods.engine.anatomy import anatomy_of
 from pcbench import backbones, cli, devices
 from pcbench.config import ConfigError
 from pcbench.cost import memory
-from pcbench.cost.dry_run import _bytes_held, rehearse
+from pcbench.cost.dry_run import _Held, rehearse
 from pcbench.job import job_of
 from pcbench.sampling import generate
 
@@ -25,31 +27,50 @@ METHODS = {
 }  # fmt: skip
 
 
-def most_held(run) -> int:
-    """Most bytes that the rule keeps after any step of a real call."""
+STORAGES = {  # of methods that keep blocks, or their parts, or the stack's residual
+    f"{name} {storage}": [*METHODS[name], f"method.kept={storage}"]
+    for name in ("precisecache_flash", "taylorseer", "pab", "fastercache", "teacache", "first_block_cache", "dicache")
+    for storage in ("bfloat16", "float8", "cpu")
+}
+
+
+def most_held(run) -> tuple[int, int]:
+    """Most bytes that the rule keeps in a real call, on the device and not: looked at as the rehearsal does."""
     pipe = backbones.load(run.recipe, "cpu")
     embeds = backbones.family(run.recipe.backbone).embed(pipe, run.prompts[0], run.recipe)
-    most = 0
+    held = _Held(torch.Tensor.numel)
 
-    def look(pipe, index, timestep, tensors):
-        nonlocal most
-        _, rule = handle.in_progress
-        most = max(most, sum(_bytes_held(rule.held(), torch.Tensor.numel)))
+    def look(forward, *args, **kwargs):
+        held.look(handle.in_progress[1])
+        return forward(*args, **kwargs)
+
+    def after_step(pipe, index, timestep, tensors):
+        held.look(handle.in_progress[1], between_steps=True)
         return tensors
 
-    with generate.cached(pipe, run, run.recipe) as handle:
-        generate.denoise(pipe, run.recipe, 0, callback_on_step_end=look, **embeds)
-    return most
+    blocks = [block.module for block in anatomy_of(pipe.transformer).blocks(pipe.transformer)]
+    for block in blocks:
+        block.forward = functools.partial(look, block.forward)
+    try:
+        with generate.cached(pipe, run, run.recipe) as handle:
+            generate.denoise(pipe, run.recipe, 0, callback_on_step_end=after_step, **embeds)
+    finally:
+        for block in blocks:
+            del block.forward
+    return held.whole + held.inside, held.waiting
 
 
 @pytest.mark.parametrize("model", ["tiny_wan", "tiny_cogvideox"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *STORAGES])
 def test_what_a_method_keeps_is_what_was_planned(method, model):
+    words = METHODS.get(method) or STORAGES.get(method) or []
     try:
-        run = cli.run_from([f"model={model}", f"method={method}", *METHODS[method], *SMALL])
+        run = cli.run_from([f"model={model}", f"method={method.partition(' ')[0]}", *words, *SMALL])
     except (ConfigError, ValueError) as error:
         pytest.skip(str(error))
-    assert most_held(run) == pytest.approx(rehearse(run.recipe).held, rel=0.03)
+    planned = rehearse(run.recipe)
+    assert most_held(run) == (pytest.approx(planned.held, rel=0.03), pytest.approx(planned.waiting, rel=0.03))
+    assert (planned.waiting > 0) == method.endswith("cpu")
 
 
 def test_features_and_residuals_in_float32_count_as_such():
@@ -91,8 +112,27 @@ def test_what_is_there_already_fits(monkeypatch, tmp_path):
 
 def test_weights_that_wait_elsewhere_do_not_count():
     run = cli.run_from(["model=tiny_wan", "method=none"])
-    assert memory.needed(run, 0)[0] > 0
-    assert memory.needed(replace(run, offload="group"), 0)[0] == 0
+    rehearsal = rehearse(run.recipe)
+    assert memory.needed(run, rehearsal)[0] > 0
+    assert memory.needed(replace(run, offload="group"), rehearsal)[0] == 0
+
+
+def test_gpus_share_what_is_kept_of_blocks_and_nothing_else():
+    """TeaCache's feature is measured before the blocks, on each GPU; whole predictions are on each too."""
+
+    def kept(method: str, gpus: int, *words: str) -> int:
+        recipe = cli.run_from(["model=wan", f"method={method}", "model.sampling.steps=8", *words]).recipe
+        run = cli.run_from(["model=wan", f"method={method}", "model.sampling.steps=8", *words])
+        numerics = replace(recipe.numerics, parallel=gpus)
+        return memory.needed(replace(run, recipe=replace(recipe, numerics=numerics)), rehearse(recipe))[2]
+
+    tokens, prediction = 75600 * 5120 * 2, 16 * 21 * 90 * 160 * 2
+    assert kept("uniform", 4, "method.steps=4") == kept("uniform", 1, "method.steps=4") == 2 * prediction
+    assert kept("fora", 4) == kept("fora", 1) // 4
+    flash = [kept("precisecache_flash", n) for n in (1, 4)]
+    assert flash[0] - flash[1] == pytest.approx((flash[0] - 2 * prediction) * 3 / 4, rel=1e-3)
+    teacache = [kept("teacache", n) for n in (1, 4)]
+    assert teacache[0] - teacache[1] == pytest.approx(2 * tokens * 3 / 4, rel=0.01)  # residuals; not the feature
 
 
 def test_a_cpu_is_never_said_to_be_too_small():
@@ -104,5 +144,5 @@ def test_a_plan_counts_the_same_bytes(capsys):
     assert cli.main(["method=adacache", *SMALL, "plan=json"]) == 0
     row = json.loads(capsys.readouterr().out)["runs"][-1]
     run = cli.run_from(["method=adacache", *SMALL])
-    parts = memory.needed(run, rehearse(run.recipe).held)
+    parts = memory.needed(run, rehearse(run.recipe))
     assert row["peak_gib"] * memory.GIB == pytest.approx(sum(parts))

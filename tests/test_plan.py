@@ -302,8 +302,8 @@ def test_the_table_says_what_it_assumes(tmp_path, capsys):
     assert "the paper's Table 1 (flash) implies 18.1 of 50 full steps" in out
     row = next(line for line in out.splitlines() if "wan precisecache_flash " in line)
     assert "18.1/50 [2]" in row
-    assert "23.1" in row  # GiB of BlockCache
-    assert "57.7*" in row  # more than the GPU has
+    assert "26.0" in row  # GiB kept
+    assert "60.6*" in row  # more than the GPU has
     assert "1.0%" in row  # trials
 
 

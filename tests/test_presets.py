@@ -15,7 +15,7 @@ from pcbench.job import job_of
 
 OTHER = {  # a value for every field of PreciseCache that is no preset's, beside alpha 0.7
     "protect_first": "2", "protect_last": "1", "reuse": "residual", "damping": "0.5", "taylor_order": "2",
-    "blend": "0.5",
+    "blend": "0.5", "kept": "float8",
     "alpha": "0.6", "warmup_steps": "4", "downsample_factor": "[1,8,8]", "radius_ratio": "0.3",
     "block_cache_rate": "0.6", "block_cache_steps": "2", "accumulate": "false", "reference": "anchor_trial",
     "subtract_bias": "true", "norm": "l2", "threshold_from": "full", "count_warmup": "true", "spectrum": "volume",
@@ -32,9 +32,15 @@ def test_every_field_is_tried():
     assert set(OTHER) == {each.name for each in fields(PreciseCacheConfig)}
 
 
-@pytest.mark.parametrize("name", sorted(OTHER))
+@pytest.mark.parametrize("name", sorted(set(OTHER) - {"kept"}))
 def test_one_other_field_is_no_preset(name):
     assert preset("method=precisecache_turbo", f"method.{name}={OTHER[name]}") is None
+
+
+def test_otherwise_stored_it_costs_what_the_preset_costs_and_is_not_it(tmp_path):
+    run = run_from(["method=precisecache_flash", f"method.kept={OTHER['kept']}", f"results={tmp_path}"])
+    assert run.preset == "precisecache_flash"  # whose published MACs a plan looks for
+    assert record.build(job_of(run))["preset"] is None
 
 
 def test_it_does_not_matter_how_a_preset_was_asked_for(tmp_path):

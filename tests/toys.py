@@ -27,7 +27,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from pcbench.backbones import FAMILIES
 from pcbench.tiny.twins import TWINS
 
-TOYS = tuple(FAMILIES)
+TOYS = tuple(name for name in FAMILIES if name != "vchitect")  # whose own are in vchitect_parts.py
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 

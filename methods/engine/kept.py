@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ SAME_LEVEL = 1 / 2000  # difference of noise levels (`clock.noise_levels`) below
 class Reuse(ABC):
     """The memory of one pipeline call, by guidance branch."""
 
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: MutableMapping[str, Any] = field(default_factory=dict)
 
     NEEDS_BLOCKS: ClassVar[bool] = False  # it replaces the blocks, one by one; embeddings and head run
     NEEDS_NOISE_LEVEL: ClassVar[bool] = False

@@ -18,6 +18,7 @@ import torch
 from .anatomy import Anatomy, Size
 from .denoiser import Denoiser, ModuleCall
 from .kept import Reuse
+from .kept_tensors import STORAGES, kept_in, tensors_in
 from .numbers import check_plain
 from .reuse import STRATEGIES, strategy
 from .trace import Step
@@ -44,24 +45,16 @@ class Rule:
         """
 
     def held(self) -> Iterator[torch.Tensor]:
-        """The tensors kept from one step for later ones, each once: all that the rule's attributes refer to."""
-        return tensors_in(self)
+        """The tensors kept on the device from one step for later ones, each once: all that attributes refer to."""
+        return tensors_in(self, besides=(Method, Denoiser))
 
+    def held_inside(self) -> Iterator[torch.Tensor]:
+        """Those of them that come from inside the transformer: where processes share a video, of their own tokens."""
+        return tensors_in([kept.on_device() for kept in kept_in(self, besides=(Method, Denoiser))])
 
-def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor]:
-    """Each tensor that a rule, its objects, or nested dicts, lists, tuples and sets refer to, once."""
-    seen = set() if _seen is None else _seen
-    if id(value) in seen or isinstance(value, (torch.nn.Module, Method, Denoiser, str)):
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from tensors_in(item, seen)
-    else:
-        for item in (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values():
-            yield from tensors_in(item, seen)
+    def waiting(self) -> Iterator[torch.Tensor]:
+        """The tensors kept on the CPU instead, each once (`Cache.kept`)."""
+        return tensors_in([kept.on_cpu() for kept in kept_in(self, besides=(Method, Denoiser))])
 
 
 @dataclass(frozen=True)
@@ -179,17 +172,20 @@ class Method(ABC):
 
 @dataclass(kw_only=True)
 class Cache(Method):
-    """A method that reuses something, with the protection common to all: steps that are always computed.
+    """A method that reuses something, with what is common to all: steps that are always computed, and storage.
 
     protect_first: steps computed in full at the start; below 1, a share of all steps. Each method's default is what
         it was published with; set it equal on all methods to compare them under equal protection.
     protect_last: steps computed in full at the end.
+    kept: how it stores what blocks or their parts computed: "exact", rounded to "bfloat16" or "float8" (e4m3, a scale
+        for each token), or unchanged on the "cpu" (kept_tensors.py). Whole predictions are small, and always exact.
 
-    Both count over the whole pipeline call, also where two transformers take turns.
+    Protection counts over the whole pipeline call, also where two transformers take turns.
     """
 
     protect_first: float = 1
     protect_last: int = 0
+    kept: str = "exact"
 
     APPROACH: ClassVar[str] = "blocks"
     # Whether it keeps only whole predictions, which mean the same whichever transformer of a pipeline made them. If
@@ -204,6 +200,13 @@ class Cache(Method):
             raise ValueError("protect_first and protect_last must be at least 0")
         if first >= 1 and first % 1:
             raise ValueError(f"protect_first must be a whole number or a share below 1, not {self.protect_first}")
+        if self.kept not in STORAGES:
+            raise ValueError(f"kept must be one of {', '.join(STORAGES)}, not {self.kept!r}")
+
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether it keeps what blocks or their parts computed, by `KeptTensors`."""
+        return True
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         if num_steps is None and (self.protect_last or 0 < (self.protect_first or 0) < 1):
@@ -211,6 +214,8 @@ class Cache(Method):
                 f"{self.NAME}: this pipeline does not say how many steps there will be, so the last ones cannot be"
                 " protected; set protect_last=0 and protect_first to a number of steps"
             )
+        if self.kept != "exact" and not self.keeps_blocks:
+            raise ValueError(f"{self.NAME}: kept={self.kept} is for what blocks computed, and these settings keep none")
 
     def first_steps(self, num_steps: int | None) -> int:
         """How many of `num_steps` steps are protected at the start."""
@@ -267,6 +272,10 @@ class StepwiseCache(Cache):
         """Whether a reused step replaces only the blocks, while embeddings and head run."""
         return STRATEGIES[self.reuse].NEEDS_BLOCKS
 
+    @property
+    def keeps_blocks(self) -> bool:
+        return self.reuses_stack
+
     def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int] | None:
         return {} if self.reuses_stack else None
 
@@ -291,7 +300,7 @@ class StepwiseRule(Rule):
     def __init__(self, config: StepwiseCache) -> None:
         self.config = config
         self.reuse: Reuse = strategy(
-            config.reuse, damping=config.damping, order=config.taylor_order, blend=config.blend
+            config.reuse, damping=config.damping, order=config.taylor_order, blend=config.blend, kept=config.kept
         )
         self._decided: Step | None = None
         self._compute = True

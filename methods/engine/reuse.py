@@ -16,6 +16,7 @@ import torch
 from .denoiser import Denoiser, ModuleCall
 from .forecast import Chebyshev, Hermite, MeanVelocity, SecondDifference
 from .kept import SAME_LEVEL, Reuse, latent_of, level_of, residual_of
+from .kept_tensors import KeptTensors
 
 
 class Prediction(Reuse):
@@ -89,22 +90,28 @@ class Extrapolate(Reuse):
         return a + along * (a - b)
 
 
+@dataclass
 class StackResidual(Reuse):
     """What the block stack added to its input is added again; embeddings and head run (TeaCache and its family).
 
     With two streams only the video's residual is kept: the heads of the supported families read nothing else.
     """
 
+    kept: str = "exact"
+
     NEEDS_BLOCKS: ClassVar[bool] = True
 
-    _running: torch.Tensor | None = None  # input of the block stack while it computes
+    def __post_init__(self) -> None:
+        self.memory: KeptTensors = KeptTensors(self.kept)
+        self._running: torch.Tensor | None = None  # input of the block stack while it computes
 
     def change_transformer(self) -> None:
-        self.memory = {}
+        self.memory.clear()
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
         """The residual was stored at the last block; of a branch that another process computes, only that it was."""
-        self.memory.setdefault(denoiser.branch.name, None)
+        if denoiser.branch.name not in self.memory:
+            self.memory[denoiser.branch.name] = None
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
         return denoiser.run()
@@ -115,16 +122,24 @@ class StackResidual(Reuse):
         assert block is not None
         hidden = hidden_of(block, call)
         if denoiser.reused:
-            residual = self.memory[denoiser.branch.name] if call.path == first.path else None
+            residual = self.residual(denoiser) if call.path == first.path else None
             return replaced(block, call, hidden if residual is None else hidden + residual)
         if call.path == first.path:
             self._running = hidden
         output = call.run()
         if call.path == last.path:
             assert self._running is not None
-            self.memory[denoiser.branch.name] = video_of(block, output) - self._running
+            self.keep(denoiser, video_of(block, output) - self._running)
             self._running = None
         return output
+
+    def keep(self, denoiser: Denoiser, residual: torch.Tensor) -> None:
+        """Remember what the stack has added for the current branch."""
+        self.memory[denoiser.branch.name] = residual
+
+    def residual(self, denoiser: Denoiser) -> torch.Tensor | None:
+        """What is added in the stack's place; None for a branch that another process computes."""
+        return self.memory[denoiser.branch.name]
 
 
 def hidden_of(block: Any, call: ModuleCall) -> torch.Tensor:
@@ -170,8 +185,8 @@ STRATEGIES: dict[str, type[Reuse]] = {
 }
 
 
-def strategy(name: str, damping: float, order: int, blend: float = 1.0) -> Reuse:
+def strategy(name: str, damping: float, order: int, blend: float = 1.0, kept: str = "exact") -> Reuse:
     """A fresh memory for one pipeline call, with those of the options that the strategy has."""
-    options = {"damping": damping, "order": order, "blend": blend}
+    options = {"damping": damping, "order": order, "blend": blend, "kept": kept}
     known = {field.name for field in fields(STRATEGIES[name])}
     return STRATEGIES[name](**{option: value for option, value in options.items() if option in known})  # type: ignore[arg-type]

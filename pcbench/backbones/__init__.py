@@ -18,7 +18,7 @@ from methods.engine.anatomy import anatomy_of
 
 from .. import devices
 from ..config import Backbone, ConfigError, Recipe, Run, check_choice
-from . import cogvideox, hunyuan, hunyuan15, shares, wan, wan_ti2v
+from . import cogvideox, hunyuan, hunyuan15, quantized, shares, wan, wan_ti2v
 from .family import Family
 from .opensora import family as open_sora
 from .vchitect import family as vchitect
@@ -56,6 +56,14 @@ def check(run: Run) -> None:
         raise ConfigError("model.numerics.compile keeps the model on the device: leave model.offload at none")
     if run.recipe.numerics.compile and run.recipe.numerics.parallel > 1:
         raise ConfigError("model.numerics.compile and .parallel were never tried together: leave one of them away")
+    if run.recipe.numerics.quantization:
+        others = {
+            "model.offload=group": run.offload == "group",
+            "model.numerics.parallel": run.recipe.numerics.parallel > 1,
+            "model.numerics.compile": run.recipe.numerics.compile,
+        }
+        for other in (name for name, wanted in others.items() if wanted):
+            raise ConfigError(f"model.numerics.quantization and {other} were never tried together: leave one away")
     shares.check(run.recipe, family(run.recipe.backbone), transformer_config(run.recipe.backbone))
     if (attention := run.recipe.numerics.attention) is not None:
         check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
@@ -92,6 +100,10 @@ def fresh(recipe: Recipe, device: str, offload: str = "none") -> Any:
 
 
 def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
+    transformers = [each for each in (pipe.transformer, getattr(pipe, "transformer_2", None)) if each is not None]
+    if recipe.numerics.quantization is not None:
+        for transformer in transformers:  # where it was loaded: a GPU need not hold the unquantized weights
+            quantized.quantize_blocks(transformer, recipe.numerics.quantization)
     if offload == "none":
         pipe.to(device)
     elif offload == "group":
@@ -106,9 +118,7 @@ def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:
     # diffusers remembers one backend for all models of the process, so it is compared and set for every model.
     backend = attention_of(recipe)
     changes = backend != attention_backend()
-    for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
-        if transformer is None:
-            continue
+    for transformer in transformers:
         if changes:
             transformer.set_attention_backend(backend)
         if recipe.numerics.parallel > 1:

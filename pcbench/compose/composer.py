@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import methods
 
 from ..config import Backbone, ConfigError, Prompts, Run
+from ..identity import exact
 from ..messages import shortened
 from ..runs import Settings, anatomy_of, label, preset_of, run_of
 from .overrides import MOST_RUNS, chosen, identity, is_choice, is_plain, parsed, room, swept
@@ -134,7 +135,7 @@ class Composer:
         (model, _), (method, changed), (prompts, _) = (self.part(request, group) for group in GROUPS)
         name = label(self.base(request)[1], method, changed)
         run = run_of(name, model, method, self._read(prompts), list(prompts.seeds), self.settings(request))
-        return dataclasses.replace(run, preset=preset_of(run.recipe.method, self._presets(run.recipe.backbone)))
+        return dataclasses.replace(run, preset=preset_of(exact(run.recipe.method), self._presets(run.recipe.backbone)))
 
     def _presets(self, backbone: Backbone) -> dict[str, methods.Method]:
         """Every preset as it is on a backbone, except those that do not support it or need a value first (replay)."""

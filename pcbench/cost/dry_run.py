@@ -25,7 +25,8 @@ import torch
 from methods import Method, apply
 from methods.engine.anatomy import Anatomy, Block, Size, anatomy_for
 from methods.engine.denoiser import ModuleCall
-from methods.engine.method import tensors_in
+from methods.engine.kept_tensors import tensors_in
+from methods.engine.method import Rule
 from methods.engine.reuse import hidden_of, replaced
 
 from .. import backbones
@@ -39,15 +40,24 @@ class Rehearsal:
 
     follows_schedule: the method never looked at the data, so the trace is what the run will do.
     least: number of steps that are computed whatever the data.
-    held: most bytes that the method keeps from one step for later ones, at full size.
+    held_whole: most bytes kept on the device, at full size, of predictions and of features measured before the blocks.
+    held_inside: the same of what comes from inside the transformer, which GPUs that share a video share.
+    waiting: most bytes that it keeps in the CPU's memory instead (`method.kept=cpu`).
     blocks: number of blocks for each path pattern, as in `Call.skipped`.
     """
 
     trace: dict[str, Any]
     follows_schedule: bool
     least: int
-    held: int
+    held_whole: int
+    held_inside: int
+    waiting: int
     blocks: dict[str, int]
+
+    @property
+    def held(self) -> int:
+        """Bytes kept on a single device."""
+        return self.held_whole + self.held_inside
 
     @property
     def steps(self) -> int:
@@ -108,8 +118,10 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
     precision = transformers[0].dtype if anatomy.ROUNDS_TIMESTEPS else torch.float32
-    scale, held, least = _Scale(real, full, small, shapes), 0, 0
-    with warnings.catch_warnings(), torch.no_grad(), _hollow(transformers, method), apply(stage, method) as handle:
+    scale, least = _Scale(real, full, small, shapes), 0
+    held = _Held(scale)
+    hollow = _hollow(transformers, method, lambda: held.look(handle.in_progress[1]))
+    with warnings.catch_warnings(), torch.no_grad(), hollow, apply(stage, method) as handle:
         warnings.simplefilter("ignore")
         timesteps = _timesteps(stage, recipe)
         for index, timestep in enumerate(timesteps):
@@ -122,7 +134,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
                     transformer(**inputs, return_dict=False)
             denoiser, rule = handle.in_progress
             least += denoiser.must_compute or denoiser.index < method.always_computed
-            held = max(held, sum(_bytes_held(rule.held(), scale)))
+            held.look(rule, between_steps=True)
         trace = handle.trace.to_dict()
     trace["arguments"], trace["latent_size"] = family.arguments(recipe, config), full
     for step in trace["steps"]:
@@ -130,7 +142,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
             call["size"] = list(_real_size(call, method, anatomy, full, small))
     looked = any(row.indicator is not None and math.isnan(row.indicator) for row in handle.trace.steps)
     blocks = Counter(ModuleCall(block.path, apply, (), {}).pattern for block in anatomy.blocks(transformers[0]))
-    return Rehearsal(trace, not looked, least, held, dict(blocks))
+    return Rehearsal(trace, not looked, least, held.whole, held.inside, held.waiting, dict(blocks))
 
 
 def scheduler_of(recipe: Recipe) -> Any:
@@ -169,9 +181,9 @@ def _narrow(kind: Any, config: str, dtype: torch.dtype, number: int) -> Any:
 
 
 @contextlib.contextmanager
-def _hollow(transformers: Sequence[Any], method: Method) -> Iterator[None]:
+def _hollow(transformers: Sequence[Any], method: Method, look: Callable[[], None]) -> Iterator[None]:
     """Within it, what the method does not look into computes nothing: blocks that are visited whole, or not at all,
-    pass their input on, and other modules with weights answer NaN."""
+    pass their input on, and other modules with weights answer NaN. `look` is called whenever a visited block runs."""
     hollowed: list[Any] = []
     try:
         for transformer in transformers:
@@ -184,7 +196,8 @@ def _hollow(transformers: Sequence[Any], method: Method) -> Iterator[None]:
             for path, module in _closed(transformer, "", visited, set() if unpatched else set(blocks)):
                 pattern = ModuleCall(path, apply, (), {}).pattern
                 nan = functools.partial(_nan_answer, module.forward, known.setdefault(pattern, {}))
-                module.forward = _pass_on(passing[path]) if path in passing else nan
+                looked = look if path in visited else None
+                module.forward = _pass_on(passing[path], looked) if path in passing else nan
                 hollowed.append(module)
         yield
     finally:
@@ -241,8 +254,10 @@ def _shapes(value: Any) -> Any:
     return value
 
 
-def _pass_on(block: Block) -> Any:
+def _pass_on(block: Block, look: Callable[[], None] | None) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
+        if look is not None:
+            look()
         call = ModuleCall(block.path, forward, args, kwargs)
         return replaced(block, call, hidden_of(block, call))
 
@@ -288,6 +303,20 @@ def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor],
             yield round(scale(tensor) / max(tensor.numel(), 1) * storage.nbytes())
 
 
+class _Held:
+    """The most bytes that a rule keeps from step to step, and of blocks also while one runs (BlockCache, ranking)."""
+
+    def __init__(self, scale: Callable[[torch.Tensor], int]) -> None:
+        self.scale = scale
+        self.whole = self.inside = self.waiting = 0
+
+    def look(self, rule: Rule, between_steps: bool = False) -> None:
+        inside, waiting = (sum(_bytes_held(found, self.scale)) for found in (rule.held_inside(), rule.waiting()))
+        self.inside, self.waiting = max(self.inside, inside), max(self.waiting, waiting)
+        if between_steps:
+            self.whole = max(self.whole, sum(_bytes_held(rule.held(), self.scale)) - inside)
+
+
 class _Scale:
     """The number of elements that a tensor of the stand-in would have in the real transformer."""
 
@@ -304,14 +333,17 @@ class _Scale:
             return tensor.shape[0] * self.tokens * self.width
         if tensor.ndim == 5:  # a latent or a prediction
             return round(tensor.numel() * self.cells)
-        if tensor.ndim < 3 or tensor.shape[-1] != self.narrow:
+        width = {self.narrow: self.width, 1: 1}.get(tensor.shape[-1] if tensor.ndim > 1 else 0)  # 1: a token's scale
+        if width is None:
             return tensor.numel()
+        if tensor.ndim == 2:
+            return tensor.shape[0] * width
         rows = math.prod(tensor.shape[1:-1])
         if rows == self.few + self.text:
             rows = self.tokens + self.text
         elif rows != self.text:
             rows = round(rows * self.tokens / self.few)
-        return tensor.shape[0] * rows * self.width
+        return tensor.shape[0] * rows * width
 
 
 def width_of(anatomy: Anatomy) -> int:

@@ -11,12 +11,12 @@ import functools
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import backbones, paper
 from ..config import Run
-from ..identity import recipe_id
+from ..identity import described, exact, recipe_id
 from .dry_run import Rehearsal, rehearse
 from .macs import Macs, call_price, trace_price
 
@@ -129,11 +129,11 @@ def _paper(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
 def _other_records(known: Known, records: Sequence[dict[str, Any]]) -> Found | None:
     """From records of the same method on other backbones: its share of computed steps."""
     method = known.run.recipe.method
-    same = json.loads(json.dumps({"name": method.NAME, "version": method.VERSION, **asdict(method)}))
+    same = json.loads(json.dumps(described(exact(method))))  # how it stores tensors changes no MACs
     samples = [
         (record["recipe"]["backbone"]["name"], sample["computed"] / sample["steps"])
         for record in records
-        if record["recipe"]["method"] == same
+        if {name: value for name, value in record["recipe"]["method"].items() if name != "kept"} == same
         for sample in record["samples"]
     ]
     if not samples:

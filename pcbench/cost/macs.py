@@ -20,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from methods import Trace
 from methods.engine.anatomy import Size, anatomy_for
 
+from ..backbones.quantized import bytes_saved
+from ..config import QUANTIZATIONS
 from ..job import Job
 
 PETA = 1e15
@@ -51,7 +53,7 @@ class Macs:
 @functools.cache
 def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch: int) -> dict[str, Macs]:
     """MACs of one call by module path; "" is the whole model. Modules without MACs are left out."""
-    model, counts, _ = short_model(transformer, config, torch.get_default_dtype())
+    model, counts, _, _ = short_model(transformer, config, torch.get_default_dtype())
     anatomy = anatomy_for(transformer, model.config)
     with torch.device("meta"):
         inputs = empty_inputs(json.loads(shapes))
@@ -68,17 +70,19 @@ def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch:
 
 
 @functools.lru_cache(maxsize=16)
-def short_model(transformer: type, config: str, dtype: torch.dtype) -> tuple[Any, dict[str, int], int]:
+def short_model(transformer: type, config: str, dtype: torch.dtype) -> tuple[Any, dict[str, int], int, dict[str, int]]:
     """A transformer without data, of each list of its blocks, which are alike, only the first; how many there were, by
-    the path of the first; and the bytes of all its weights in this dtype, while it is the default."""
+    the path of the first; the bytes of all its weights in this dtype, while it is the default; and how many of them
+    each kind of quantization saves."""
     with torch.device("meta"):
         model = transformer.from_config(json.loads(config)).eval()  # type: ignore[attr-defined]
     weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    saved = {kind: bytes_saved(model, kind) for kind in QUANTIZATIONS}
     lists = Counter(block.path.rpartition(".")[0] for block in anatomy_for(transformer, model.config).blocks(model))
     for path in lists:
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, model.get_submodule(path)[:1])
-    return model, {f"{path}.0": count for path, count in lists.items()}, weights
+    return model, {f"{path}.0": count for path, count in lists.items()}, weights, saved
 
 
 def _split(flops: Mapping[Any, int]) -> Macs:

@@ -23,34 +23,18 @@ from methods.engine.anatomy import anatomy_for
 from .. import backbones, devices
 from ..config import Recipe, Run
 from ..job import Job
-from .dry_run import rehearse, width_of
+from .dry_run import Rehearsal, rehearse, width_of
 from .macs import AllTrue, empty_inputs, short_model
 
 GIB = 2**30
 
 
-def block_cache_bytes(recipe: Recipe) -> int:
-    """Bytes of the residuals that BlockCache keeps: rate · blocks · branches · tokens (a text stream's too) · width."""
-    rate = getattr(recipe.method, "block_cache_rate", 0.0)
-    if not rate:
-        return 0
-    family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
-    with torch.device("meta"):
-        transformer = family.TRANSFORMER.from_config(config)
-        inputs = empty_inputs(family.arguments(recipe, config))
-    anatomy = anatomy_for(family.TRANSFORMER, transformer.config)
-    blocks = anatomy.blocks(transformer)
-    tokens = math.prod(anatomy.token_grid(anatomy.latent_size(inputs)))
-    two_streams = blocks[0].metadata.return_encoder_hidden_states_index is not None
-    text = anatomy.text_tokens(family.arguments(recipe, config)) if two_streams else 0
-    branches = family.branches(recipe) * anatomy.batch(inputs)
-    return round(rate * len(blocks)) * branches * (tokens + text) * width_of(anatomy) * _bytes(recipe)
-
-
 def weights_bytes(recipe: Recipe) -> int:
     """Bytes of the transformer's weights, or of both transformers' if there are two."""
     transformers = 2 if "guidance_scale_2" in recipe.backbone.call else 1
-    return transformers * _measured(*_key(recipe))[0]
+    weights, _, saved = _measured(*_key(recipe))
+    kind = recipe.numerics.quantization
+    return transformers * (weights if kind is None else weights - saved[kind])
 
 
 def activations_bytes(recipe: Recipe) -> int:
@@ -71,15 +55,16 @@ def arithmetic_bytes(recipe: Recipe) -> int:
     return alive.most
 
 
-def needed(run: Run, held: int) -> tuple[int, int, int]:
-    """Bytes on the device while denoising: weights, working memory, and what the method keeps (`held`).
+def needed(run: Run, rehearsal: Rehearsal) -> tuple[int, int, int]:
+    """Bytes on the device while denoising: weights, working memory, and what the method keeps.
 
-    With group offload, weights wait on the CPU and do not count. If GPUs share the tokens, each GPU's share is given.
+    With group offload, weights wait on the CPU and do not count. If GPUs share the tokens, each GPU's share is given:
+    of what is kept of blocks. Whole predictions, and features measured before the blocks, are kept on each.
     """
     weights = 0 if run.offload == "group" else weights_bytes(run.recipe)
     working, numerics = max(activations_bytes(run.recipe), arithmetic_bytes(run.recipe)), run.recipe.numerics
     tokens = numerics.parallel // 2 if numerics.cfg_parallel else numerics.parallel
-    return weights, working // tokens, held // numerics.parallel
+    return weights, working // tokens, rehearsal.held_whole + rehearsal.held_inside // numerics.parallel
 
 
 def why_too_large(job: Job) -> str | None:
@@ -91,7 +76,7 @@ def why_too_large(job: Job) -> str | None:
     free = devices.free_bytes(devices.resolve(run.device))
     if free is None or not (job.missing() or {"latency", "observe"}.intersection(run.stages)):
         return None
-    parts = needed(run, rehearse(run.recipe).held)
+    parts = needed(run, rehearse(run.recipe))
     if sum(parts) <= free:
         return None
     weights, working, held = (f"{part / GIB:.1f}" for part in parts)
@@ -102,10 +87,6 @@ def why_too_large(job: Job) -> str | None:
     )
 
 
-def _bytes(recipe: Recipe) -> int:
-    return getattr(torch, recipe.numerics.dtype).itemsize
-
-
 def _key(recipe: Recipe) -> tuple[type, str, str, str]:
     family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
     shapes = json.dumps(family.arguments(recipe, config))
@@ -113,19 +94,19 @@ def _key(recipe: Recipe) -> tuple[type, str, str, str]:
 
 
 @functools.cache
-def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[int, int]:
-    """Bytes of the weights, and most bytes alive at once during a call."""
+def _measured(transformer: type, config: str, shapes: str, dtype: str) -> tuple[int, int, dict[str, int]]:
+    """Bytes of the weights, most bytes alive at once during a call, and bytes that each quantization saves."""
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
-        model, _, weights = short_model(transformer, config, torch.get_default_dtype())
+        model, _, weights, saved = short_model(transformer, config, torch.get_default_dtype())
         with torch.device("meta"), torch.no_grad():
             inputs = empty_inputs(json.loads(shapes))
             with AllTrue(), _FusedAttention(), _Alive() as alive:
                 model(**inputs, return_dict=False)
     finally:
         torch.set_default_dtype(default_dtype)
-    return weights, alive.most
+    return weights, alive.most, saved
 
 
 class _FusedAttention(TorchFunctionMode):
