@@ -44,7 +44,7 @@ def test_blockcache_memory(model, size, gib):
     anatomy, shapes = anatomy_for(family.TRANSFORMER, config), family.arguments(recipe, config)
     blocks = sum(rehearse(recipe).blocks.values())
     tokens = math.prod(anatomy.token_grid(family.latent_size(recipe.sampling)))
-    text = 0 if model.startswith("wan") else shapes["encoder_hidden_states"][1]
+    text = 0 if model.startswith("wan") else anatomy.text_tokens(shapes)
     one = shapes["hidden_states"][0] * (tokens + text) * width_of(anatomy)
     many = round(0.4 * blocks) * family.branches(recipe)
     assert 2 * many * one / memory.GIB == pytest.approx(gib, abs=0.05)

@@ -117,9 +117,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     names = ["cond_uncond"] if anatomy.BATCHED else ["cond", "uncond"][: family.branches(recipe)]
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
-    precision = transformers[0].dtype if anatomy.ROUNDS_TIMESTEPS else torch.float32
-    scale, least = _Scale(real, full, small, shapes), 0
-    held = _Held(scale)
+    held, least = _Held(_Scale(real, full, small, shapes)), 0
     hollow = _hollow(transformers, method, lambda: held.look(handle.in_progress[1]))
     with warnings.catch_warnings(), torch.no_grad(), hollow, apply(stage, method) as handle:
         warnings.simplefilter("ignore")
@@ -127,6 +125,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
         for index, timestep in enumerate(timesteps):
             first = boundary is None or timestep >= boundary * stage.scheduler.config.num_train_timesteps
             transformer = transformers[0 if first else 1]
+            precision = transformer.dtype if anatomy.ROUNDS_TIMESTEPS else torch.float32
             inputs["timestep"] = timestep.expand(inputs["timestep"].shape).to(precision)
             for name in names:
                 context = {"step_index": index, "num_inference_steps": len(timesteps)}
