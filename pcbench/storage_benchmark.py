@@ -127,7 +127,7 @@ def _mean(decibels: list[float]) -> str:
     return f"{statistics.fmean(decibels):.1f}" if decibels else "identical"
 
 
-def prepare(arguments: Sequence[str]) -> tuple[list[Run], int]:
+def parse(arguments: Sequence[str]) -> tuple[list[Run], int]:
     """The runs to compare, with exact storage, and the number of rounds. Raises ConfigError for unsuitable options."""
     given = {name: value for name, _, value in (word.partition("=") for word in arguments) if name in OWN}
     if wrong := [word for word in arguments if word.startswith(("-", "method=", "method."))]:
@@ -151,7 +151,7 @@ def carry_out(work: tuple[list[Run], int]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 1 if it failed, or 2 for a wrong command line."""
-    return COMMAND.run(argv, prepare, carry_out)
+    return COMMAND.run(argv, parse, carry_out)
 
 
 if __name__ == "__main__":
