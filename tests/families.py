@@ -26,10 +26,9 @@ from diffusers import (
 from pcbench.backbones.opensora.pipeline import OpenSoraPipeline
 from pcbench.backbones.opensora.scheduler import rectified_flow_scheduler
 from pcbench.backbones.opensora.transformer import STDiT3Transformer3DModel
-from pcbench.backbones.vchitect import VchitectTransformer3DModel
-from pcbench.backbones.vchitect.pipeline import VchitectPipeline
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
+from .vchitect_parts import call_small, small_pipeline
 
 
 @dataclass(frozen=True)
@@ -283,40 +282,6 @@ def _call_opensora(pipe: Any, prompt: int, seed: int, steps: int, **options: Any
     ).frames
 
 
-def _vchitect(seed: int) -> VchitectPipeline:
-    torch.manual_seed(seed)
-    transformer = VchitectTransformer3DModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        num_layers=3,
-        attention_head_dim=12,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        pooled_projection_dim=8,
-        pos_embed_max_size=8,
-    ).eval()
-    pipe = VchitectPipeline(transformer, FlowMatchEulerDiscreteScheduler(shift=3.0))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def _call_vchitect(pipe: Any, prompt: int, seed: int, steps: int, **options: Any) -> torch.Tensor:
-    text = torch.Generator().manual_seed(1000 + prompt)
-    return pipe(
-        prompt_embeds=torch.randn(1, 8, 16, generator=text),
-        pooled_prompt_embeds=torch.randn(1, 8, generator=text),
-        negative_prompt_embeds=torch.zeros(1, 8, 16),
-        negative_pooled_prompt_embeds=torch.zeros(1, 8),
-        num_frames=5,
-        num_inference_steps=steps,
-        guidance_scale=4.0,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="latent",
-        **{"height": 128, "width": 128, **options},
-    ).frames
-
-
 MAKERS = {
     "wan": lambda seed: pipeline_of(random_transformer(seed)),
     "wan_two": lambda seed: pipeline_of(random_transformer(seed), random_transformer(seed + 1), boundary_ratio=0.8),
@@ -328,7 +293,7 @@ MAKERS = {
     "cogvideox_2b": _cogvideox(rotary=False),
     "cogvideox_5b": _cogvideox(rotary=True),
     "opensora": _opensora,
-    "vchitect": _vchitect,
+    "vchitect": small_pipeline,
 }
 CALLS = {
     "wan": call,
@@ -341,7 +306,7 @@ CALLS = {
     "cogvideox_2b": _call_cogvideox,
     "cogvideox_5b": _call_cogvideox,
     "opensora": _call_opensora,
-    "vchitect": _call_vchitect,
+    "vchitect": call_small,
 }
 FAMILIES = {
     "wan": Family("wan", branches=2),

@@ -99,7 +99,9 @@ def test_the_lfd_is_the_one_precisecache_decides_by(family):
             FAMILIES[family].call(pipe)
         assert handle.trace.steps[1].calls[0].size == size
         assert found[name][0] is None
-        assert found[name][1:] == pytest.approx([step.indicator for step in handle.trace.steps[1:]], rel=1e-4)
+        # Vchitect's guidance scale is another at each step, and PreciseCache guides its first trial by the second's
+        first = 2 if (family, name) == ("vchitect", "adjacent") else 1
+        assert found[name][first:] == pytest.approx([s.indicator for s in handle.trace.steps[first:]], rel=1e-4)
 
 
 def test_the_ranking_of_blocks_is_blockcaches(family):

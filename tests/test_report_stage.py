@@ -91,8 +91,12 @@ def test_a_crop_is_shared_by_all_videos_and_a_link_restores_the_view(page, tmp_p
 
 def test_a_crop_is_saved_as_a_picture_where_a_server_gives_the_page(page, report):
     staged(page)
-    page.press("p")  # opened from disk: Firefox saves it, Chromium may not
-    wait_for(page, "/^saved |python -m http.server/.test(stage.said.textContent)")
+    for _ in range(20):  # a busy machine may have no frame yet
+        page.press("p")  # opened from disk: Firefox saves it, Chromium may not
+        time.sleep(1)
+        if said := page.run("/^saved |python -m http.server/.test(stage.said.textContent)"):
+            break
+    assert said
     handler = functools.partial(QuietHandler, directory=str(report.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -143,3 +143,39 @@ CALLS: dict[str, dict[str, Any]] = {
 def noise(call: dict[str, Any]) -> torch.Tensor:
     shape = (1, TRANSFORMER_CONFIG["in_channels"], call["num_frames"], call["height"] // 8, call["width"] // 8)
     return torch.randn(shape, generator=torch.Generator().manual_seed(call["height"]))
+
+
+def small_pipeline(seed: int) -> VchitectPipeline:
+    """Of tests/families.py: a random pipeline without text encoders and VAE."""
+    torch.manual_seed(seed)
+    transformer = VchitectTransformer3DModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=8,
+        pos_embed_max_size=8,
+    ).eval()
+    pipe = VchitectPipeline(transformer, FlowMatchEulerDiscreteScheduler(shift=3.0))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def call_small(pipe: Any, prompt: int, seed: int, steps: int, **options: Any) -> torch.Tensor:
+    """Of tests/families.py: one generation's final latents."""
+    text = torch.Generator().manual_seed(1000 + prompt)
+    return pipe(
+        prompt_embeds=torch.randn(1, 8, 16, generator=text),
+        pooled_prompt_embeds=torch.randn(1, 8, generator=text),
+        negative_prompt_embeds=torch.zeros(1, 8, 16),
+        negative_pooled_prompt_embeds=torch.zeros(1, 8),
+        num_frames=5,
+        num_inference_steps=steps,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+        **{"height": 128, "width": 128, **options},
+    ).frames

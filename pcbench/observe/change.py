@@ -67,11 +67,11 @@ def resolution(seen: Seen, by_factor: Mapping[str, Size]) -> dict[str, Any]:
     results = {}
     for factor, size in by_factor.items():
         trials = predictions if size == full else seen.trials(size)
-        small = [downsample(prediction, size, MODE) for prediction in predictions]
+        small = [downsample(prediction, size, MODE) for prediction in seen.cached()]
         results[factor] = {
             "size": list(size),
             "adjacent": compact([None, *lfds(trials)]),
-            "literal": compact([None, *map(_lfd, trials[1:], small[:-1])]),
+            "literal": compact([None, *map(_lfd, trials[1:], small)]),
         }
     return results
 

@@ -7,6 +7,7 @@ arithmetic on the same numbers, so it gets to the same latent bit for bit, and s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -67,6 +68,11 @@ class Seen:
     def predictions(self) -> list[torch.Tensor]:
         """The guided prediction of each step, (B, C, T, H, W) in float32."""
         return [self._guided(moment.predictions, moment) for moment in self.moments]
+
+    def cached(self) -> list[torch.Tensor]:
+        """The prediction of the step before each step but the first, its branches combined by the step's own scale, as
+        a cache combines them."""
+        return [self._guided(before.predictions, now) for before, now in itertools.pairwise(self.moments)]
 
     def trials(self, size: Size) -> list[torch.Tensor]:
         """The guided trial of each step at this size, (B, C, T, H, W) in float32."""

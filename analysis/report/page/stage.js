@@ -181,6 +181,7 @@ class Stage {
     const name = [this.prompt.title, this.at, `frame ${this.player.frame + 1}`].join(" ").replace(/[^\w.=-]+/g, "-");
     try {
       canvas.toBlob((blob) => {
+        if (!blob) return this.tell("no frame is there yet: try again");
         el("a", { href: URL.createObjectURL(blob), download: `${name}.png` }).click();
         this.tell(`saved ${name}.png, ${width}×${height} pixels`);
       });

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -24,6 +24,14 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 from .transformer import VchitectTransformer3DModel
 
 SPATIAL = 8  # pixels per latent cell
+
+
+def _stable_diffusion_3() -> Any:
+    """The pipeline whose text encoding this is; diffusers loads image processors with it, which warn without
+    torchvision."""
+    from diffusers import StableDiffusion3Pipeline
+
+    return StableDiffusion3Pipeline
 
 
 @dataclass
@@ -44,8 +52,6 @@ class VchitectPipeline(DiffusionPipeline):
         *("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
     ]
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
-    _get_clip_prompt_embeds = StableDiffusion3Pipeline._get_clip_prompt_embeds
-    _get_t5_prompt_embeds = StableDiffusion3Pipeline._get_t5_prompt_embeds
 
     def __init__(
         self,
@@ -89,6 +95,12 @@ class VchitectPipeline(DiffusionPipeline):
     def num_timesteps(self) -> int:
         return self._num_timesteps
 
+    def _get_clip_prompt_embeds(self, *arguments: Any, **named: Any) -> Any:
+        return _stable_diffusion_3()._get_clip_prompt_embeds(self, *arguments, **named)
+
+    def _get_t5_prompt_embeds(self, *arguments: Any, **named: Any) -> Any:
+        return _stable_diffusion_3()._get_t5_prompt_embeds(self, *arguments, **named)
+
     def encode_prompt(
         self,
         prompt: str | list[str],
@@ -102,7 +114,7 @@ class VchitectPipeline(DiffusionPipeline):
         Without guidance those of negative prompts are None.
         max_sequence_length: tokens of T5's part, which follows CLIP's.
         """
-        return StableDiffusion3Pipeline.encode_prompt(
+        return _stable_diffusion_3().encode_prompt(
             self,
             prompt,
             None,
