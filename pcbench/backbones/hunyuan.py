@@ -64,18 +64,18 @@ def load(source: str, recipe: Recipe) -> HunyuanVideoPipeline:
 
 def build(recipe: Recipe, device: str) -> HunyuanVideoPipeline:
     """The same architecture with random weights and no text encoders."""
+    return assembled(recipe, device, PIPELINE, TRANSFORMER, AutoencoderKLHunyuanVideo, scheduler())
+
+
+def assembled(
+    recipe: Recipe, device: str, pipeline: type, transformer: type, vae: type, scheduler: Any, **parts: Any
+) -> Any:
+    """A pipeline of these classes with random weights and no text encoders. parts: what else it is made of."""
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
-        transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
-        vae = weights.built(AutoencoderKLHunyuanVideo, weights.config_of(recipe.backbone, "vae"))
-    pipe = HunyuanVideoPipeline(
-        text_encoder=None,
-        tokenizer=None,
-        transformer=transformer,
-        vae=vae,
-        scheduler=scheduler(),
-        text_encoder_2=None,
-        tokenizer_2=None,
-    )
+        parts["transformer"] = weights.built(transformer, weights.config_of(recipe.backbone, "transformer"))
+        parts["vae"] = weights.built(vae, weights.config_of(recipe.backbone, "vae"))
+    nothing = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    pipe = pipeline(**nothing, **parts, scheduler=scheduler)
     shared.shift_flow(pipe, recipe.sampling.flow_shift)
     return pipe
 

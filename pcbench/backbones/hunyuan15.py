@@ -21,7 +21,7 @@ from methods.engine.anatomy import anatomy_for
 from ..config import Recipe, Sampling
 from . import shared, weights
 from .family import HEAD
-from .hunyuan import decode, set_timesteps
+from .hunyuan import assembled, decode, set_timesteps
 
 __all__ = [
     "ANATOMY", "BOUNDARY", "NARROW", "PIPELINE", "SPATIAL", "TEXT_ENCODERS", "TRANSFORMER", "arguments", "branches",
@@ -77,21 +77,8 @@ def load(source: str, recipe: Recipe) -> HunyuanVideo15Pipeline:
 
 def build(recipe: Recipe, device: str) -> HunyuanVideo15Pipeline:
     """The same architecture with random weights and no text encoders."""
-    with weights.at(device, getattr(torch, recipe.numerics.dtype)):
-        transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
-        vae = weights.built(AutoencoderKLHunyuanVideo15, weights.config_of(recipe.backbone, "vae"))
-    pipe = HunyuanVideo15Pipeline(
-        text_encoder=None,
-        tokenizer=None,
-        transformer=transformer,
-        vae=vae,
-        scheduler=scheduler(),
-        text_encoder_2=None,
-        tokenizer_2=None,
-        guider=ClassifierFreeGuidance(guidance_scale=recipe.sampling.guidance_scale),
-    )
-    shared.shift_flow(pipe, recipe.sampling.flow_shift)
-    return pipe
+    guider = ClassifierFreeGuidance(guidance_scale=recipe.sampling.guidance_scale)
+    return assembled(recipe, device, PIPELINE, TRANSFORMER, AutoencoderKLHunyuanVideo15, scheduler(), guider=guider)
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:

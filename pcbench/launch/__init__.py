@@ -146,7 +146,7 @@ def _outcome(launch: Launch, codes: Mapping[int, int | None]) -> Outcome:
     for number, code in codes.items():
         if code not in (0, 1):
             last = logs[number][-1] if logs[number] else "it printed nothing"
-            how = "hung and was ended" if code is None else f"ended with exit code {code}"
+            how = "had not ended when the others were done" if code is None else f"ended with exit code {code}"
             how = f"was ended by signal {-code}" if code is not None and code < 0 else how
             outcome.notes.append(f"worker {number} {how}: {last}")
     if not {0, 1} & set(codes.values()):  # a worker that ends by itself has seen everything done

@@ -93,7 +93,7 @@ def hung(world: World, seed: int, times: int = 2) -> Iterator[Tally]:
             at.touch()
         code, said = driver.wait()
         tally.injected += 1
-        if code or not re.search(r"worker \d (hung|ended with exit code 75|was ended by signal)", said):
+        if code or not re.search(r"worker \d (had not ended|ended with exit code 75|was ended by signal)", said):
             tally.wrong(f"{what} hung: exit code {code}: {last(said)}")
         if workers(store):
             tally.wrong(f"{what} hung: its worker is still there")
