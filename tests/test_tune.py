@@ -74,6 +74,21 @@ def test_what_is_close_is_measured_better_before_it_is_taken():
     assert 1 + value == pytest.approx(2.5, rel=0.01)
 
 
+def test_a_jump_of_few_prompts_is_not_narrowed():
+    """Two prompts may change by four steps at once where sixteen change one by one."""
+    few: list[float] = []
+
+    def jump(value: float) -> float:
+        few.append(value)
+        return 1.8 if value < 0.57 else 2.2
+
+    search = Search(jump, 1e-3, 100.0, rises=True, confirm=lambda value: 1.8 + 4 * max(0, value - 0.56))
+    value = search.find(2.0, 0.2)
+    assert search.tried[value] == pytest.approx(2.0, rel=0.01)
+    assert value == pytest.approx(0.61, rel=0.01)
+    assert len(few) <= 5
+
+
 def test_a_plateau_is_left_in_one_stride():
     search = Search(lambda value: min(1 + value, 1.2), 1e-5, 100.0, rises=True)
     with pytest.raises(UnreachableError, match=r"from 1 to 1\.2 is"):

@@ -10,6 +10,7 @@ from itertools import pairwise
 CLOSE = 0.01  # relative distance from the target at which the search stops
 STRIDE = 3.0  # factor from one value to the next until the target is bracketed
 NARROW = 1.0005
+NEAR = 1.1  # ratio of two values at which a measure that jumps between them is better measured exactly
 MOST = 24  # evaluations
 
 
@@ -45,13 +46,24 @@ class Search:
             best, following = self.best(target), None
             if abs(self.tried[best] - target) > self.close * abs(target):
                 following = self._next(target)
-            if following is not None:
+            unsure = self._unsure(following)
+            if unsure is not None:
+                self._confirm(unsure, target)
+            elif following is not None:
                 self._at(following)
             elif self.confirm is None or best in self.confirmed:
                 return best
             else:
                 self._confirm(best, target)
         return self.best(target)
+
+    def _unsure(self, following: float | None) -> float | None:
+        """A value next to the following one that was not measured well. Few prompts jump where many change little by
+        little, and a jump is not narrowed any further."""
+        if following is None or self.confirm is None or self.whole:
+            return None
+        near = [v for v in self.tried if v not in self.confirmed and 1 / NEAR < v / following < NEAR]
+        return min(near, key=lambda value: abs(value - following), default=None)
 
     def _confirm(self, value: float, target: float) -> None:
         """Measure a value better. If that differs, forget the values that may lie on the target's other side by as
@@ -69,6 +81,8 @@ class Search:
     def _at(self, value: float) -> None:
         if value not in self.tried:
             self.tried[value] = self.measure(value)
+            if self.measure == self.confirm:
+                self.confirmed.add(value)
 
     def best(self, target: float) -> float:
         """The value tried whose measure is closest to the target."""
