@@ -79,7 +79,7 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
     family = backbones.family(run.recipe.backbone)
     prompt, seed = run.samples[0]
     with backbones.placed(pipe, run.offload, run.device):
-        embeds = family.embed(pipe, prompt, run.recipe)
+        embeds = backbones.prompt_arguments(pipe, run, prompt, encoded=True)
     times: defaultdict[str, list[float]] = defaultdict(list)
     peaks: dict[str, int | None] = {}
 
@@ -106,7 +106,8 @@ def measure(run: Run, rounds: int, say: Callable[[str], None]) -> tuple[Times, d
         say(f"round {number + 1} of {rounds}: full step {times[FULL][-1]:.3f} s")
     if pipe.text_encoder is not None:
         for _ in range(rounds):
-            times["text encoders"].append(_timed(lambda: family.embed(pipe, prompt, run.recipe), device))
+            encode = partial(backbones.prompt_arguments, pipe, run, prompt, encoded=True)
+            times["text encoders"].append(_timed(encode, device))
     return dict(times), peaks
 
 

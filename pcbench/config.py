@@ -190,7 +190,8 @@ class Model:
 
 @dataclass(kw_only=True, slots=True)
 class Prompts:
-    """A text file with one prompt per line ('#' starts a comment), and the seeds each prompt is sampled with."""
+    """A text file with one prompt per line ('#' starts a comment), and the seeds each prompt is sampled with. For a
+    model that starts from an image a line is TEXT | IMAGE, the image's path beginning in the file's folder."""
 
     file: str
     limit: int | None = number(1, default=None)
@@ -203,11 +204,15 @@ class Prompts:
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("prompts.seeds holds a seed twice")
 
+    def path(self, folder: Path) -> Path | None:
+        """The file, whose name begins in the working directory or else in `folder`; None if there is none."""
+        return next((path for path in (Path(self.file), folder / self.file) if path.is_file()), None)
+
     def read(self, folder: Path) -> list[str]:
-        """The prompts from `file`, a path relative to the working directory or else to `folder`. Raises ConfigError."""
+        """The lines of the file, which begins as `path` says. Raises ConfigError."""
         name = shortened(self.file)
         try:
-            path = next((p for p in (Path(self.file), folder / self.file) if p.is_file()), None)
+            path = self.path(folder)
             if path is None:
                 raise ConfigError(f"prompt file {name!r} not found, here or in {shortened(folder)}")
             if path.stat().st_size > LARGEST_FILE:
@@ -307,6 +312,7 @@ class Run:
     label: its name in tables. preset: the choice in conf/method/ all of whose settings the recipe's method has, `kept`
     apart, however they were given; None if there is none. budget: what the method is to be set to first (target.py).
     only: the samples to make, if not all of the prompts and seeds: a shard's (launch/shards.py).
+    images: the file of each prompt's first frame, for a model that starts from one (first_frame.py).
     """
 
     label: str
@@ -327,6 +333,7 @@ class Run:
     preset: str | None = None
     budget: str | None = None
     only: frozenset[tuple[str, int]] | None = None
+    images: dict[str, Path] = field(default_factory=dict)
 
     @property
     def samples(self) -> list[tuple[str, int]]:

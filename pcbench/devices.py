@@ -46,10 +46,21 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds that `work` takes on a resolved device, and what it returns."""
+def timed(work: Callable[[], Any], device: str, first: torch.nn.Module | None = None) -> tuple[float, Any]:
+    """Seconds that `work` takes on a resolved device, and what it returns. first: a module that it calls; what comes
+    before its first call counts neither as time nor in `peak`."""
     synchronize(device)
     began = time.perf_counter()
+
+    def begin(*_: Any) -> None:
+        nonlocal began
+        hook.remove()
+        synchronize(device)
+        reset_peak(device)
+        began = time.perf_counter()
+
+    if first is not None:
+        hook = first.register_forward_pre_hook(begin)
     result = work()
     synchronize(device)
     return time.perf_counter() - began, result

@@ -45,7 +45,7 @@ Stats = dict[str, list[int]]  # by file name: size, modification and change time
 
 LEDGER = ".ledger.json"
 RUNS = 32  # the latest keys kept per recipe
-NOT_ASKED = {"label", "recipe", "results", "download"}  # fields of a run that are a name or follow from its folder
+NOT_ASKED = {"label", "recipe", "results", "download", "images"}  # a name, or what follows from its folder or prompts
 STEPS = [{"action": str, "calls": [{"size": list, "trial": bool, "skipped": dict}]}]
 SPREAD = {"median": NUMBER, "min": NUMBER, "max": NUMBER, "values": [NUMBER]}
 TIMED = {"prompt": str, "seed": int, "speedup": SPREAD, "trace": {"steps": STEPS, "arguments": dict}}

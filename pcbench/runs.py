@@ -88,7 +88,15 @@ class Settings:
                 raise ConfigError(f"{name} takes a name, not {shortened(getattr(self, name))!r}")
 
 
-def run_of(label: str, model: Model, method: Method, prompts: list[str], seeds: list[int], settings: Settings) -> Run:
+def run_of(
+    label: str,
+    model: Model,
+    method: Method,
+    prompts: list[str],
+    images: dict[str, Path],
+    seeds: list[int],
+    settings: Settings,
+) -> Run:
     """The run of these parts. Raises RefusedError if the method refuses the backbone, ConfigError for other errors."""
     run = Run(
         label=label,
@@ -99,7 +107,8 @@ def run_of(label: str, model: Model, method: Method, prompts: list[str], seeds: 
             numerics=model.numerics,
         ),
         prompts=prompts,
-        seeds=seeds,
+        images=images,
+        seeds=list(seeds),
         results=Path(settings.results),
         fps=model.fps,
         stages=tuple(settings.stages),

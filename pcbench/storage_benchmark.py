@@ -81,7 +81,7 @@ def measure(runs: Sequence[Run], rounds: int, say: Callable[[str], None]) -> Fou
     for number, (prompt, seed) in enumerate(first.samples):
         progress(number, len(first.samples), prompt)
         with backbones.placed(pipe, first.offload, first.device):
-            embeds = backbones.family(first.recipe.backbone).embed(pipe, prompt, first.recipe)
+            embeds = backbones.prompt_arguments(pipe, first, prompt, encoded=True)
         reference = decode(pipe, first, make(first.reference, seed, embeds)[1])
         for run in runs:
             frames: dict[str, np.ndarray] = {}

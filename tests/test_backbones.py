@@ -26,12 +26,19 @@ from pcbench.sampling.latency import profile
 from .toys import TOYS, toy
 
 MODELS = {name: name for name in TOYS} | {"wan_ti2v": "wan2_2_ti2v_5b", "hunyuan15": "hunyuan1_5"}
+MODELS["wan_ti2v_image"] = "wan2_2_ti2v_5b_image"
+FROM_IMAGE = ("wan_i2v", "wan_ti2v_image")
 SMALL = ["model.sampling.height=32", "model.sampling.width=64", "model.sampling.frames=17", "model.sampling.steps=4"]
 SMALL += ["model.numerics.dtype=float32", "prompts.limit=1", "latency.warmup=0", "latency.repeats=1"]
 TEXT = {"wan": ["+model.backbone.call.max_sequence_length=16"]}
 TEXT["cogvideox"] = TEXT["wan"]
 OWN = {"in_channels": 8, "out_channels": 8, "num_attention_heads": 6, "num_layers": 6, "ffn_dim": 768}  # not 5B's
 TEXT["wan_ti2v"] = [*TEXT["wan"], *(f"++model.backbone.transformer.{name}={held}" for name, held in OWN.items())]
+TEXT["wan_ti2v_image"] = [*TEXT["wan_ti2v"], "prompts=first_frame"]
+IMAGE = {"in_channels": 20, "num_attention_heads": 6, "num_layers": 6, "ffn_dim": 768}
+IMAGE |= {"image_dim": 16, "added_kv_proj_dim": 192}
+TEXT["wan_i2v"] = [*TEXT["wan"], "prompts=first_frame"]
+TEXT["wan_i2v"] += [f"++model.backbone.transformer.{name}={held}" for name, held in IMAGE.items()]
 TEXT["hunyuan15"] = []
 TEXT["opensora"] = [
     *TEXT["wan"],
@@ -62,6 +69,12 @@ def run_of(family: str, folder: str, results, *words: str):
     )
 
 
+def denoised(pipe, run, encoded: bool = False) -> torch.Tensor:
+    return generate.denoise(
+        pipe, run.recipe, 0, **backbones.prompt_arguments(pipe, run, run.prompts[0], encoded=encoded)
+    )
+
+
 def test_loads_generates_times_and_prices(family, folders, tmp_path):
     run = run_of(family, folders[family], tmp_path)
     said: list[str] = []
@@ -89,13 +102,12 @@ def test_decodes_as_the_pipeline_does_and_embeds_as_it_does(family, folders, tmp
     run = run_of(family, folders[family], tmp_path)
     pipe = backbones.load(run.recipe, "cpu")
     module = backbones.family(run.recipe.backbone)
-    latents = generate.denoise(pipe, run.recipe, 0, prompt=run.prompts[0])
-    assert torch.equal(latents, generate.denoise(pipe, run.recipe, 0, **module.embed(pipe, run.prompts[0], run.recipe)))
+    latents = denoised(pipe, run)
+    assert torch.equal(latents, denoised(pipe, run, encoded=True))
     assert module.latent_size(run.recipe.sampling) == module.ANATOMY.latent_size({"hidden_states": latents})
     arguments = module.call_arguments(run.recipe)
-    whole = pipe(
-        **arguments, prompt=run.prompts[0], generator=torch.Generator().manual_seed(0), output_type="np"
-    ).frames[0]
+    prompt = backbones.prompt_arguments(pipe, run, run.prompts[0])
+    whole = pipe(**arguments, **prompt, generator=torch.Generator().manual_seed(0), output_type="np").frames[0]
     assert np.array_equal(module.decode(pipe, latents, run.recipe), (whole * 255).round().astype(np.uint8))
 
 
@@ -129,7 +141,7 @@ def test_compiled_blocks_give_the_same_video(family, folders, tmp_path, monkeypa
         for each in (run, compiled):
             pipe = backbones.fresh(each.recipe, "cpu")
             with cached(pipe, each, each.recipe):
-                latents.append(generate.denoise(pipe, each.recipe, 0, prompt=each.prompts[0]))
+                latents.append(denoised(pipe, each))
     torch._dynamo.reset()
     assert torch.allclose(*latents, atol=1e-5)
     kinds = {type(block.module) for block in anatomy_of(pipe.transformer).blocks(pipe.transformer)}
@@ -155,20 +167,22 @@ def test_group_offload_gives_the_same_video(family, folders, tmp_path):
     for run in (whole, offloaded):
         pipe = backbones.load(run.recipe, "cpu", run.offload)
         with generate.cached(pipe, run, run.recipe):
-            latents.append(generate.denoise(pipe, run.recipe, 0, prompt=run.prompts[0]))
+            latents.append(denoised(pipe, run))
     assert torch.equal(*latents)
 
 
 @pytest.fixture(scope="module")
 def shared_vaes():
-    """One of each, of numbers that happen to be in memory: a full-size VAE takes seconds to fill, and no test of
-    transformers looks at it."""
+    """One of each, all zeros: a full-size VAE takes seconds to fill, and no test of transformers looks at it."""
     built = weights.built
 
     @functools.cache
     def once(kind, config, dtype):
         with torch.device("meta"):
-            return built(kind, json.loads(config)).to_empty(device="cpu")
+            vae = built(kind, json.loads(config)).to_empty(device="cpu")
+        for parameter in vae.parameters():
+            parameter.zero_()
+        return vae
 
     def built_once(kind, config):
         is_vae = "Autoencoder" in kind.__name__
@@ -185,6 +199,8 @@ def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path, s
     names = {
         "wan": wan,
         "wan_ti2v": wan,
+        "wan_i2v": (*wan, "added_kv_proj_dim", "image_dim"),
+        "wan_ti2v_image": wan,
         "hunyuan": (
             *("num_attention_heads", "attention_head_dim", "num_layers", "num_single_layers"),
             *("text_embed_dim", "pooled_projection_dim", "rope_axes_dim"),
@@ -198,14 +214,14 @@ def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path, s
     }
     small = [f"++model.backbone.transformer.{name}={value(config[name])}" for name in names[family]]
     words = [f"model={MODELS[family]}", "model.weights=random", f"results={tmp_path}", *SMALL, *small]
+    words += ["prompts=first_frame"] if family in FROM_IMAGE else []
     run = cli.run_from([*words, "method=replay", "method.actions=FrFr"])
     weights.require(run.recipe.backbone, run.download)
     latents = []
     for _ in range(2):
         pipe = backbones.family(run.recipe.backbone).build(run.recipe, "cpu")
-        embeds = backbones.family(run.recipe.backbone).embed(pipe, "a prompt", run.recipe)
         with generate.cached(pipe, run, run.recipe) as handle:
-            latents.append(generate.denoise(pipe, run.recipe, 0, **embeds))
+            latents.append(denoised(pipe, run))
         assert handle.trace.computed == 2
     assert torch.isfinite(latents[0]).all()
     assert torch.equal(*latents)
@@ -215,17 +231,19 @@ def value(held: object) -> str:
     return str(list(held)).replace(" ", "") if isinstance(held, list | tuple) else str(held)
 
 
-def test_a_second_transformer_takes_over_below_the_boundary(shared_vaes):
+@pytest.mark.parametrize("model", ["wan2_2_a14b", "wan2_2_i2v_a14b"])
+def test_a_second_transformer_takes_over_below_the_boundary(model, shared_vaes):
     """Wan2.2: random weights build both transformers; a step uses one of them."""
     small = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2, "text_dim": 16}
     words = [f"+model.backbone.transformer.{name}={held}" for name, held in small.items()]
-    run = cli.run_from(["model=wan2_2_a14b", "model.weights=random", "method=none", *SMALL, *words])
-    module = backbones.family(run.recipe.backbone)
-    pipe = module.build(run.recipe, "cpu")
+    words += ["prompts=first_frame"] if "i2v" in model else []
+    run = cli.run_from([f"model={model}", "model.weights=random", "method=none", *SMALL, *words])
+    pipe = backbones.family(run.recipe.backbone).build(run.recipe, "cpu")
+    assert pipe.config.boundary_ratio == backbones.family(run.recipe.backbone).BOUNDARY
     calls = {"transformer": 0, "transformer_2": 0}
     for name in calls:
         getattr(pipe, name).register_forward_pre_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
-    generate.denoise(pipe, run.recipe, 0, **module.embed(pipe, "a prompt", run.recipe))
+    denoised(pipe, run)
     assert min(calls.values()) > 0
     assert sum(calls.values()) == 2 * run.recipe.sampling.steps
 
@@ -260,14 +278,17 @@ def test_missing_weights_are_one_line_that_says_what_to_do(model, monkeypatch, t
 
     monkeypatch.setattr(weights.HfApi, "model_info", unreachable)
     monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_, **__: None)
-    run = cli.run_from([f"model={model}", f"results={tmp_path}"])
+    from_image = model in [MODELS[family] for family in FROM_IMAGE]
+    words = ["prompts=first_frame"] if from_image else []
+    run = cli.run_from([f"model={model}", f"results={tmp_path}", *words])
     with pytest.raises(ConfigError) as caught:
         weights.require(run.recipe.backbone, run.download)
     line = str(caught.value)
     assert "\n" not in line
     assert message(line) == line  # short enough to be shown whole
-    for part in (run.recipe.backbone.source, " GB)", "model.backbone.source=", "model.weights=random", "model=tiny_"):
+    for part in (run.recipe.backbone.source, " GB)", "model.backbone.source=", "model.weights=random"):
         assert part in line
+    assert ("model=tiny_" in line) is not from_image  # of which there is none bundled
 
 
 def test_a_folder_that_is_no_pipeline_is_named(tmp_path):

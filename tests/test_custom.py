@@ -49,7 +49,7 @@ def changed(folder: Path, copy: Path, file: str, **values) -> Path:
 @pytest.mark.parametrize("name", TOYS)
 def test_a_folder_is_read_and_runs(name, folders, tmp_path, capsys):
     source = f"model.backbone.source='{folders[name]}'"
-    words = ["model=custom", source, *SIZE, *TEXT[name], "prompts=smoke", "prompts.limit=1", f"results={tmp_path}"]
+    words = ["model=custom", source, *SIZE, "prompts=smoke", *TEXT[name], "prompts.limit=1", f"results={tmp_path}"]
     words += ["method=uniform", "method.steps=2"]
     assert cli.main([*words, "plan=true"]) == 0
     assert cli.main([*words, "stages=[generate,score]"]) == 0
@@ -126,7 +126,7 @@ def test_what_is_not_known_is_refused_in_a_line(folders, tmp_path):
     for source, words in cases.items():
         with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
             run_of(source)
-    with pytest.raises(ConfigError, match="known pipelines are WanPipeline, HunyuanVideoPipeline"):
+    with pytest.raises(ConfigError, match="known pipelines are WanPipeline, WanImageToVideoPipeline, Hun"):
         run_of(tmp_path / "a")
     with pytest.raises(ConfigError, match="needs a pipeline"):
         compose.run_from(["model=custom", "method=none"])

@@ -25,7 +25,7 @@ LAYERS = {
         completion
         config tracking
         target
-        devices identity
+        devices first_frame identity
         failures provenance
         backbones
         job

@@ -13,6 +13,7 @@ from diffusers import (
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
     WanPipeline,
+    WanTransformer3DModel,
 )
 from transformers import (
     ByT5Tokenizer,
@@ -24,7 +25,7 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from pcbench.backbones import FAMILIES
+from pcbench.backbones import FAMILIES, wan_i2v
 from pcbench.tiny.twins import TWINS
 
 TOYS = tuple(name for name in FAMILIES if name != "vchitect")  # whose own are in vchitect_parts.py
@@ -37,7 +38,22 @@ def toy(family: str) -> Any:
     if family in TWINS:
         twin = TWINS[family]
         return twin().pipeline(twin.new_vae())
-    return {"wan_ti2v": _wan_ti2v, "hunyuan15": _hunyuan15}[family]()
+    return OTHERS[family]()
+
+
+def _wan_i2v() -> Any:
+    """Wan's twin with an image in further channels of its latent and in CLIP's tokens."""
+    parts = toy("wan").components
+    config, channels = dict(parts["transformer"].config), parts["vae"].config.z_dim
+    own = {name: held for name, held in config.items() if not name.startswith("_")}
+    own |= {"in_channels": 2 * channels + 4, "image_dim": 16, "added_kv_proj_dim": 32 * own["num_attention_heads"]}
+    parts["transformer"] = WanTransformer3DModel(**own).eval()
+    return wan_i2v.PIPELINE(**{**parts, **wan_i2v.image_encoder(16)})
+
+
+def _wan_ti2v_image() -> Any:
+    """Wan's twin with a timestep for each token, those of its first frame being 0."""
+    return wan_i2v.PIPELINE(**toy("wan_ti2v").components, expand_timesteps=True)
 
 
 def _wan_ti2v() -> WanPipeline:
@@ -99,3 +115,6 @@ def _hunyuan15() -> HunyuanVideo15Pipeline:
         tokenizer_2=ByT5Tokenizer(),
         guider=ClassifierFreeGuidance(guidance_scale=6.0),
     )
+
+
+OTHERS = {"wan_i2v": _wan_i2v, "wan_ti2v": _wan_ti2v, "wan_ti2v_image": _wan_ti2v_image, "hunyuan15": _hunyuan15}

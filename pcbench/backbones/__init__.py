@@ -16,9 +16,9 @@ from diffusers.utils.constants import DIFFUSERS_ATTN_BACKEND
 
 from methods.engine.anatomy import anatomy_of
 
-from .. import devices
+from .. import devices, first_frame
 from ..config import Backbone, ConfigError, Recipe, Run, check_choice
-from . import cogvideox, hunyuan, hunyuan15, quantized, shares, wan, wan_ti2v
+from . import cogvideox, hunyuan, hunyuan15, quantized, shares, wan, wan_i2v, wan_ti2v, wan_ti2v_image
 from .family import Family
 from .opensora import family as open_sora
 from .vchitect import family as vchitect
@@ -26,7 +26,9 @@ from .weights import are_random, config_of, source
 
 FAMILIES: dict[str, Family] = {
     "wan": wan,
+    "wan_i2v": wan_i2v,
     "wan_ti2v": wan_ti2v,
+    "wan_ti2v_image": wan_ti2v_image,
     "hunyuan": hunyuan,
     "hunyuan15": hunyuan15,
     "cogvideox": cogvideox,
@@ -164,6 +166,24 @@ def forget() -> None:
     _loaded = None
     calls.clear()
     devices.release()
+
+
+def prompt_arguments(pipe: Any, run: Run, prompt: str, encoded: bool = False) -> dict[str, Any]:
+    """A prompt of the run as arguments of the pipeline's call. encoded: its text as embeddings, as it always is for a
+    pipeline with random weights, which has no text encoder. An image is encoded by the call itself."""
+    image = image_of(run, prompt)
+    text = first_frame.text_of(prompt) if image else prompt
+    if not encoded and pipe.text_encoder is not None:
+        return {"prompt": text, **image}
+    return {**family(run.recipe.backbone).embed(pipe, text, run.recipe), **image}
+
+
+def image_of(run: Run, prompt: str) -> dict[str, Any]:
+    """The prompt's first frame as an argument of the pipeline's call; empty for a model that starts from text alone."""
+    sampling = run.recipe.sampling
+    if prompt not in run.images:
+        return {}
+    return {"image": first_frame.opened(run.images[prompt], sampling.height, sampling.width)}
 
 
 def set_guidance(pipe: Any, recipe: Recipe) -> None:

@@ -28,7 +28,8 @@ from .weights import INDEX
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names
 USUAL = "bfloat16"  # where the weights do not say, as on the hub, whose weights are not loaded to look
-FPS = {"wan": 16, "cogvideox": 8, "vchitect": 8}  # of the released models; no file says
+FOR_EACH_TOKEN = {"wan": "wan_ti2v", "wan_i2v": "wan_ti2v_image"}  # the same classes with a timestep for each token
+FPS = {"wan": 16, "wan_i2v": 16, "cogvideox": 8, "vchitect": 8}  # of the released models; no file says
 PRESET = "wan"  # which says nothing of a transformer
 USUAL_FPS = 24  # of all others
 SAMPLING = {
@@ -157,10 +158,10 @@ def fingerprint(folder: Path) -> str:
 def _family(source: str, index: dict[str, Any]) -> tuple[str, Family]:
     """The family's name and module, by the pipeline's class, and whether it takes a timestep for each token."""
     kind = index.get("_class_name")
-    known = {family.PIPELINE.__name__: name for name, family in FAMILIES.items() if name != "wan_ti2v"}
+    known = {family.PIPELINE.__name__: name for name, family in FAMILIES.items() if name not in FOR_EACH_TOKEN.values()}
     if kind not in known:
         raise ConfigError(f"{shortened(source)} is a {shortened(kind)}; known pipelines are {', '.join(known)}")
-    name = "wan_ti2v" if index.get("expand_timesteps") else known[kind]
+    name = FOR_EACH_TOKEN[known[kind]] if index.get("expand_timesteps") else known[kind]
     return name, FAMILIES[name]
 
 

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from methods.engine.anatomy import anatomy_for
 from methods.engine.processes import share_guidance
 
+from .. import first_frame
 from ..config import ConfigError, Recipe
 from .family import Family
 
@@ -52,6 +53,8 @@ def check(recipe: Recipe, family: Family, config: dict[str, Any]) -> None:
             raise ConfigError(f"{name} has one guidance branch as it is called here: leave cfg_parallel at false")
     if count == 1:
         return
+    if first_frame.is_taken_by(family.PIPELINE):
+        raise ConfigError(f"{name}: image to video was never split over GPUs: leave model.numerics.parallel at 1")
     if kind.__name__ not in PLANS and getattr(kind, "_cp_plan", None) is None:
         raise ConfigError(f"{name}: how to split a {kind.__name__} over GPUs is not known")
     config = dict(anatomy_for(kind, config).config)

@@ -35,19 +35,27 @@ TEXT_ENCODERS = (
 )  # umt5-xxl; class, config, tokens
 
 
-def load(source: str, recipe: Recipe) -> WanPipeline:
-    """The pipeline at the recipe's dtype; the VAE stays in float32, in which Wan's VAE decodes cleanly."""
+def load(source: str, recipe: Recipe, kind: Any = PIPELINE) -> Any:
+    """The pipeline, of class `kind`, at the recipe's dtype; the VAE stays in float32, in which it decodes cleanly."""
     dtype, revision = getattr(torch, recipe.numerics.dtype), weights.revision(recipe.backbone)
     vae = AutoencoderKLWan.from_pretrained(source, subfolder="vae", revision=revision, dtype=torch.float32)
-    pipe = WanPipeline.from_pretrained(source, vae=vae, revision=revision, dtype=dtype)
+    pipe = kind.from_pretrained(source, vae=vae, revision=revision, dtype=dtype)
     shared.shift_flow(pipe, recipe.sampling.flow_shift)
     return pipe
 
 
-def build(recipe: Recipe, device: str, vae: Mapping[str, Any] | None = None, **config: Any) -> WanPipeline:
+def build(
+    recipe: Recipe,
+    device: str,
+    vae: Mapping[str, Any] | None = None,
+    kind: Any = PIPELINE,
+    boundary: float | None = BOUNDARY,
+    **parts: Any,
+) -> Any:
     """The same architecture with random weights and no text encoder.
 
-    vae: the VAE's config where no folder says it; None is the class's own. config: values of the pipeline's.
+    vae: the VAE's config where no folder says it; None is the class's own. kind: the pipeline's class. boundary: as
+    BOUNDARY. parts: further parts and config values of the pipeline.
     """
     with weights.at(device, getattr(torch, recipe.numerics.dtype)):
         transformer = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
@@ -56,15 +64,15 @@ def build(recipe: Recipe, device: str, vae: Mapping[str, Any] | None = None, **c
             second = weights.built(TRANSFORMER, weights.config_of(recipe.backbone, "transformer"))
     with weights.at(device, torch.float32):
         decoder = weights.built(AutoencoderKLWan, weights.config_of(recipe.backbone, "vae") or dict(vae or {}))
-    pipe = WanPipeline(
+    pipe = kind(
         tokenizer=None,
         text_encoder=None,
         vae=decoder,
         scheduler=scheduler(),
         transformer=transformer,
         transformer_2=second,
-        boundary_ratio=BOUNDARY if second else None,
-        **config,
+        boundary_ratio=boundary if second else None,
+        **parts,
     )
     shared.shift_flow(pipe, recipe.sampling.flow_shift)
     return pipe

@@ -137,7 +137,7 @@ def _each(run: Run) -> Iterator[tuple[str, int]]:
 def _call(pipe: Any, run: Run, prompt: str, seed: int) -> Callable[[], torch.Tensor]:
     def call() -> torch.Tensor:
         with backbones.placed(pipe, run.offload, run.device):
-            return denoise(pipe, run.recipe, seed, prompt=prompt)
+            return denoise(pipe, run.recipe, seed, **backbones.prompt_arguments(pipe, run, prompt))
 
     return call
 

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import methods
 
+from .. import backbones, first_frame
 from ..config import Backbone, ConfigError, Prompts, Run
 from ..identity import exact
 from ..messages import shortened
@@ -134,7 +136,7 @@ class Composer:
         """The request's run, checked. Raises RefusedError if its method refuses its backbone."""
         (model, _), (method, changed), (prompts, _) = (self.part(request, group) for group in GROUPS)
         name = label(self.base(request)[1], method, changed)
-        run = run_of(name, model, method, self._read(prompts), list(prompts.seeds), self.settings(request))
+        run = run_of(name, model, method, *self._read(prompts, model.backbone), prompts.seeds, self.settings(request))
         return dataclasses.replace(run, preset=preset_of(exact(run.recipe.method), self._presets(run.recipe.backbone)))
 
     def _presets(self, backbone: Backbone) -> dict[str, methods.Method]:
@@ -147,10 +149,21 @@ class Composer:
                     self._parts[key][name] = preset(name).for_backbone(anatomy)
         return self._parts[key]
 
-    def _read(self, prompts: Prompts) -> list[str]:
-        key = ("prompts", prompts.file, prompts.limit)
+    def _read(self, prompts: Prompts, backbone: Backbone) -> tuple[list[str], dict[str, Path]]:
+        """The prompts for a backbone, and their images if it starts from one."""
+        takes_image = first_frame.is_taken_by(backbones.family(backbone).PIPELINE)
+        if takes_image and prompts.file == first_frame.DEFAULT:
+            prompts = dataclasses.replace(prompts, file=first_frame.INSTEAD)
+        key = ("prompts", prompts.file, prompts.limit, takes_image)
         if key not in self._parts:
-            self._parts[key] = prompts.read(CONF / "prompts")
+            lines, path = prompts.read(CONF / "prompts"), prompts.path(CONF / "prompts")
+            assert path is not None
+            if takes_image:
+                images = first_frame.named(lines, path.parent)
+                self._parts[key] = list(images), images
+            else:
+                first_frame.refuse(lines)
+                self._parts[key] = lines, {}
         return self._parts[key]
 
 

@@ -89,14 +89,14 @@ class Caller:
     pipe: Any
     run: Run
     seed: int
-    embeds: dict[str, torch.Tensor]
+    embeds: dict[str, Any]
 
     @classmethod
     def of(cls, run: Run, prompt: str, seed: int) -> Caller:
         """A caller with the pipeline loaded and the prompt embedded, once for all calls."""
         pipe = backbones.load(run.recipe, run.device, run.offload)
         with backbones.placed(pipe, run.offload, run.device):
-            embeds = backbones.family(run.recipe.backbone).embed(pipe, prompt, run.recipe)
+            embeds = backbones.prompt_arguments(pipe, run, prompt, encoded=True)
         return cls(pipe, run, seed, embeds)
 
     def call(self, method: Method, after_step: AfterStep | None = None) -> torch.Tensor:
@@ -106,7 +106,7 @@ class Caller:
             assert after_step is not None
             return {"latents": after_step(index, tensors["latents"])}
 
-        embeds: dict[str, Any] = dict(self.embeds)
+        embeds = dict(self.embeds)
         if after_step is not None:
             embeds["callback_on_step_end"] = at_end
         recipe = replace(self.run.recipe, method=method)

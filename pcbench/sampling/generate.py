@@ -75,13 +75,6 @@ def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
         backbones.after_call(pipe)
 
 
-def _prompt_arguments(pipe: Any, prompt: str, recipe: Recipe) -> dict[str, Any]:
-    """The prompt as pipeline arguments; a pipeline with random weights has no text encoder and takes embeddings."""
-    if pipe.text_encoder is not None:
-        return {"prompt": prompt}
-    return backbones.family(recipe.backbone).embed(pipe, prompt, recipe)
-
-
 def generate(job: Job, say: Callable[[str], None], failed_before: set[str] | None = None) -> list[Failure]:
     """Make every missing sample of the job that no other process is making. If one fails, that is noted in a file, the
     others go on, and it is tried again in the next run. Returns the failures; raises errors that concern all samples
@@ -139,7 +132,7 @@ def _generate_one(pipe: Any, job: Job, prompt: str, seed: int, files: SampleFile
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with cached(pipe, run, run.recipe) as handle:
-            latents = denoise(pipe, run.recipe, seed, **_prompt_arguments(pipe, prompt, run.recipe))
+            latents = denoise(pipe, run.recipe, seed, **backbones.prompt_arguments(pipe, run, prompt))
     backbones.calls[job.id] += 1
     notes = []
     for warning in caught:

@@ -21,6 +21,7 @@ import torch
 
 from .. import backbones, devices, provenance
 from ..config import Run
+from ..first_frame import text_of
 from ..job import Job
 from ..store import read_json, write_sealed
 from . import parallel
@@ -143,10 +144,12 @@ class _Timing:
 
     def _text(self) -> tuple[float, dict[str, Any]]:
         """Median seconds to encode the prompt, after one warm-up encoding; and its embeddings."""
-        embed = functools.partial(self.job.family.embed, self.pipe, self.prompt, self.run.recipe)
+        image = backbones.image_of(self.run, self.prompt)
+        text = text_of(self.prompt) if image else self.prompt
+        embed = functools.partial(self.job.family.embed, self.pipe, text, self.run.recipe)
         with backbones.placed(self.pipe, self.run.offload, self.run.device):
             timed = [devices.timed(embed, self.device) for _ in range(1 + self.run.latency.repeats)]
-        return statistics.median(seconds for seconds, _ in timed[1:]), timed[0][1]
+        return statistics.median(seconds for seconds, _ in timed[1:]), timed[0][1] | image
 
     def _warm_up(self) -> None:
         for job in self.pair.values():
@@ -157,6 +160,7 @@ class _Timing:
         """Seconds of one denoising loop, its final latents and its trace."""
         with cached(self.pipe, self.run, job.recipe) as handle:
             loop = functools.partial(denoise, self.pipe, job.recipe, self.seed, **self.embeds)
-            seconds, latents = devices.timed(loop, self.device)
+            # an image is encoded inside the call, before the loop
+            seconds, latents = devices.timed(loop, self.device, self.pipe.transformer if self.run.images else None)
         backbones.calls[job.id] += 1
         return seconds, latents, handle.trace

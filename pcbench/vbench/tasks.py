@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError, Run
+from ..first_frame import text_of
 from ..identity import sample_key
 from ..job import Job
 from ..sampling.video import is_whole_mp4
@@ -82,7 +83,8 @@ def tasks(job: Job, environment: Environment) -> list[Task]:
             name = f"{prompt}-{run.seeds.index(seed)}.mp4" if mode == STANDARD else f"{sample}.mp4"
             files = job.files(prompt, seed)
             if files.complete:
-                videos.append(Video(sample, prompt, name, files.video.absolute()))
+                text = text_of(prompt) if prompt in run.images else prompt
+                videos.append(Video(sample, text, name, files.video.absolute()))
             else:
                 missing.append(sample)
         result.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
