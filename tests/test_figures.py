@@ -15,8 +15,9 @@ import pytest
 
 from analysis import figures
 from analysis.figures import style
-from analysis.figures.claims import Claim, NotDrawnError
+from analysis.figures.claims import Claim, Drawing, NotDrawnError, at_least
 from analysis.load import benches
+from analysis.stats import Interval
 
 from . import figure_parts as parts
 from . import report_parts
@@ -269,6 +270,26 @@ def test_every_answer_is_under_its_figure_and_in_the_table(drawn):
         for claim in drawing.claims:
             assert claim.text in caption
             assert f"| {drawing.name} | {claim.question} | **{claim.answer}** |" in table
+
+
+def test_answers_of_several_models_stand_beside_one_another():
+    def drawing(model: str, *found: float) -> Drawing:
+        claims = [
+            Claim(f"Question {number}?", "", "It", Interval(value, value - 1, value + 1), at_least(5), 9)
+            for number, value in enumerate(found)
+        ]
+        return Drawing("fig3", f"fig3-{model}", model, "", figure=None, claims=tuple(claims))
+
+    gap = [Claim(f"Small, on {name}?", "", "It", Interval(9, 8, 10), at_least(5), 9, model=name) for name in ("a", "b")]
+    both = Drawing("gap", "gap", "a", "", figure=None, claims=tuple(gap))
+    table = figures.claims_table([drawing("a", 9, 1), drawing("b", 2), both]).split("beside one another:")[1]
+    assert table.strip().splitlines() == [
+        "| figure | question | a | b | yes would be |",
+        "|---|---|---|---|---:|",
+        "| fig3 | Question 0? | **yes**: 9 [8, 10] | **no**: 2 [1, 3] | at least 5 |",
+        "| gap | Small? | **yes**: 9 [8, 10] | **yes**: 9 [8, 10] | at least 5 |",
+    ]
+    assert "beside" not in figures.claims_table([drawing("a", 9)])
 
 
 def test_what_is_missing_is_told_with_its_experiment(tmp_path, capsys):

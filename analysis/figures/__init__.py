@@ -151,7 +151,28 @@ def claims_table(found: Sequence[Drawing]) -> str:
         "| figure | question | answer | measured | is | yes would be | prompts |",
         "|---|---|---|---|---:|---:|---:|",
     ]
-    return "\n".join([*head, *rows, "", BRACKETS]) + "\n"
+    return "\n".join([*head, *rows, "", BRACKETS, *_beside(found)]) + "\n"
+
+
+def _beside(found: Sequence[Drawing]) -> list[str]:
+    """The answers of several models beside one another, a line for each question that more than one of them answers."""
+    answers: dict[tuple[str, str], dict[str, list[Claim]]] = {}
+    for drawing in found:
+        for claim in drawing.claims:
+            question = claim.question.replace(f", on {claim.model}?", "?")
+            of_model = answers.setdefault((drawing.kind, question), {})
+            of_model.setdefault(claim.model or drawing.model, []).append(claim)
+    shared = {key: each for key, each in answers.items() if len(each) > 1 and max(map(len, each.values())) == 1}
+    models = sorted({model for each in shared.values() for model in each})
+    if not models:
+        return []
+    rows = []
+    for (kind, question), each in shared.items():
+        cells = [f"**{each[model][0].answer}**: {each[model][0].number}" if model in each else "–" for model in models]
+        (yes, *_) = (claim.yes for (claim,) in each.values())
+        rows.append(f"| {kind} | {question} | {' | '.join(cells)} | {yes} |")
+    head = [f"| figure | question | {' | '.join(models)} | yes would be |", f"|---|---|{'---|' * len(models)}---:|"]
+    return ["", "What several backbones answer, beside one another:", "", *head, *rows]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

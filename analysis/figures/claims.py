@@ -35,7 +35,8 @@ class Claim:
 
     paper: what it says, and where. measured: what number decides, in words. found: that number and its interval over
     `prompts` prompts. means_yes: the range in which the answer is yes. exact: whether it is a count or a largest value,
-    whose interval over prompts means nothing. more: further sentences.
+    whose interval over prompts means nothing. more: further sentences. model: in a figure of several models, the one
+    that is asked about; the question ends with its name.
     """
 
     question: str
@@ -46,6 +47,7 @@ class Claim:
     prompts: int
     exact: bool = False
     more: str = ""
+    model: str = ""
 
     @property
     def answer(self) -> str:

@@ -175,4 +175,5 @@ def _gap_claim(seen: list[Entry], model: str) -> Claim:
         found,
         at_most(1),
         count,
+        model=model,
     )
