@@ -39,15 +39,18 @@ def all_measured(method: str) -> list[dict[str, Any]]:
 def measured(method: str, anatomy: Anatomy) -> dict[str, Any]:
     """The calibration measured on this model.
 
-    Where the model is not known by name (a pipeline that `apply` gets), it is the only one of its signature. Raises
-    NotCalibratedError if there is none.
+    Where the model is not known by name (a pipeline that `apply` gets), it is that of the weights' folder or
+    repository, or else the only one of its signature. Raises NotCalibratedError if there is none.
     """
     alike = (data for data in all_measured(method) if data.get("signature") == signature(anatomy))
     of_this_shape = {data["model"]: data for data in alike}
     if anatomy.model in of_this_shape:
         return of_this_shape[anatomy.model]
-    if not anatomy.model and len(of_this_shape) == 1:
-        return next(iter(of_this_shape.values()))
+    if not anatomy.model:
+        place = str(anatomy.config.get("_name_or_path", ""))
+        own = [data for data in of_this_shape.values() if data["source"].removeprefix("bundled:") in place]
+        if len(found := own or list(of_this_shape.values())) == 1:
+            return found[0]
     others = f" (there are some of {', '.join(of_this_shape)}, with other weights)" if of_this_shape else ""
     raise NotCalibratedError(
         f"{method} has no published numbers for {anatomy.model or signature(anatomy)} and none were measured{others};"

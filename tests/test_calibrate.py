@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import pcbench
 from methods import apply
 from methods import calibration as calibrations
 from methods.engine.anatomy import anatomy_of
@@ -178,8 +180,25 @@ def test_the_module_runs_and_helps():
 
 
 @pytest.mark.parametrize("method", ["teacache", "teacache_retention", "magcache"])
-def test_numbers_of_another_model_of_the_same_shape_are_not_taken(method):
+def test_numbers_of_another_model_of_the_same_shape_are_not_taken(method, tmp_path, monkeypatch):
     """small_wan has tiny_wan's shape and other weights."""
+    shutil.copytree(calibrations.FOLDER, tmp_path / "own", ignore=shutil.ignore_patterns("*small_wan*"))
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path / "own")
     said = rf"for small_wan .*some of tiny_wan, with other weights.*method={method} model=small_wan"
     with pytest.raises(ConfigError, match=said):
         cli.run_from(["model=small_wan", f"method={method}"])
+
+
+def test_of_two_models_of_one_shape_a_pipeline_gets_the_numbers_of_its_own_weights(tmp_path, monkeypatch):
+    tiny = json.loads((calibrations.FOLDER / "teacache-tiny_wan.json").read_text())
+    small = {**tiny, "model": "small_wan", "source": "bundled:small_wan"}
+    for data in (tiny, small):
+        (tmp_path / f"teacache-{data['model']}.json").write_text(json.dumps(data))
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path)
+    transformer = pcbench.load("tiny_wan", "cpu").transformer
+    assert calibrations.measured("teacache", anatomy_of(transformer))["model"] == "tiny_wan"
+    transformer.register_to_config(_name_or_path="elsewhere")
+    with pytest.raises(calibrations.NotCalibratedError, match="some of small_wan, tiny_wan, with other weights"):
+        calibrations.measured("teacache", anatomy_of(transformer))
+    (tmp_path / "teacache-small_wan.json").unlink()
+    assert calibrations.measured("teacache", anatomy_of(transformer))["model"] == "tiny_wan"
