@@ -21,7 +21,7 @@ from pcbench.tiny.spectrum import shares
 from pcbench.tiny.world import FRAMES, HEIGHT, WIDTH, all_scenes, empty_stage, render
 
 TWINS = sorted(path.stem for path in CONF.glob("tiny_*.yaml"))
-IN_TRAINING = ["small_wan"]  # no aim has to be reached yet
+BUNDLED = [*TWINS, "small_wan"]
 AIMS = {"colour": 0.95, "direction": 0.95, "shape": 0.85, "size": 0.9, "speed": 0.9, "background": 0.95}
 SHORT_OF_THEM = {
     "tiny_hunyuan": {"shape": 0.45, "direction": 0.9},
@@ -132,7 +132,7 @@ def test_prompts_may_leave_things_out():
     assert scene.prompt(frozenset({"size", "speed", "pattern"})) in prompts
 
 
-@pytest.mark.parametrize("name", TWINS + IN_TRAINING)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_the_tokenizer_knows_every_word(name):
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / name / "tokenizer")
     for scene in all_scenes()[::97]:
@@ -142,7 +142,7 @@ def test_the_tokenizer_knows_every_word(name):
         assert len(ids) <= 16
 
 
-@pytest.mark.parametrize("name", TWINS + IN_TRAINING)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_the_weights_are_the_ones_the_config_names(name):
     named = re.search(r'revision: "?(\w+)"?', (CONF / f"{name}.yaml").read_text())
     assert named
@@ -150,7 +150,7 @@ def test_the_weights_are_the_ones_the_config_names(name):
     assert sum(path.stat().st_size for path in (WEIGHTS / name).rglob("*") if path.is_file()) <= LIMIT
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_training_left_its_curves_and_its_report(name):
     for part in ("vae", "transformer"):
         rows = (WEIGHTS / name / "training" / f"{part}-loss.csv").read_text().splitlines()[1:]
@@ -161,14 +161,6 @@ def test_training_left_its_curves_and_its_report(name):
     assert set(obeyed["right"]) == set(MEASURED)
     aims = AIMS | SHORT_OF_THEM.get(name, {})
     assert all(obeyed["right"][measure] >= least for measure, least in aims.items())
-
-
-@pytest.mark.parametrize("name", IN_TRAINING)
-def test_a_model_in_training_says_how_far_it_is(name):
-    training = WEIGHTS / name / "training"
-    reached = published(training / "transformer-loss.csv").step
-    assert 0 < reached < json.loads((training / "transformer-schedule.json").read_text())["steps"]
-    assert f"`{name}` is in training: step {reached:,} of " in (WEIGHTS.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("frames", [29, 13])
