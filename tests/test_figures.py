@@ -280,13 +280,15 @@ def test_answers_of_several_models_stand_beside_one_another():
         ]
         return Drawing("fig3", f"fig3-{model}", model, "", figure=None, claims=tuple(claims))
 
-    gap = [Claim(f"Small, on {name}?", "", "It", Interval(9, 8, 10), at_least(5), 9, model=name) for name in ("a", "b")]
+    gap = [Claim(f"Small, on {name}?", "", "It", Interval(9, 8, 10), at_least(5), 9, model=name) for name in "abc"]
     both = Drawing("gap", "gap", "a", "", figure=None, claims=tuple(gap))
-    table = figures.claims_table([drawing("a", 9, 1), drawing("b", 2), both]).split("beside one another:")[1]
+    table = figures.claims_table([drawing("a", 9, 1, 3), drawing("b", 2, 9, 4), both]).split("beside one another:")[1]
     assert table.strip().splitlines() == [
         "| figure | question | a | b | yes would be |",
         "|---|---|---|---|---:|",
         "| fig3 | Question 0? | **yes**: 9 [8, 10] | **no**: 2 [1, 3] | at least 5 |",
+        "| fig3 | Question 1? | **no**: 1 [0, 2] | **yes**: 9 [8, 10] | at least 5 |",
+        "| fig3 | Question 2? | **no**: 3 [2, 4] | **undecided**: 4 [3, 5] | at least 5 |",
         "| gap | Small? | **yes**: 9 [8, 10] | **yes**: 9 [8, 10] | at least 5 |",
     ]
     assert "beside" not in figures.claims_table([drawing("a", 9)])

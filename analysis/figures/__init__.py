@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -155,7 +156,8 @@ def claims_table(found: Sequence[Drawing]) -> str:
 
 
 def _beside(found: Sequence[Drawing]) -> list[str]:
-    """The answers of several models beside one another, a line for each question that more than one of them answers."""
+    """The answers of several models beside one another, a line for each question that more than one of them answers.
+    Models that answer fewer than half of these have no column."""
     answers: dict[tuple[str, str], dict[str, list[Claim]]] = {}
     for drawing in found:
         for claim in drawing.claims:
@@ -163,8 +165,9 @@ def _beside(found: Sequence[Drawing]) -> list[str]:
             of_model = answers.setdefault((drawing.kind, question), {})
             of_model.setdefault(claim.model or drawing.model, []).append(claim)
     shared = {key: each for key, each in answers.items() if len(each) > 1 and max(map(len, each.values())) == 1}
-    models = sorted({model for each in shared.values() for model in each})
-    if not models:
+    counts = Counter(model for each in shared.values() for model in each)
+    models = sorted(model for model, count in counts.items() if 2 * count >= len(shared))
+    if len(models) < 2:
         return []
     rows = []
     for (kind, question), each in shared.items():
