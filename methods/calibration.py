@@ -48,7 +48,8 @@ def measured(method: str, anatomy: Anatomy) -> dict[str, Any]:
         return of_this_shape[anatomy.model]
     if not anatomy.model:
         place = str(anatomy.config.get("_name_or_path", ""))
-        own = [data for data in of_this_shape.values() if data["source"].removeprefix("bundled:") in place]
+        sources = {name: data.get("source", name).removeprefix("bundled:") for name, data in of_this_shape.items()}
+        own = [of_this_shape[name] for name, source in sources.items() if source in place]
         if len(found := own or list(of_this_shape.values())) == 1:
             return found[0]
     others = f" (there are some of {', '.join(of_this_shape)}, with other weights)" if of_this_shape else ""

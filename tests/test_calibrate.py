@@ -117,6 +117,7 @@ def test_what_cannot_be_measured_is_refused(pipe):
 def test_the_command_writes_what_the_method_reads(pipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(calibrations, "FOLDER", tmp_path / "calibrations")
     monkeypatch.setattr(calibrate.backbones, "load", lambda recipe, device, offload: pipe)
+    monkeypatch.setattr(calibrate.backbones, "prompt_arguments", lambda pipe, run, prompt: {"prompt": prompt})
     monkeypatch.setattr(calibrate, "denoise", lambda pipe, recipe, seed, prompt: call(pipe, len(prompt), seed))
     for method in changes.MEASURES:
         words = [f"method={method}", "prompts.limit=2", "prompts.seeds=[0,3]", f"results={tmp_path}"]
@@ -142,6 +143,7 @@ def test_a_calibration_that_is_there_stays_as_it_is(pipe, tmp_path, monkeypatch,
     """What comes with pcbench is in git; a new measurement of it lies with the user's own results."""
     monkeypatch.setattr(calibrations, "FOLDER", tmp_path / "methods")
     monkeypatch.setattr(calibrate.backbones, "load", lambda recipe, device, offload: pipe)
+    monkeypatch.setattr(calibrate.backbones, "prompt_arguments", lambda pipe, run, prompt: {"prompt": prompt})
     monkeypatch.setattr(calibrate, "denoise", lambda pipe, recipe, seed, prompt: call(pipe, len(prompt), seed))
     words = ["method=magcache", f"results={tmp_path / 'results'}"]
     name = "magcache-tiny_wan.json"

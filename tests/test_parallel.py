@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import WanPipeline
 
 from methods import AdaCacheConfig, EasyCacheConfig, PreciseCacheConfig, TeaCacheConfig
 from pcbench import cli
@@ -43,7 +44,7 @@ def test_what_cannot_be_split_is_refused_in_one_line(words, tmp_path, capsys):
 def test_a_transformer_without_a_plan_is_refused():
     run = cli.run_from(["method=none", "stages=[latency]", f"{PARALLEL}=2"])
     with pytest.raises(ConfigError, match="how to split a Linear over GPUs is not known"):
-        shares.check(run.recipe, SimpleNamespace(TRANSFORMER=torch.nn.Linear), {})
+        shares.check(run.recipe, SimpleNamespace(TRANSFORMER=torch.nn.Linear, PIPELINE=WanPipeline), {})
 
 
 def test_a_method_says_whether_it_works_on_a_shared_video():
