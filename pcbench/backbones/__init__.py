@@ -171,11 +171,15 @@ def forget() -> None:
 def prompt_arguments(pipe: Any, run: Run, prompt: str, encoded: bool = False) -> dict[str, Any]:
     """A prompt of the run as arguments of the pipeline's call. encoded: its text as embeddings, as it always is for a
     pipeline with random weights, which has no text encoder. An image is encoded by the call itself."""
-    image = image_of(run, prompt)
-    text = first_frame.text_of(prompt) if image else prompt
+    text, image = text_of(run, prompt), image_of(run, prompt)
     if not encoded and pipe.text_encoder is not None:
         return {"prompt": text, **image}
     return {**family(run.recipe.backbone).embed(pipe, text, run.recipe), **image}
+
+
+def text_of(run: Run, prompt: str) -> str:
+    """The text of a prompt of the run, without its image's name."""
+    return first_frame.text_of(prompt) if prompt in run.images else prompt
 
 
 def image_of(run: Run, prompt: str) -> dict[str, Any]:

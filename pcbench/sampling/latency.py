@@ -21,7 +21,6 @@ import torch
 
 from .. import backbones, devices, provenance
 from ..config import Run
-from ..first_frame import text_of
 from ..job import Job
 from ..store import read_json, write_sealed
 from . import parallel
@@ -144,12 +143,13 @@ class _Timing:
 
     def _text(self) -> tuple[float, dict[str, Any]]:
         """Median seconds to encode the prompt, after one warm-up encoding; and its embeddings."""
-        image = backbones.image_of(self.run, self.prompt)
-        text = text_of(self.prompt) if image else self.prompt
+        text = backbones.text_of(self.run, self.prompt)
         embed = functools.partial(self.job.family.embed, self.pipe, text, self.run.recipe)
         with backbones.placed(self.pipe, self.run.offload, self.run.device):
             timed = [devices.timed(embed, self.device) for _ in range(1 + self.run.latency.repeats)]
-        return statistics.median(seconds for seconds, _ in timed[1:]), timed[0][1] | image
+        return statistics.median(seconds for seconds, _ in timed[1:]), timed[0][1] | backbones.image_of(
+            self.run, self.prompt
+        )
 
     def _warm_up(self) -> None:
         for job in self.pair.values():

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backbones import text_of
 from ..config import ConfigError, Run
-from ..first_frame import text_of
 from ..identity import sample_key
 from ..job import Job
 from ..sampling.video import is_whole_mp4
@@ -83,8 +83,7 @@ def tasks(job: Job, environment: Environment) -> list[Task]:
             name = f"{prompt}-{run.seeds.index(seed)}.mp4" if mode == STANDARD else f"{sample}.mp4"
             files = job.files(prompt, seed)
             if files.complete:
-                text = text_of(prompt) if prompt in run.images else prompt
-                videos.append(Video(sample, text, name, files.video.absolute()))
+                videos.append(Video(sample, text_of(run, prompt), name, files.video.absolute()))
             else:
                 missing.append(sample)
         result.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
