@@ -96,7 +96,7 @@ def test_the_transformer_learns_on_every_kind_of_latent(family, monkeypatch):
         loss = train_transformer.denoising_loss(twin, pools, 1.0, torch.Generator().manual_seed(0))
         loss.backward()
         assert torch.isfinite(loss)
-    unused = UNUSED.get(family, ())
+    unused = UNUSED.get(family.removeprefix("small_"), ())
     without = [n for n, v in twin.named_parameters() if v.grad is None and not n.startswith(unused or ("-",))]
     assert without == []
     _, muon = Schedule(steps=1, learning_rate=1e-3, muon_learning_rate=1e-3).optimizers(twin)
@@ -159,6 +159,33 @@ def test_a_training_goes_on_from_what_was_published(tmp_path):
     assert torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)["begun"] == 4
     _, seen = a_training(tmp_path / "second", 12, start)
     assert seen == [10, 11]
+
+
+def test_guidance_is_taught_late_and_only_where_it_is_an_input(monkeypatch):
+    """Its target is what classifier-free guidance says of the same model, and no gradient flows through that."""
+    torch.manual_seed(0)
+    twin = TWINS["small_hunyuan"]()
+    pools = {"image": {"latents": torch.randn(8, 8, 1, 4, 4).half(), "scenes": torch.arange(8)}}
+    image = dataclasses.replace(twin.KINDS[0], batch=2)
+    assert image.name == "image"
+    monkeypatch.setattr(train_transformer, "pick_kind", lambda *_: image)
+    guided, calls = twin.guided, []
+
+    def noted(*inputs):
+        prediction, target = guided(*inputs)
+        calls.append(1)
+        assert "" not in inputs[2]
+        assert (prediction.requires_grad, target.requires_grad) == (True, False)
+        asked, null = twin(*inputs), twin(*inputs[:2], [""] * 2)
+        torch.testing.assert_close(target, null + 4 * (asked - null), rtol=0.02, atol=0.02)
+        return prediction, target
+
+    monkeypatch.setattr(twin, "guided", noted)
+    for progress, least, most in ((0.2, 0, 0), (0.3, 1, 11)):
+        calls.clear()
+        for seed in range(12):
+            train_transformer.denoising_loss(twin, pools, progress, torch.Generator().manual_seed(seed))
+        assert least <= len(calls) <= most
 
 
 @pytest.mark.parametrize("name", ["wan", "small_wan"])

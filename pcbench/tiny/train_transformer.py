@@ -30,6 +30,7 @@ from .loop import Schedule, Start, published, train, write_atomically
 from .twins import TWINS, Kind, Twin
 from .world import all_scenes, render
 
+DISTIL_FROM = 0.25  # share of the training after which guidance is taught, where it is an input
 NULL_PROMPT_SHARE = 0.1  # share of the prompts that are dropped, for classifier-free guidance
 SHORT = 160  # tokens; up to here, plain attention is faster on a CPU than the flash kernel, above all backwards
 
@@ -73,7 +74,10 @@ def denoising_loss(
     latents = pool["latents"][picks].float()
     scenes = all_scenes()
     prompts = [random_prompt(scenes[index], generator) for index in pool["scenes"][picks].tolist()]
-    dropped = (torch.rand(kind.batch, generator=generator) < NULL_PROMPT_SHARE * twin.DROP_PROMPTS).tolist()
+    may_distil = twin.DISTILLED > 0 and progress >= DISTIL_FROM
+    distilled = may_distil and bool(torch.rand((), generator=generator) < twin.DISTILLED)
+    null_share = NULL_PROMPT_SHARE * twin.DROP_PROMPTS * (not distilled)
+    dropped = (torch.rand(kind.batch, generator=generator) < null_share).tolist()
     prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
     noise = torch.randn(latents.shape, generator=generator)
     noisy, timestep, target = twin.noisy(latents, noise, generator)
@@ -81,7 +85,8 @@ def denoising_loss(
     tokens = latents[0, 0].numel() // 4  # patches of 1 x 2 x 2
     plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" and tokens <= SHORT else contextlib.nullcontext()
     with plain, torch.autocast(device.type, torch.bfloat16):
-        prediction = twin(noisy.to(device), timestep.to(device), prompts)
+        inputs = noisy.to(device), timestep.to(device), prompts
+        prediction, target = twin.guided(*inputs) if distilled else (twin(*inputs), target)
     return (prediction.float() - target.to(device)).pow(2).mean()
 
 
@@ -95,7 +100,7 @@ def take_bundled(twin: Twin, folder: Path) -> Start:
 
 def save_pipeline(twin: Twin, vae: Any, folder: Path) -> None:
     """Write the pipeline in half precision, and a file that says what it was trained on."""
-    mixture = {"kinds": [asdict(kind) for kind in twin.KINDS], "shift": twin.SHIFT}
+    mixture = {"kinds": [asdict(kind) for kind in twin.KINDS], "shift": twin.SHIFT, "distilled": twin.DISTILLED}
     (folder / "mixture.json").write_text(json.dumps(mixture, indent=1) + "\n")
     twin.pipeline(vae).save_pretrained(folder / "pipeline")
 

@@ -48,6 +48,7 @@ class Twin(nn.Module):
     LIT: ClassVar[bool] = False  # the world's look: lit or plain
     SHIFT: ClassVar[float] = 3.0  # shifts training noise levels up to where layout and motion are decided
     DROP_PROMPTS: ClassVar[bool] = True  # whether to drop some prompts, for classifier-free guidance
+    DISTILLED: ClassVar[float] = 0.0  # share of the later batches that teach guidance as an input; 0: it has none
 
     KINDS: ClassVar[tuple[Kind, ...]] = (
         Kind("full", 1500, 128, 8, 0.10, 0.70),
@@ -125,6 +126,13 @@ class Twin(nn.Module):
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         """The transformer's prediction (B, C, T, H, W) for noised latents."""
+        raise NotImplementedError
+
+    def guided(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prediction with guidance as an input, and what it should be: classifier-free guidance of this same model
+        without (guidance distillation, arXiv 2210.03142, its first stage)."""
         raise NotImplementedError
 
     def pipeline(self, vae: Any) -> Any:

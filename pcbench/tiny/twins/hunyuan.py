@@ -1,4 +1,4 @@
-"""Tiny HunyuanVideo: width 192, two dual-stream and four single-stream blocks, guidance as an input."""
+"""Tiny and small HunyuanVideo: width 192, two dual-stream and four single-stream blocks, guidance as an input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
 from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 
-from .base import END, LATENT_CHANNELS, MAX_PROMPT_TOKENS, PAD, TEXT_WIDTH, Batch, Twin, flow_scheduler, tokenizer
+from .base import END, LATENT_CHANNELS, MAX_PROMPT_TOKENS, PAD, TEXT_WIDTH, Batch, Kind, Twin, flow_scheduler, tokenizer
+from .small import SmallTwin
 
 SKIPPED_LAYERS = 2  # the pipeline reads the language model two layers before its end
 CLIP_TOKENS = 77  # the length to which the pipeline pads
@@ -24,6 +25,7 @@ class HunyuanTwin(Twin):
 
     NAME: ClassVar = "hunyuan"
     DROP_PROMPTS: ClassVar = False
+    INPUT: ClassVar[float] = GUIDANCE  # the guidance input in training
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,8 +94,12 @@ class HunyuanTwin(Twin):
         }
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        guidance = torch.full((len(noisy),), GUIDANCE * 1000, device=noisy.device)
-        inputs = self.embed(prompts) | {"guidance": guidance}
+        return self._predict(noisy, timestep, prompts, self.INPUT)
+
+    def _predict(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str], guidance: float
+    ) -> torch.Tensor:
+        inputs = self.embed(prompts) | {"guidance": torch.full((len(noisy),), guidance * 1000, device=noisy.device)}
         return self.transformer(noisy, timestep=timestep, **inputs, return_dict=False)[0]
 
     def pipeline(self, vae: Any) -> HunyuanVideoPipeline:
@@ -106,6 +112,30 @@ class HunyuanTwin(Twin):
             scheduler=flow_scheduler(self.SHIFT),
             transformer=self.transformer.half(),
         )
+
+
+class SmallHunyuanTwin(SmallTwin, HunyuanTwin):
+    """HunyuanVideo on larger frames, its guidance distilled as in the released model: with the guidance input 1 it is
+    trained as a model with prompts and without, with `GUIDANCE` to predict what both together say.
+
+    A fifth kind of training latent is of single images: a prompt that is attended to together with the video is learned
+    late, and images are many for their price.
+    """
+
+    NAME: ClassVar = "small_hunyuan"
+    DROP_PROMPTS: ClassVar = True
+    DISTILLED: ClassVar = 0.25
+    INPUT: ClassVar = 1.0
+    GUIDANCE: ClassVar = 4.0  # as in model=small_hunyuan
+    KINDS: ClassVar = (Kind("image", 6000, 128, 48, 0.40, 0.05, frames=1), *SmallTwin.KINDS)
+
+    def guided(
+        self, noisy: torch.Tensor, timestep: torch.Tensor, prompts: list[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            asked = self._predict(noisy, timestep, prompts, self.INPUT)
+            null = self._predict(noisy, timestep, [""] * len(prompts), self.INPUT)
+        return self._predict(noisy, timestep, prompts, self.GUIDANCE), null + self.GUIDANCE * (asked - null)
 
 
 assert MAX_PROMPT_TOKENS < CLIP_TOKENS

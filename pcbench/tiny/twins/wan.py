@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +9,8 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from transformers import UMT5Config, UMT5EncoderModel
 
-from .base import END, LATENT_CHANNELS, PAD, TEXT_WIDTH, Batch, Kind, Twin, flow_scheduler
+from .base import END, LATENT_CHANNELS, PAD, TEXT_WIDTH, Batch, Twin, flow_scheduler
+from .small import SmallTwin
 
 
 class WanTwin(Twin):
@@ -105,32 +105,7 @@ class WanTwin(Twin):
         )
 
 
-class SmallWanTwin(WanTwin):
-    """The same classes and width on larger frames of the lit world: four times the tokens per frame, half the frames.
-
-    Its latent is 4 x 32 x 32: PreciseCache's trial, 2 x 4 x 4 times smaller, keeps 8 x 8 cells of it. The last kind of
-    training latent has the trial's size and shows the whole clip in half the frames.
-    """
+class SmallWanTwin(SmallTwin, WanTwin):
+    """Wan2.1 on larger frames."""
 
     NAME: ClassVar = "small_wan"
-    FRAMES: ClassVar = 13
-    SIDE: ClassVar = 256
-    LIT: ClassVar = True
-    SHIFT: ClassVar = 5.0
-    LEAST_SHIFT: ClassVar = 2.0
-    KINDS: ClassVar = (
-        Kind("full", 1500, 256, 6, 0.10, 0.60),
-        Kind("half", 6000, 128, 16, 0.70, 0.20),
-        Kind("quarter", 3000, 64, 48, 0.10, 0.10),
-        Kind("trial", 3000, 64, 64, 0.10, 0.10, frames=7, stride=2),
-    )
-
-    @classmethod
-    def model(cls) -> str:
-        return cls.NAME
-
-    @classmethod
-    def shift(cls, latent: torch.Size) -> float:
-        """The shift of Stable Diffusion 3 (arXiv 2403.03206, eq. 23), which grows with the root of the token count."""
-        full = (cls.FRAMES + 3) // 4 * (cls.SIDE // 8) ** 2
-        return max(cls.LEAST_SHIFT, cls.SHIFT * math.sqrt(latent[2:].numel() / full))
