@@ -20,6 +20,7 @@ import torch
 import pcbench.__main__
 import pcbench.cli
 import pcbench.fidelity.metrics  # brings torchmetrics
+from pcbench.store import away
 
 diffusers.WanPipeline, diffusers.HunyuanVideoPipeline  # noqa: B018  # which diffusers imports when they are named
 OURS = ("pcbench", "methods", "analysis", "tests")
@@ -31,6 +32,7 @@ def popen(main: Callable[[], object], env: Mapping[str, str] | None = None, **ho
 
     def become() -> None:
         os.closerange(3, 2**16)  # as a new program would; Popen's own pipe is among them, and it goes on
+        away._watched.clear()
         code: object = 70
         before = sys.stdin, sys.stdout, sys.stderr  # noqa: F841  # which would close the new ones' files when they go
         try:

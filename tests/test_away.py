@@ -71,6 +71,30 @@ def test_work_begun_before_is_done_again(root):
     assert [path.name for path in root.iterdir()] == ["x"]
 
 
+@pytest.mark.parametrize("between", ["waited", "_make_within"])
+def test_no_folder_is_made_in_its_place_however_late_it_goes(root, monkeypatch, between):
+    """Between the look and the work, or between two of its parts."""
+    step, taken = getattr(away, between), []
+
+    def late(*arguments):
+        result = step(*arguments) if between == "waited" else None
+        if not taken:
+            taken.append(take(root, 0.3, empty=True))
+        return result if between == "waited" else step(*arguments)
+
+    monkeypatch.setattr(away, between, late)
+    away.make_folder(root / "a" / "b")
+    taken[0].join()
+    assert (root / "a" / "b").is_dir()
+
+
+def test_a_folder_that_another_process_made_anew_is_used(root):
+    root.rename(root.with_name("elsewhere"))
+    (root / "theirs").mkdir(parents=True)
+    away.make_folder(root / "a" / "b")
+    assert (root / "a" / "b").is_dir()
+
+
 def test_after_a_while_it_counts_as_deleted(root, monkeypatch):
     monkeypatch.setattr(away, "PATIENCE", 0.2)
     root.rmdir()

@@ -31,8 +31,7 @@ def partial(path: Path) -> Iterator[Path]:
     It keeps the suffix, by which some writers choose a format, and contains the process id, so that `sweep` can find
     what a killed process left behind.
     """
-    away.waited()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    away.make_folder(path.parent)
     own = path.with_name(f"{PARTIAL}{os.getpid()}-{namespace()}-{secrets.token_hex(4)}-{path.name}")
     try:
         yield own
@@ -115,8 +114,7 @@ def alone(folder: Path) -> Iterator[None]:
     If a folder cannot be locked, or the lock's owner hangs, the work goes on without the lock: the files it protects
     are checked again when they are read.
     """
-    away.waited()
-    folder.mkdir(parents=True, exist_ok=True)
+    away.make_folder(folder)
     with _locked(folder / ".lock", 0 if folder in _without else PATIENCE) as held:
         (_without.discard if held else _without.add)(folder)
         yield

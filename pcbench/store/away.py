@@ -11,9 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 PATIENCE = 60.0  # seconds to wait for a folder; after that it counts as deleted, and is made anew
 PAUSE = 0.5  # seconds between two looks
@@ -22,7 +22,15 @@ PASSING = {errno.ENOENT, errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.ETIMEDOU
 
 T = TypeVar("T")
 
-_watched: dict[Path, tuple[int, int]] = {}  # folders, and the device and inode of each at the beginning
+
+class _Watched(NamedTuple):
+    """A folder as it was at the beginning."""
+
+    identity: tuple[int, int]  # device and inode
+    opened: int | None  # a descriptor of it, which stays with this folder whatever takes its place; None on Windows
+
+
+_watched: dict[Path, _Watched] = {}
 _absences = 0  # how often one was found away
 
 
@@ -30,23 +38,29 @@ _absences = 0  # how often one was found away
 def watching(folder: Path) -> Iterator[None]:
     """While the body runs, everything in the folder, which exists now, waits for it when it is away."""
     folder = folder.absolute()
-    status = os.stat(folder)
-    _watched[folder] = status.st_dev, status.st_ino
+    opened = os.open(folder, os.O_RDONLY) if os.mkdir in os.supports_dir_fd else None
+    _watched[folder] = _Watched(_identity(folder), opened)
     try:
         yield
     finally:
         _watched.pop(folder, None)
+        if opened is not None:
+            os.close(opened)
 
 
 def is_away() -> bool:
     """Whether a watched folder is not there, or an empty one is in its place, as where nothing is mounted."""
-    return any(_is_away(folder, identity) for folder, identity in _watched.items())
+    return any(_is_away(folder, watched.identity) for folder, watched in _watched.items())
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _is_away(folder: Path, identity: tuple[int, int]) -> bool:
     try:
-        status = os.stat(folder)
-        return (status.st_dev, status.st_ino) != identity and not os.listdir(folder)
+        return _identity(folder) != identity and not os.listdir(folder)
     except OSError:
         return True
 
@@ -62,9 +76,39 @@ def waited() -> bool:
     print(f"pcbench: the results folder is away; waiting for it, at most {PATIENCE:.0f} s", file=sys.stderr, flush=True)
     while is_away() and time.monotonic() < end:
         time.sleep(PAUSE)
-    for folder in [folder for folder, identity in _watched.items() if _is_away(folder, identity)]:
+    for folder in [folder for folder, watched in _watched.items() if _is_away(folder, watched.identity)]:
         del _watched[folder]
     return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. In a watched folder that is away this waits; it makes nothing in its place,
+    not even if that one goes away in between."""
+    folder = folder.absolute()
+    waited()
+    while True:
+        try:
+            return _make(folder)
+        except OSError:
+            if folder.is_dir() or not waited():
+                raise
+
+
+def _make(folder: Path) -> None:
+    for root, watched in _watched.items():
+        if folder.is_relative_to(root):
+            if watched.identity != _identity(root):
+                if not os.listdir(root):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
+            elif watched.opened is not None:
+                return _make_within(watched.opened, folder.relative_to(root))
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _make_within(opened: int, folder: Path) -> None:
+    for count in range(1, len(folder.parts) + 1):
+        with suppress(FileExistsError):
+            os.mkdir(os.path.join(*folder.parts[:count]), dir_fd=opened)
 
 
 def steadily(work: Callable[[], T]) -> T:
