@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from pcbench.launch import worker
 
 from . import forks
 from .faults.harness import Child
-from .faults.launches import workers
+from .faults.launches import hangs, workers
 from .launch_parts import TINY, jobs, logs, made, same, until
 
 
@@ -59,10 +58,10 @@ def test_local_workers_share_a_sweep(tmp_path, undisturbed):
 
 
 def test_a_killed_worker_is_told_and_the_others_do_its_work(tmp_path, undisturbed):
-    driver = Child(tmp_path, forks.workers, LOCAL)
-    until(lambda: list(tmp_path.rglob(".claim-*")))
-    claim = json.loads(next(tmp_path.rglob(".claim-*")).read_text())
-    os.kill(claim["process"], signal.SIGKILL)
+    (at := tmp_path / "hangs-here").touch()
+    driver = Child(tmp_path, lambda: hangs(at), LOCAL)
+    until(lambda: list(tmp_path.glob("hung-*")))
+    os.kill(int(next(tmp_path.glob("hung-*")).name.removeprefix("hung-")), signal.SIGKILL)
     code, said = driver.wait()
     assert code == 0, said + logs(tmp_path)
     assert "was ended by signal 9" in said
@@ -72,8 +71,9 @@ def test_a_killed_worker_is_told_and_the_others_do_its_work(tmp_path, undisturbe
 
 @pytest.mark.parametrize(("how", "expected"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_workers_end_with_their_driver(tmp_path, undisturbed, how, expected):
-    driver = Child(tmp_path, forks.workers, LOCAL)
-    until(lambda: list(tmp_path.rglob(".claim-*")))
+    (at := tmp_path / "hangs-here").touch()
+    driver = Child(tmp_path, lambda: hangs(at), LOCAL)
+    until(lambda: list(tmp_path.glob("hung-*")))
     assert workers(tmp_path)
     os.kill(driver.pid, how)
     code, said = driver.wait()

@@ -104,14 +104,19 @@ def hung(world: World, seed: int, times: int = 2) -> Iterator[Tally]:
 
 
 def _quick_to_judge(at: Path) -> None:
-    """Fork the workers, in which seconds count as minutes; the first one that finds a file deletes it and hangs."""
+    """Fork the workers, in which seconds count as minutes; the first one that finds a file hangs."""
     claims.BEAT, claims.LIMIT, atomic.PATIENCE = 0.2, 2.0, 1.0
     hang.LIMIT, launch.GRACE, local.PATIENCE = 2.0, 2.0, 0.5
+    hangs(at)
+
+
+def hangs(at: Path) -> None:
+    """Fork the workers; the first to begin with a sample while a file is there renames it hung-PID, and hangs."""
     denoise = generate.denoise
 
     def hanging(*arguments: Any, **named: Any) -> Any:
         with suppress(FileNotFoundError):
-            at.unlink()
+            at.rename(at.with_name(f"hung-{os.getpid()}"))
             threading.Event().wait()
         return denoise(*arguments, **named)
 
