@@ -91,6 +91,10 @@ class DiCacheConfig(Cache):
         blocks = [block.path for block in anatomy.blocks(transformer)]
         lists = [path.rpartition(".")[0] for path in blocks]
         alike = next((n for n, name in enumerate(lists) if name != lists[0]), len(blocks) - 1)
+        if anatomy.TWO_HEADS:
+            raise ValueError(
+                f"dicache keeps what the blocks add to the video alone, and {anatomy.family} makes sound too"
+            )
         if self.probe_depth > alike:
             raise ValueError(
                 f"dicache: a probe of {self.probe_depth} blocks is too deep for this transformer:"

@@ -8,7 +8,7 @@ Nothing is measured: the step's number decides. Schedules: Vchitect/FasterCache,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -105,6 +105,13 @@ class FasterCacheConfig(Cache):
             raise ValueError(
                 "fastercache: this pipeline does not say how many steps there will be; set scale_to_steps=false and"
                 " steps as the schedule has it"
+            )
+
+    def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:
+        if anatomy.further_guidance:
+            raise ValueError(
+                "fastercache leaves out the unconditional branch, and knows classifier-free guidance alone; this"
+                f" {type(pipe).__name__} also has {', '.join(anatomy.further_guidance)}: switch it off"
             )
 
     @property

@@ -32,6 +32,7 @@ FEATURES = {
     "wan": "e",
     "hunyuanvideo": "modulated",
     "hunyuanvideo15": "modulated",
+    "ltx2": "modulated",
     "cogvideox": "embedding",
     "opensora": "modulated",
     "vchitect": "modulated",
@@ -52,8 +53,8 @@ class TeaCacheConfig(StepwiseCache):
     protect_first, protect_last: None is 1 and 1, or 5 and 0 with retention steps.
 
     The feature (`FEATURES`) is the timestep embedding on Wan and CogVideoX, which does not depend on the prompt, and
-    the modulated input of the first block on HunyuanVideo and Open-Sora; and on HunyuanVideo-1.5 and Vchitect-2.0, for
-    which there is no official code. Deviations from the official code:
+    the modulated input of the first block on HunyuanVideo and Open-Sora; and on HunyuanVideo-1.5, LTX-2 and
+    Vchitect-2.0, for which there is no official code. Deviations from the official code:
 
     - One decision per step. Wan's code decides separately for each guidance branch, but always alike: both have the
       same timestep. HunyuanVideo's is written for one call a step; with true CFG the first call decides.

@@ -93,25 +93,28 @@ WAN = {name for name in FAMILIES if name.startswith("wan")}
 
 
 EVERY, COGVIDEOX = set(FAMILIES), {"cogvideox_2b", "cogvideox_5b"}
-UNKNOWN_TO_CACHE_DIT = {"hunyuan15", "opensora", "vchitect"}
+WITHOUT_OFFICIAL_CODE = {"hunyuan15", "ltx2", "opensora", "vchitect"}
 # Presets that families refuse. A refusal that is not expected here fails, and so does a family that works after all.
 REFUSED: dict[str, set[str]] = {
-    "dbcache": UNKNOWN_TO_CACHE_DIT,
-    "dbcache_dmd": UNKNOWN_TO_CACHE_DIT,
-    "dbcache_foca": UNKNOWN_TO_CACHE_DIT,
-    "dbcache_scm": UNKNOWN_TO_CACHE_DIT,
-    "dbcache_taylorseer": UNKNOWN_TO_CACHE_DIT,
+    "adacache": {"ltx2"},
+    "adacache_fast": {"ltx2"},
+    "dbcache": WITHOUT_OFFICIAL_CODE,
+    "dbcache_dmd": WITHOUT_OFFICIAL_CODE,
+    "dbcache_foca": WITHOUT_OFFICIAL_CODE,
+    "dbcache_scm": WITHOUT_OFFICIAL_CODE,
+    "dbcache_taylorseer": WITHOUT_OFFICIAL_CODE,
+    "dicache": {"ltx2"},
     # a strength below 1 takes a part of their schedule only
     "fewer_steps": {"wan_video_to_video"},
     "fewer_steps_32": {"wan_video_to_video"},
     "fewer_steps_37": {"wan_video_to_video"},
-    "fastercache_as_published": EVERY - COGVIDEOX,
+    "fastercache_as_published": EVERY - COGVIDEOX - {"ltx2"},
     "pab_246": EVERY - {"opensora", "vchitect"},
     "pab_357": EVERY - {"opensora", "vchitect"},
     "pab_579": EVERY - {"opensora", "vchitect"},
-    "seacache": {*COGVIDEOX, "hunyuan15", "opensora", "vchitect"},
+    "seacache": {*COGVIDEOX, *WITHOUT_OFFICIAL_CODE},
     "seacache_diffusers": EVERY - WAN,
-    "seacache_fast": {*COGVIDEOX, "hunyuan15", "opensora", "vchitect"},
+    "seacache_fast": {*COGVIDEOX, *WITHOUT_OFFICIAL_CODE},
     "teacache_retention": EVERY - WAN,
 }
 

@@ -28,6 +28,7 @@ from pcbench.backbones.opensora.scheduler import rectified_flow_scheduler
 from pcbench.backbones.opensora.transformer import STDiT3Transformer3DModel
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
+from .ltx2_parts import call_ltx2, small_ltx2_pipeline
 from .vchitect_parts import call_small, small_pipeline
 
 
@@ -292,6 +293,7 @@ MAKERS = {
     "hunyuan15": _hunyuan15,
     "cogvideox_2b": _cogvideox(rotary=False),
     "cogvideox_5b": _cogvideox(rotary=True),
+    "ltx2": small_ltx2_pipeline,
     "opensora": _opensora,
     "vchitect": small_pipeline,
 }
@@ -305,6 +307,7 @@ CALLS = {
     "hunyuan15": _call_hunyuan15,
     "cogvideox_2b": _call_cogvideox,
     "cogvideox_5b": _call_cogvideox,
+    "ltx2": call_ltx2,
     "opensora": _call_opensora,
     "vchitect": call_small,
 }
@@ -318,11 +321,11 @@ FAMILIES = {
     "hunyuan15": Family("hunyuan15", branches=2),
     "cogvideox_2b": Family("cogvideox_2b"),
     "cogvideox_5b": Family("cogvideox_5b"),
+    "ltx2": Family("ltx2"),
     "opensora": Family("opensora"),
     "vchitect": Family("vchitect", branches=2),
 }
-# A third of the tokens, wider than high, for what is made thousands of times. Open-Sora's are not whole patches either.
-SMALL = {
-    name: replace(kind, size={"height": 72, "width": 88} if name == "opensora" else {"height": 64, "width": 80})
-    for name, kind in FAMILIES.items()
-}
+# A third of the tokens, wider than high, for what is made thousands of times. Open-Sora's are not whole patches either,
+# and LTX-2's pipeline takes whole 32 pixels only.
+_SIZES = {"opensora": {"height": 72, "width": 88}, "ltx2": {"height": 64, "width": 96}}
+SMALL = {name: replace(kind, size=_SIZES.get(name, {"height": 64, "width": 80})) for name, kind in FAMILIES.items()}

@@ -36,7 +36,8 @@ def recorded(family: str, **fields):
                     denoiser = root.denoiser
                     if denoiser.call is not None:
                         hidden = kwargs.get("hidden_states", args[0] if args else None)
-                        text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+                        second = "audio_hidden_states" if family == "ltx2" else "encoder_hidden_states"
+                        text = kwargs.get(second, args[1] if len(args) > 1 else None)
                         key = denoiser.branch.name, denoiser.index, path
                         seen[key] = hidden, text, output
 
@@ -120,8 +121,7 @@ def test_only_what_is_reused_is_kept(family):
     assert isinstance(rule, PreciseCache)
     held = sum(tensor.numel() * tensor.element_size() for tensor in rule.held_inside())
     hidden, text, output = next(iter(seen.values()))
-    tokens = hidden.shape[1] + (text.shape[1] if isinstance(output, tuple) else 0)
-    one = hidden.shape[0] * tokens * hidden.shape[2] * hidden.element_size()
+    one = (hidden.numel() + (text.numel() if isinstance(output, tuple) else 0)) * hidden.element_size()
     assert held == FAMILIES[family].branches * round(RATE * len(paths)) * one
 
 

@@ -26,6 +26,14 @@ class FamilyCaller(Caller):
     family: Family
 
     def call(self, method, after_step=None):
+        kind = FAMILIES[self.run.family]
+        if kind.name == "ltx2" and after_step is not None:  # which copies its scheduler for the sound
+
+            def after(_, index, __, named):
+                return {"latents": after_step(index, named["latents"])}
+
+            with apply(self.pipe, method):
+                return kind.call(self.pipe, callback_on_step_end=after)
         scheduler, steps = self.pipe.scheduler, iter(range(STEPS))
         original = scheduler.step
 

@@ -99,7 +99,7 @@ def test_every_attention_and_mlp_is_skipped_and_priced(family):
     ran = []
     for name, module in pipe.transformer.named_modules():
         if name.startswith(("blocks.", "transformer_blocks.", "single_")) and name.endswith(
-            ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
+            ("attn", "attn1", "attn2", "_attn", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
         ):
             forward = module.forward
             module.forward = lambda *a, _f=forward, _n=name, **k: (ran.append(_n), _f(*a, **k))[1]

@@ -12,11 +12,15 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
+    LTX2Pipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from transformers import (
     ByT5Tokenizer,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
     Qwen2Tokenizer,
@@ -27,6 +31,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pcbench.backbones import FAMILIES, wan_i2v
 from pcbench.tiny.twins import TWINS
+from pcbench.tiny.twins.base import tokenizer
+
+from .ltx2_parts import WIDTH, parts
 
 TOYS = tuple(name for name in FAMILIES if name != "vchitect")  # whose own are in vchitect_parts.py
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
@@ -117,4 +124,37 @@ def _hunyuan15() -> HunyuanVideo15Pipeline:
     )
 
 
-OTHERS = {"wan_i2v": _wan_i2v, "wan_ti2v": _wan_ti2v, "wan_ti2v_image": _wan_ti2v_image, "hunyuan15": _hunyuan15}
+def _ltx2() -> LTX2Pipeline:
+    """A prompt's embedding is the input of the text encoder's only layer, and its output."""
+    text = Gemma3TextConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=WIDTH,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=16,  # two channels of eight bands
+        hidden_channels=8,
+        upsample_kernel_sizes=[4, 4],
+        upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3, 5]],
+    )
+    return LTX2Pipeline(
+        **parts(spatial=32, temporal=8, layers=2),
+        text_encoder=Gemma3TextModel(text).eval(),
+        tokenizer=tokenizer(),
+        vocoder=vocoder.eval(),
+    )
+
+
+OTHERS = {
+    "ltx2": _ltx2,
+    "wan_i2v": _wan_i2v,
+    "wan_ti2v": _wan_ti2v,
+    "wan_ti2v_image": _wan_ti2v_image,
+    "hunyuan15": _hunyuan15,
+}

@@ -54,19 +54,20 @@ class Clock:
     pipe: the pipeline that is calling, at first the one that the method was applied to. guidance: overrides its own
         scale, for pipelines that do not publish theirs.
     index: the current step's, counted over the whole pipeline call. seen: the step's branches called so far.
+    guided: the pipeline said in this call that it computes the unconditional branch.
     """
 
     pipe: Any
     guidance: float | None = None
     index: int = -1
     seen: list[str] = field(default_factory=list)
+    guided: bool = False
     _last: Reading | None = None
     _schedule: torch.Tensor | None = None  # the latest call's
     _start: int = 0  # the latest call's first entry in its schedule: above 0 for a strength below 1
     _timesteps: list[float] = field(default_factory=list)  # the schedule's; empty if the call does not follow it
     _levels: list[float] | None = None  # the schedule's noise levels
     _scales: tuple[Any, Any] = (None, None)  # guidance at the start of the call, of each transformer
-    _guided: bool = False  # the pipeline said in this call that it calls the unconditional branch
 
     def __post_init__(self) -> None:
         self._owner = self.pipe
@@ -124,7 +125,7 @@ class Clock:
         """Record the call's schedule and guidance."""
         self.forget()
         is_resumed = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
-        self._schedule, self._guided = now.schedule, self._says_guided() is True
+        self._schedule, self.guided = now.schedule, self._says_guided() is True
         self._scales = getattr(self.pipe, "_guidance_scale", None), getattr(self.pipe, "_guidance_scale_2", None)
         if now.schedule is None:
             return
@@ -142,7 +143,7 @@ class Clock:
     def start_step(self, now: Reading) -> int:
         """Begin a step and return its index."""
         self.seen = []
-        self._guided |= self._says_guided() is True
+        self.guided |= self._says_guided() is True
         if now.step is not None:
             self.index = now.step
         elif now.place is not None and self._levels is not None:
@@ -227,7 +228,7 @@ class Clock:
 
     def unguided(self) -> bool:
         """Whether the pipeline says that it will no longer call the unconditional branch, as it said it would."""
-        return self._guided and self._says_guided() is False
+        return self.guided and self._says_guided() is False
 
     def _says_guided(self) -> Any:
         if isinstance(guider := getattr(self.pipe, "guider", None), BaseGuidance):

@@ -115,18 +115,19 @@ class Generation:
     def _start_call(self, root: StepHook, module: Any, now: Reading, inputs: dict[str, Any]) -> None:
         self.forget()
         self.clock.start_call(now)
-        num_steps, size = self.clock.num_steps(now), root.anatomy.latent_size(inputs)
-        self.method.check(root.anatomy, size, num_steps)
-        self.method.check_call(root.anatomy, inputs, self.clock.pipe)
+        anatomy = root.anatomy.of_call(inputs, self.clock.pipe)
+        num_steps, size = self.clock.num_steps(now), anatomy.latent_size(inputs)
+        self.method.check(anatomy, size, num_steps)
+        self.method.check_call(anatomy, inputs, self.clock.pipe)
         if self.method.needs_noise_level and self.clock.sigma(now.context, now.step or 0) is None:
             raise ValueError(
                 f"{self.method.NAME}: the method needs the noise level of each step, and neither this pipeline nor its"
                 " scheduler tells it; announce it with transformer.cache_context(name, sigma=…)"
             )
-        self.denoiser = Denoiser(root.anatomy, module, root.fn_ref.original_forward, self.clock, num_steps)
+        self.denoiser = Denoiser(anatomy, module, root.fn_ref.original_forward, self.clock, num_steps)
         self.rule = self.method.rule()
         trace = self.recorder.start()
-        trace.latent_size, trace.arguments = size, _shapes(inputs)
+        trace.latent_size, trace.arguments = size, _shapes(anatomy, inputs)
 
     def _start_step(self, now: Reading, inputs: dict[str, Any]) -> None:
         denoiser, rule, last_seen = self.denoiser, self.rule, list(self.clock.seen)
@@ -196,7 +197,7 @@ class StepHook(ModelHook):
 
     @torch.compiler.disable(recursive=False)  # the transformer itself stays compiled
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        inputs = self.anatomy.bind(module, args, kwargs)
+        inputs = self.anatomy.received(self.anatomy.bind(module, args, kwargs))
         try:
             context = self.contexts.context
         except ValueError:  # a pipeline that announces none
@@ -204,7 +205,7 @@ class StepHook(ModelHook):
         caller = Caller.of(module)
         with self.generation.turn.of(caller):
             self.generation.called_by(caller)
-            return _as_returned(self.generation.answer(self, module, context, inputs), inputs)
+            return self.anatomy.returned(self.generation.answer(self, module, context, inputs), inputs)
 
 
 class ModuleHook(ModelHook):
@@ -227,19 +228,13 @@ class ModuleHook(ModelHook):
         return output
 
 
-def _shapes(inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
-    shapes: dict[str, list[Any]] = {}
-    for name, value in inputs.items():
-        if isinstance(value, torch.Tensor):
+def _shapes(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    shapes: dict[str, Any] = {}
+    for name, value in anatomy.sent(inputs).items():
+        if name in anatomy.SIZES:
+            shapes[name] = value
+        elif isinstance(value, torch.Tensor):
             shapes[name] = list(value.shape)
         elif isinstance(value, tuple) and all(isinstance(item, torch.Tensor) for item in value):
             shapes[name] = [list(tensor.shape) for tensor in value]
     return shapes
-
-
-def _as_returned(prediction: torch.Tensor, inputs: Mapping[str, Any]) -> Any:
-    if inputs.get("return_dict", True):
-        from diffusers.models.modeling_outputs import Transformer2DModelOutput
-
-        return Transformer2DModelOutput(sample=prediction)
-    return (prediction,)

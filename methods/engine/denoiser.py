@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,9 +137,13 @@ class Denoiser:
     def _run(self, inputs: dict[str, Any], batch: int) -> tuple[torch.Tensor, Call]:
         self.call = call = Call(self.anatomy.latent_size(inputs), batch)
         try:
-            return _sample(self.forward(**inputs)), call
+            return self.compute(inputs), call
         finally:
             self.call = None
+
+    def compute(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """The prediction for a call's inputs. Outside of `run` no module is visited, and nothing is counted."""
+        return self.anatomy.prediction(self.forward(**self.anatomy.sent(inputs)), inputs)
 
     def _run_as_pair(self) -> tuple[torch.Tensor, Call]:
         """The current branch's, computed by one of the pair while the other computes the other branch."""
@@ -185,8 +189,8 @@ class Denoiser:
             self.step.calls.append(Call(self.anatomy.latent_size(inputs), self.anatomy.batch(inputs), trial=True))
         joined = self.anatomy.joined(trials) if len(trials) > 1 else None
         if joined is None:
-            return [_sample(self.forward(**inputs)) for inputs in trials]
-        return list(_sample(self.forward(**joined)).split([self.anatomy.batch(inputs) for inputs in trials]))
+            return [self.compute(inputs) for inputs in trials]
+        return list(self.compute(joined).split([self.anatomy.batch(inputs) for inputs in trials]))
 
     def cached(self, size: Size, mode: str, guidance: str = "guided") -> torch.Tensor:
         """The prediction last used (B, C, *size), resized to `size`."""
@@ -203,7 +207,7 @@ class Denoiser:
     @functools.cached_property
     def batched(self) -> bool:
         """Whether a call holds both guidance branches: fixed at the start, even if the scale changes."""
-        return self.anatomy.BATCHED is not None and self.clock.guidance_scale() > 1
+        return self.anatomy.BATCHED is not None and (self.clock.guided or self.clock.guidance_scale() > 1)
 
     def _guide(self, predictions: dict[str, torch.Tensor], guidance: str) -> torch.Tensor:
         if guidance == "cond" or (len(predictions) == 1 and not self.batched):
@@ -232,7 +236,3 @@ class ModuleCall:
     def pattern(self) -> str:
         """The path with indices as "*": modules of one pattern are alike and cost the same."""
         return re.sub(r"\.\d+(?=\.|$)", ".*", self.path)
-
-
-def _sample(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output.sample

@@ -90,11 +90,14 @@ class Extrapolate(Reuse):
         return a + along * (a - b)
 
 
+Streams = tuple[torch.Tensor, torch.Tensor | None]  # tokens of the video, and of the second stream
+
+
 @dataclass
 class StackResidual(Reuse):
     """What the block stack added to its input is added again; embeddings and head run (TeaCache and its family).
 
-    With two streams only the video's residual is kept: the heads of the supported families read nothing else.
+    With two streams only the video's residual is kept, unless there is a head for the other one too (LTX-2's sound).
     """
 
     kept: str = "exact"
@@ -103,10 +106,16 @@ class StackResidual(Reuse):
 
     def __post_init__(self) -> None:
         self.memory: KeptTensors = KeptTensors(self.kept)
-        self._running: torch.Tensor | None = None  # input of the block stack while it computes
+        self.second: KeptTensors = KeptTensors(self.kept)  # the second stream's, where it has a head
+        self._running: Streams | None = None  # input of the block stack while it computes
 
     def change_transformer(self) -> None:
         self.memory.clear()
+        self.second.clear()
+
+    def forget_branch(self, name: str) -> None:
+        super().forget_branch(name)
+        self.second.discard(name)
 
     def store(self, denoiser: Denoiser, prediction: torch.Tensor) -> None:
         """The residual was stored at the last block; of a branch that another process computes, only that it was."""
@@ -120,16 +129,22 @@ class StackResidual(Reuse):
         first, last = denoiser.blocks[0], denoiser.blocks[-1]
         block = denoiser.block_of(call)
         assert block is not None
-        hidden = hidden_of(block, call)
+        hidden, name = hidden_of(block, call), denoiser.branch.name
+        second = text_of(block, call) if denoiser.anatomy.TWO_HEADS else None
         if denoiser.reused:
             residual = self.residual(denoiser) if call.path == first.path else None
-            return replaced(block, call, hidden if residual is None else hidden + residual)
+            if residual is None:
+                return replaced(block, call, hidden)
+            return replaced(block, call, hidden + residual, None if second is None else second + self.second[name])
         if call.path == first.path:
-            self._running = hidden
+            self._running = hidden, second
         output = call.run()
         if call.path == last.path:
             assert self._running is not None
-            self.keep(denoiser, video_of(block, output) - self._running)
+            started, second_started = self._running
+            self.keep(denoiser, video_of(block, output) - started)
+            if second_started is not None:
+                self.second[name] = output[block.metadata.return_encoder_hidden_states_index] - second_started
             self._running = None
         return output
 

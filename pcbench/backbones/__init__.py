@@ -18,7 +18,7 @@ from methods.engine.anatomy import anatomy_of
 
 from .. import devices, first_frame
 from ..config import Backbone, ConfigError, Recipe, Run, check_choice
-from . import cogvideox, hunyuan, hunyuan15, quantized, shares, wan, wan_i2v, wan_ti2v, wan_ti2v_image
+from . import cogvideox, hunyuan, hunyuan15, ltx2, quantized, shares, wan, wan_i2v, wan_ti2v, wan_ti2v_image
 from .family import Family
 from .opensora import family as open_sora
 from .vchitect import family as vchitect
@@ -31,6 +31,7 @@ FAMILIES: dict[str, Family] = {
     "wan_ti2v_image": wan_ti2v_image,
     "hunyuan": hunyuan,
     "hunyuan15": hunyuan15,
+    "ltx2": ltx2,
     "cogvideox": cogvideox,
     "opensora": open_sora,
     "vchitect": vchitect,

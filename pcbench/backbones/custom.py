@@ -195,6 +195,8 @@ def _sampling(family: Family, transformer: dict[str, Any], guider: dict[str, Any
     if "target_size" in transformer:  # HunyuanVideo-1.5: the side of a square of as many pixels
         size = HunyuanVideo15ImageProcessor().calculate_default_height_width(9, 16, transformer["target_size"])
         found["height"], found["width"] = size
+    if found["frames"] is None and "sample_frames" not in transformer:
+        found["frames"] = 121  # LTX-2's pipeline
     for field, scale in (("height", 8), ("width", 8), ("frames", 1)):
         if found[field] is None:
             found[field] = transformer[f"sample_{field}"] * scale

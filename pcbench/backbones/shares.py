@@ -44,6 +44,8 @@ PLANS: dict[str, dict[str, Any]] = {  # other classes bring their own
 def check(recipe: Recipe, family: Family, config: dict[str, Any]) -> None:
     """Raise ConfigError if the recipe's transformer, of this family and config, cannot be split as it asks."""
     numerics, name, kind = recipe.numerics, recipe.backbone.name, family.TRANSFORMER
+    if numerics.parallel > 1 and family.ANATOMY.TWO_HEADS:
+        raise ConfigError(f"{name}: video and sound were never split over GPUs: leave model.numerics.parallel at 1")
     count = numerics.parallel // 2 if numerics.cfg_parallel else numerics.parallel
     if numerics.cfg_parallel:
         if numerics.parallel % 2:

@@ -57,15 +57,12 @@ class _Watch(Rule):
             latent = anatomy.as_prediction(inputs["hidden_states"])
             moved = rms(anatomy.used(latent - anatomy.as_prediction(arguments["hidden_states"])))
             by_latent, by_level = (
-                rms(anatomy.used(self._forward(denoiser, {**arguments, name: inputs[name]}) - predicted))
+                rms(anatomy.used(denoiser.compute({**arguments, name: inputs[name]}) - predicted))
                 for name in ("hidden_states", "timestep")
             )
             self.rows.append((level_before, by_latent / moved, by_level / abs(level - level_before)))
         self.before = level, inputs, own
         return prediction
-
-    def _forward(self, denoiser: Denoiser, arguments: dict[str, Any]) -> torch.Tensor:
-        return denoiser.forward(**{**arguments, "return_dict": False})[0]
 
 
 def measure(pipe: Any, calls: Iterable[Callable[[], Any]]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     anatomy = anatomy_for(family.TRANSFORMER, transformers[0].config)
     inputs, full = _nan_inputs(shapes, transformers[0].dtype), family.latent_size(recipe.sampling)
     small = _small_size(anatomy, full, method)
-    inputs = anatomy.trial_inputs(inputs, small, "nearest-exact")
+    inputs = anatomy.sent(anatomy.trial_inputs(anatomy.received(inputs), small, "nearest-exact"))
     names = ["cond_uncond"] if anatomy.BATCHED else ["cond", "uncond"][: family.branches(recipe)]
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
@@ -264,11 +264,11 @@ def _pass_on(block: Block, look: Callable[[], None] | None) -> Any:
 
 
 def _nan_inputs(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Tensors full of NaN in these shapes; masks are all true."""
+    """Tensors full of NaN in these shapes; masks are all true, and a number stays."""
 
     def tensor(name: str, shape: Any) -> Any:
-        if shape and isinstance(shape[0], (list, tuple)):
-            return tuple(tensor(name, inner) for inner in shape)
+        if isinstance(shape, int) or (shape and isinstance(shape[0], (list, tuple))):
+            return shape if isinstance(shape, int) else tuple(tensor(name, inner) for inner in shape)
         mask = "mask" in name
         return torch.ones(shape, dtype=torch.bool) if mask else torch.full(shape, math.nan, dtype=dtype)
 

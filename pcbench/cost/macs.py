@@ -56,14 +56,14 @@ def _module_macs(transformer: type, config: str, shapes: str, size: Size, batch:
     model, counts, _, _ = short_model(transformer, config, torch.get_default_dtype())
     anatomy = anatomy_for(transformer, model.config)
     with torch.device("meta"):
-        inputs = empty_inputs(json.loads(shapes))
+        inputs = anatomy.received(empty_inputs(json.loads(shapes)))
         if anatomy.latent_size(inputs) != size:
             inputs = anatomy.trial_inputs(inputs, size, "nearest-exact")
         if anatomy.batch(inputs) != batch:
             inputs = anatomy.part_of_batch(inputs, first=True)
         counter = FlopCounterMode(display=False)
         with AllTrue(), counter, torch.no_grad():
-            model(**inputs, return_dict=False)
+            model(**anatomy.sent(inputs), return_dict=False)
     macs = {name.partition(".")[2]: _split(flops) for name, flops in counter.get_flop_counts().items()}
     others = ((count - 1) * macs[path] for path, count in counts.items())
     return {**macs, "": sum(others, _split(counter.get_flop_counts()["Global"]))}
@@ -90,12 +90,14 @@ def _split(flops: Mapping[Any, int]) -> Macs:
     return Macs((sum(flops.values()) - attention) // 2, attention // 2)
 
 
-def empty_inputs(shapes: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Uninitialised tensors of these shapes on the current device, as a transformer call's arguments."""
+def empty_inputs(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Uninitialised tensors of these shapes on the current device, as a call's arguments; a number stays."""
     return {name: _empty(name, shape) for name, shape in shapes.items()}
 
 
-def _empty(name: str, shape: list[Any]) -> Any:
+def _empty(name: str, shape: Any) -> Any:
+    if isinstance(shape, int):
+        return shape
     if shape and isinstance(shape[0], list):
         return tuple(torch.empty(inner) for inner in shape)
     return torch.empty(shape, dtype=torch.bool if "mask" in name else None)
@@ -147,9 +149,9 @@ def call_macs(
 
 def forward_price(transformer: type, config: Mapping[str, Any], arguments: Mapping[str, list[Any]]) -> Macs:
     """MACs of one call with tensor arguments of these shapes, nothing skipped."""
-    with torch.device("meta"):
-        inputs = empty_inputs(arguments)
     anatomy = anatomy_for(transformer, config)
+    with torch.device("meta"):
+        inputs = anatomy.received(empty_inputs(arguments))
     call = {"size": anatomy.latent_size(inputs), "batch": anatomy.batch(inputs), "only": None, "skipped": {}}
     return call_price(transformer, config, arguments, call)
 

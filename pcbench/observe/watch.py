@@ -53,7 +53,7 @@ class Moment:
 
 @dataclass
 class Seen:
-    """One pipeline call, watched. latents: after each step, so that the last one is the final latent."""
+    """One pipeline call, watched. latents: after each step, as its callback has them; the last is what it returns."""
 
     anatomy: Anatomy
     moments: list[Moment] = field(default_factory=list)
@@ -121,7 +121,7 @@ class Caller:
             seen.latents.append(latents.to("cpu", copy=True))
             return latents
 
-        self.call(watched(self.run.recipe.method, seen, sizes, blocks), keep)
+        seen.latents[-1] = self.call(watched(self.run.recipe.method, seen, sizes, blocks), keep)
         return seen
 
     def trials(self, seen: Seen, sizes: tuple[Size, ...], mode: str) -> Seen:
@@ -160,13 +160,14 @@ class _Watch(Rule):
         if denoiser.step.index == len(self.seen.moments):
             self.seen.moments.append(Moment(sigma=denoiser.step.sigma))
         moment, name, anatomy = self.seen.moments[denoiser.step.index], denoiser.branch.name, denoiser.anatomy
+        self.seen.anatomy = anatomy
         prediction = self.rule.predict(denoiser)
         moment.predictions[name] = prediction.to("cpu", copy=True)
         if anatomy.BATCHED or len(moment.predictions) > 1:
             moment.guidance = denoiser.guidance_scale()
         for size in self.sizes:
-            inputs = anatomy.trial_inputs(denoiser.branch.inputs, size, self.mode) | {"return_dict": False}
-            moment.trials.setdefault(size, {})[name] = denoiser.forward(**inputs)[0].cpu()
+            inputs = anatomy.trial_inputs(denoiser.branch.inputs, size, self.mode)
+            moment.trials.setdefault(size, {})[name] = denoiser.compute(inputs).cpu()
         return prediction
 
     def visit(self, denoiser: Denoiser, call: ModuleCall) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
 from ...frequency import downsample
@@ -59,7 +60,7 @@ class Anatomy:
     # Cache-context names under which pipelines call the unconditional branch.
     UNCONDITIONAL: ClassVar = ("uncond", "pred_uncond")
     # Arguments that change from step to step; all others belong to the branch.
-    PER_STEP: ClassVar = ("hidden_states", "timestep")
+    PER_STEP: ClassVar[tuple[str, ...]] = ("hidden_states", "timestep")
     # Whether its pipelines pass timesteps in the weights' precision, and not in float32.
     ROUNDS_TIMESTEPS: ClassVar[bool] = False
     # Arguments (B, tokens, width) that become the text stream of blocks that have one.
@@ -74,6 +75,10 @@ class Anatomy:
     KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Whether the pipeline, with a call for each branch, changes its guidance scale from step to step.
     RESCALES: ClassVar[bool] = False
+    # Whether the second stream of blocks becomes a prediction too, and may not be left as it is.
+    TWO_HEADS: ClassVar[bool] = False
+    # Numbers among a call's arguments that are part of its shape.
+    SIZES: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         if "TRANSFORMER" in vars(cls):
@@ -83,6 +88,31 @@ class Anatomy:
         """A forward call's arguments by name, however they were passed."""
         signature = inspect.signature(type(module).forward)
         return dict(list(signature.bind(module, *args, **kwargs).arguments.items())[1:])
+
+    def of_call(self, inputs: Mapping[str, Any], pipe: Any) -> Anatomy:
+        """The anatomy for one pipeline call, which begins with these inputs; the same unless they matter."""
+        return self
+
+    @property
+    def further_guidance(self) -> list[str]:
+        """Guidance branches of the pipeline call in progress, beside the conditional and the unconditional one."""
+        return []
+
+    def received(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A forward call's arguments as methods see them, in which `hidden_states` is the whole noisy latent."""
+        return dict(arguments)
+
+    def sent(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the forward call that these inputs stand for: the inverse of `received`."""
+        return dict(inputs)
+
+    def prediction(self, output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """The prediction in what the forward call with these inputs returned."""
+        return output[0] if isinstance(output, tuple) else output.sample
+
+    def returned(self, prediction: torch.Tensor, inputs: Mapping[str, Any]) -> Any:
+        """What the forward call returns with this prediction: the inverse of `prediction`."""
+        return Transformer2DModelOutput(sample=prediction) if inputs.get("return_dict", True) else (prediction,)
 
     def latent_size(self, inputs: Mapping[str, Any]) -> Size:
         """(T, H, W) of the latent in a call's arguments."""
