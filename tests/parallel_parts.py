@@ -60,7 +60,7 @@ GUIDED: list[Case] = [
     ("opensora", "magcache", "guided"),
     ("cogvideox_5b", "first_block_cache", "guided"),
 ]
-FOUR: list[Case] = [(family, "precisecache_flash", "") for family in SPLIT] + GUIDED[:1] + GUIDED[4:5]
+FOUR: list[Case] = [*CASES, GUIDED[0], GUIDED[4]]
 
 
 def pipeline(family: str, heads: int) -> Any:

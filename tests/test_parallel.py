@@ -114,10 +114,15 @@ def test_a_process_that_would_decide_otherwise_cannot(two, case):
     assert {action for action, _ in first[1]} - {"full"}
 
 
-def test_four_processes_make_what_one_makes(tmp_path):
-    found = shared(4, FOUR, tmp_path)
-    for case in FOUR:
-        agrees([rank[case] for rank in found], case, heads=4)
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """What each of four processes found."""
+    return shared(4, FOUR, tmp_path_factory.mktemp("four"))
+
+
+@pytest.mark.parametrize("case", FOUR, ids=str)
+def test_four_processes_make_what_one_makes(four, case):
+    agrees([rank[case] for rank in four], case, heads=4)
 
 
 @pytest.mark.gpu
