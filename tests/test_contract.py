@@ -8,9 +8,9 @@ weights) and `INERT` (never reuses).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -81,13 +81,13 @@ def test_two_calls_equal_two_fresh_ones_and_detached_the_model_is_bitwise_what_i
     weights = {name: value.clone() for name, value in ran.pipe.transformer.state_dict().items()}
     state = state_of(ran.pipe)
     with apply(ran.pipe, ran.method, **ran.family.options) as handle:
-        other, after_other, other_again = (ran.family.call(ran.pipe, *which) for which in ((1, 5), (0, 0), (1, 5)))
+        other, after_other = (ran.family.call(ran.pipe, *which) for which in ((1, 5), (0, 0)))
     assert state_of(ran.pipe) == state
     assert all(torch.equal(weights[name], value) for name, value in ran.pipe.transformer.state_dict().items())
     assert torch.equal(ran.family.call(ran.pipe), ran.uncached)
-    assert len(handle.traces) == 3
+    assert len(handle.traces) == 2
     assert torch.equal(after_other, ran.latents)  # which were a fresh handle's
-    assert torch.equal(other_again, other)  # as was this one
+    assert not torch.equal(other, ran.latents)
 
 
 def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
@@ -204,30 +204,32 @@ def test_every_reuse_strategy_works_with_every_decision(preset, reuse, family):
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Of a family's name a pipeline with compiled blocks. To trace them takes seconds, and each is traced once."""
+    """Of a family's name a pipeline with compiled blocks. To trace them takes seconds, and each is traced once. After
+    all methods it does without a cache what it did before."""
+    pipes: dict[str, Any] = {}
 
-    @functools.cache
-    def pipeline(family: str):
-        pipe = FAMILIES[family].pipeline()
-        for block in anatomy_of(pipe.transformer).blocks(pipe.transformer):
-            block.module.compile(backend="eager")
-        FAMILIES[family].call(pipe)
-        return pipe
+    def pipeline(family: str) -> Any:
+        if family not in pipes:
+            pipe = pipes[family] = FAMILIES[family].pipeline()
+            for block in anatomy_of(pipe.transformer).blocks(pipe.transformer):
+                block.module.compile(backend="eager")
+        return pipes[family]
 
     with torch._dynamo.config.patch(recompile_limit=1000, fail_on_recompile_limit_hit=True):
         yield pipeline
+        for family, pipe in pipes.items():
+            assert torch.allclose(FAMILIES[family].call(pipe), uncached(family)[1], atol=1e-5)
     torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b", "opensora", "vchitect"])
 def test_compiled_blocks_behave(ran, compiled):
-    """Decisions and pixels are the same with blocks that were compiled before; and after it those without a cache."""
+    """Decisions and pixels are the same with blocks that were compiled before."""
     pipe = compiled(ran.family.name)
     with apply(pipe, ran.method, **ran.family.options) as handle:
         latents = ran.family.call(pipe)
     assert [row.action for row in handle.trace.steps] == [row.action for row in ran.trace.steps]
     assert torch.allclose(latents, ran.latents, atol=1e-5)
-    assert torch.allclose(ran.family.call(pipe), ran.uncached, atol=1e-5)
 
 
 def test_offload_comes_after_the_cache(preset):
