@@ -13,7 +13,8 @@ from methods.engine.anatomy import anatomy_of
 from pcbench import backbones, cli, devices
 from pcbench.config import ConfigError
 from pcbench.cost import memory
-from pcbench.cost.dry_run import _Held, rehearse
+from pcbench.cost.dry_run import rehearse
+from pcbench.cost.held import Held
 from pcbench.job import job_of
 from pcbench.sampling import generate
 
@@ -38,7 +39,7 @@ def most_held(run) -> tuple[int, int]:
     """Most bytes that the rule keeps in a real call, on the device and not: looked at as the rehearsal does."""
     pipe = backbones.load(run.recipe, "cpu")
     embeds = backbones.family(run.recipe.backbone).embed(pipe, run.prompts[0], run.recipe)
-    held = _Held(torch.Tensor.numel)
+    held = Held(torch.Tensor.numel)
 
     def look(forward, *args, **kwargs):
         held.look(handle.in_progress[1])

@@ -12,7 +12,8 @@ from methods.block_cache import SURPLUS
 from methods.engine.anatomy import anatomy_for
 from pcbench import backbones
 from pcbench.cost import memory
-from pcbench.cost.dry_run import rehearse, width_of
+from pcbench.cost.dry_run import rehearse
+from pcbench.cost.held import width_of
 
 from .plan_parts import run_of
 
@@ -28,6 +29,7 @@ from .plan_parts import run_of
         ("hunyuan", (129, 720, 1280), 16.3),
         ("wan2_2_ti2v_5b", (121, 704, 1280), 3.7),
         ("hunyuan1_5", (121, 480, 848), 8.6),
+        ("ltx2", (121, 512, 768), 1.8),
         ("cogvideox", (49, 480, 720), 1.5),
         ("cogvideox_5b", (49, 480, 720), 3.5),
         ("vchitect", (40, 432, 768), 3.7),
@@ -45,7 +47,8 @@ def test_blockcache_memory(model, size, gib):
     blocks = sum(rehearse(recipe).blocks.values())
     tokens = math.prod(anatomy.token_grid(family.latent_size(recipe.sampling)))
     text = 0 if model.startswith("wan") else anatomy.text_tokens(shapes)
-    one = shapes["hidden_states"][0] * (tokens + text) * width_of(anatomy)
+    video, second = width_of(anatomy), anatomy.second_width or width_of(anatomy)
+    one = shapes["hidden_states"][0] * (tokens * video + text * second)
     many = round(0.4 * blocks) * family.branches(recipe)
     assert 2 * many * one / memory.GIB == pytest.approx(gib, abs=0.05)
     assert rehearse(run_of(model, "precisecache_turbo", *words).recipe).held_inside == 0

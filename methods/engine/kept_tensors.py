@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils._pytree import tree_map
@@ -30,6 +30,7 @@ class KeptTensors(MutableMapping[Any, Any]):
     What is read has the dtype and the device of what was written. Not for use from several streams.
     """
 
+    additions: ClassVar[int] = 0  # of all of them in this process: how often what one holds may have grown
     SCALED_OVER: Any = -1  # the dimensions of a tensor that share a float8 scale: a token's channels; None: all
 
     def __init__(self, storage: str = "exact") -> None:
@@ -41,6 +42,7 @@ class KeptTensors(MutableMapping[Any, Any]):
 
     def pack(self, value: Any) -> Any:
         """The value as it is stored; to store that again, under any key, costs nothing."""
+        KeptTensors.additions += 1
         before, self._leaving = self._leaving, []
         packed = tree_map(self._pack, value)
         self._leaving = self._leaving or before
@@ -58,6 +60,7 @@ class KeptTensors(MutableMapping[Any, Any]):
         packed, self._leaving = self._packed[key], []
         if self.storage != "cpu":
             return tree_map(_unpacked, packed)
+        KeptTensors.additions += 1
         arriving, self._arriving = self._arriving, None
         copies = arriving[1] if arriving is not None and arriving[0] == key else self._fetched(packed)
         value = tree_map(lambda leaf: leaf.wait() if isinstance(leaf, _Copy) else leaf, copies)

@@ -14,7 +14,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,11 @@ from methods import Method, apply
 from methods.engine.anatomy import Anatomy, Block, Size, anatomy_for
 from methods.engine.denoiser import ModuleCall
 from methods.engine.kept_tensors import tensors_in
-from methods.engine.method import Rule
 from methods.engine.reuse import hidden_of, replaced
 
 from .. import backbones
-from ..backbones.family import HEAD
 from ..config import Recipe
+from .held import Held, Scale
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     names = ["cond_uncond"] if anatomy.BATCHED else ["cond", "uncond"][: family.branches(recipe)]
     guided = len(names) == 2 or anatomy.batch(inputs) == 2
     stage = Stage(scheduler_of(recipe), recipe.sampling.guidance_scale if guided else 1.0, *transformers)
-    held, least = _Held(_Scale(real, full, small, shapes)), 0
+    held, least = Held(Scale(real, anatomy, full, small, shapes)), 0
     hollow = _hollow(transformers, method, lambda: held.look(handle.in_progress[1]))
     with warnings.catch_warnings(), torch.no_grad(), hollow, apply(stage, method) as handle:
         warnings.simplefilter("ignore")
@@ -290,61 +289,3 @@ def _real_size(call: dict[str, Any], method: Method, anatomy: Anatomy, full: Siz
         return anatomy.trial_size(full, method.trial_factor)
     frames, height, width = (max(1, round(n * of / by)) for n, of, by in zip(call["size"], full, small, strict=True))
     return frames, height, width
-
-
-def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor], int]) -> Iterator[int]:
-    """Full-size bytes of every storage, counted once by its first tensor: a view keeps its whole storage alive."""
-    storages: set[int] = set()
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in storages:
-            storages.add(storage.data_ptr())
-            yield round(scale(tensor) / max(tensor.numel(), 1) * storage.nbytes())
-
-
-class _Held:
-    """The most bytes that a rule keeps from step to step, and of blocks also while one runs (BlockCache, ranking)."""
-
-    def __init__(self, scale: Callable[[torch.Tensor], int]) -> None:
-        self.scale = scale
-        self.whole = self.inside = self.waiting = 0
-
-    def look(self, rule: Rule, between_steps: bool = False) -> None:
-        inside, waiting = (sum(_bytes_held(found, self.scale)) for found in (rule.held_inside(), rule.waiting()))
-        self.inside, self.waiting = max(self.inside, inside), max(self.waiting, waiting)
-        if between_steps:
-            self.whole = max(self.whole, sum(_bytes_held(rule.held(), self.scale)) - inside)
-
-
-class _Scale:
-    """The number of elements that a tensor of the stand-in would have in the real transformer."""
-
-    def __init__(self, real: Anatomy, full: Size, small: Size, shapes: Any) -> None:
-        self.cells = math.prod(full) / math.prod(small)
-        self.tokens, self.few = (math.prod(real.token_grid(size)) for size in (full, small))
-        self.text = real.text_tokens(shapes)
-        self.width = width_of(real)
-        self.grids = real.token_grid(full), real.token_grid(small)
-        self.narrow = HEAD["num_attention_heads"] * HEAD["attention_head_dim"]
-
-    def __call__(self, tensor: torch.Tensor) -> int:
-        if tensor.ndim == 5 and tensor.shape[1:] == (*self.grids[1], self.narrow):  # tokens laid out in space and time
-            return tensor.shape[0] * self.tokens * self.width
-        if tensor.ndim == 5:  # a latent or a prediction
-            return round(tensor.numel() * self.cells)
-        width = {self.narrow: self.width, 1: 1}.get(tensor.shape[-1] if tensor.ndim > 1 else 0)  # 1: a token's scale
-        if width is None:
-            return tensor.numel()
-        if tensor.ndim == 2:
-            return tensor.shape[0] * width
-        rows = math.prod(tensor.shape[1:-1])
-        if rows == self.few + self.text:
-            rows = self.tokens + self.text
-        elif rows != self.text:
-            rows = round(rows * self.tokens / self.few)
-        return tensor.shape[0] * rows * width
-
-
-def width_of(anatomy: Anatomy) -> int:
-    """The width of the transformer's token stream: heads times channels per head."""
-    return anatomy.config["num_attention_heads"] * anatomy.config["attention_head_dim"]

@@ -23,7 +23,8 @@ from methods.engine.anatomy import anatomy_for
 from .. import backbones, devices
 from ..config import Recipe, Run
 from ..job import Job
-from .dry_run import Rehearsal, rehearse, width_of
+from .dry_run import Rehearsal, rehearse
+from .held import width_of
 from .macs import AllTrue, empty_inputs, short_model
 
 GIB = 2**30

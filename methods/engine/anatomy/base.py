@@ -254,6 +254,11 @@ class Anatomy:
                 found.append(Block(path, module, inside, gates, {**inside, **apart}))
         return found
 
+    @property
+    def second_width(self) -> int:
+        """Channels of a token of blocks' second stream, where they are not as many as the video's; else 0."""
+        return 0
+
     def timestep_embedding(self, transformer: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         """The embedding of a call's timestep (no prompt in it), and the paths of the modules that made it."""
         raise NotImplementedError(f"{self.family} has no timestep embedding of its own")

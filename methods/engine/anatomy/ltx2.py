@@ -137,6 +137,10 @@ class LTX2Anatomy(Anatomy):
         asked = next(iter(first.values())).chunk(2)[1] if halved else whole
         return whole + sum(self.guides.get(name, 0.0) * (asked - each) for name, each in further.items())
 
+    @property
+    def second_width(self) -> int:
+        return self.config["audio_num_attention_heads"] * self.config["audio_attention_head_dim"]
+
     def timestep_embedding(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, Paths]:
         return self._embeddings(transformer, inputs)[1][:, 0], ["time_embed"]
 
