@@ -69,6 +69,12 @@ def test_a_line_without_an_image_that_can_be_read_is_refused(line, folder):
         run_of(folder)
 
 
+@pytest.mark.parametrize("words", ["prompts=demo", "prompts.file=demo.txt"])
+def test_prompts_without_images_that_were_asked_for_are_not_replaced(words):
+    with pytest.raises(ConfigError, match=r"has no image: .*prompts=first_frame"):
+        cli.run_from(["model=wan_i2v", "method=none", words])
+
+
 def test_a_model_of_text_alone_refuses_images(folder, capsys):
     assert cli.main(["model=tiny_wan", f"prompts.file={folder / 'mine.txt'}", f"results={folder / 'out'}"]) == 2
     assert "has an image, and this model takes text alone" in capsys.readouterr().err

@@ -136,7 +136,9 @@ class Composer:
         """The request's run, checked. Raises RefusedError if its method refuses its backbone."""
         (model, _), (method, changed), (prompts, _) = (self.part(request, group) for group in GROUPS)
         name = label(self.base(request)[1], method, changed)
-        run = run_of(name, model, method, *self._read(prompts, model.backbone), prompts.seeds, self.settings(request))
+        said = {group for group, _ in request.choices} | {value.key_or_group for value in request.values}
+        read = self._read(prompts, model.backbone, asked=bool(said & {"prompts", "prompts.file"}))
+        run = run_of(name, model, method, *read, prompts.seeds, self.settings(request))
         return dataclasses.replace(run, preset=preset_of(exact(run.recipe.method), self._presets(run.recipe.backbone)))
 
     def _presets(self, backbone: Backbone) -> dict[str, methods.Method]:
@@ -149,10 +151,10 @@ class Composer:
                     self._parts[key][name] = preset(name).for_backbone(anatomy)
         return self._parts[key]
 
-    def _read(self, prompts: Prompts, backbone: Backbone) -> tuple[list[str], dict[str, Path]]:
-        """The prompts for a backbone, and their images if it starts from one."""
+    def _read(self, prompts: Prompts, backbone: Backbone, asked: bool) -> tuple[list[str], dict[str, Path]]:
+        """The prompts for a backbone, and their images if it starts from one. asked: they are not just the default."""
         takes_image = first_frame.is_taken_by(backbones.family(backbone).PIPELINE)
-        if takes_image and prompts.file == first_frame.DEFAULT:
+        if takes_image and prompts.file == first_frame.DEFAULT and not asked:
             prompts = dataclasses.replace(prompts, file=first_frame.INSTEAD)
         key = ("prompts", prompts.file, prompts.limit, takes_image)
         if key not in self._parts:
