@@ -67,7 +67,7 @@ class FewerStepsConfig(Method):
         return undo
 
     def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:
-        if getattr(type(pipe.scheduler), "shortened_to", None) != self.steps:
+        if pipe is not None and getattr(type(pipe.scheduler), "shortened_to", None) != self.steps:
             raise ValueError(
                 f"fewer_steps was applied to another scheduler than the one of the {type(pipe).__name__} that is"
                 " calling: remove() the handle, and apply it to this pipeline with this scheduler"

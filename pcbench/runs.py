@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from methods import Method
 from methods.engine.anatomy import Anatomy, anatomy_for
 
@@ -31,6 +33,7 @@ from .config import (
     names_of,
     number,
 )
+from .cost.macs import empty_inputs
 from .fidelity import stage as fidelity
 from .messages import shortened
 from .observe import stage as observe
@@ -171,6 +174,10 @@ def check(run: Run) -> None:
         if run.budget is not None and run.recipe.method.TRADEOFF is None:
             raise ValueError("no single field trades quality for speed, so it has no budget")
         run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
+        anatomy, config = anatomy_of(run.recipe.backbone), backbones.transformer_config(run.recipe.backbone)
+        with torch.device("meta"):
+            inputs = anatomy.received(empty_inputs(family.arguments(run.recipe, config)))
+        run.recipe.method.check_call(anatomy, inputs, None)
     stored = getattr(run.recipe.method, "kept", "exact")
     if stored == "bfloat16" and run.recipe.numerics.dtype != "float32":
         raise ConfigError(f"method.kept=bfloat16 saves nothing with {run.recipe.numerics.dtype}: float8 or cpu does")

@@ -75,6 +75,11 @@ def test_prompts_without_images_that_were_asked_for_are_not_replaced(words):
         cli.run_from(["model=wan_i2v", "method=none", words])
 
 
+def test_a_trial_of_the_image_alone_is_refused_before_anything_is_loaded():
+    with pytest.raises(ConfigError, match="leaves of 2 latent frames only the first"):
+        cli.run_from(["model=wan_i2v", "method=precisecache", "model.sampling.frames=5"])
+
+
 def test_a_model_of_text_alone_refuses_images(folder, capsys):
     assert cli.main(["model=tiny_wan", f"prompts.file={folder / 'mine.txt'}", f"results={folder / 'out'}"]) == 2
     assert "has an image, and this model takes text alone" in capsys.readouterr().err

@@ -167,7 +167,8 @@ class Method(ABC):
         """Raise ValueError if the method cannot work on latents of (T, H, W) or in `num_steps` (None: not known)."""
 
     def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:  # noqa: B027
-        """Raise ValueError, at the first step of a call, if the method cannot work in it or was undone in `pipe`."""
+        """Raise ValueError, at the first step of a call, if the method cannot work in it or was undone in `pipe`; None
+        where the call is only planned."""
 
 
 @dataclass(kw_only=True)
