@@ -93,16 +93,16 @@ WAN = {name for name in FAMILIES if name.startswith("wan")}
 
 
 EVERY, COGVIDEOX = set(FAMILIES), {"cogvideox_2b", "cogvideox_5b"}
-WITHOUT_OFFICIAL_CODE = {"hunyuan15", "ltx2", "opensora", "vchitect"}
+UNKNOWN_TO_CACHE_DIT = {"hunyuan15", "ltx2", "opensora", "vchitect"}
 # Presets that families refuse. A refusal that is not expected here fails, and so does a family that works after all.
 REFUSED: dict[str, set[str]] = {
     "adacache": {"ltx2"},
     "adacache_fast": {"ltx2"},
-    "dbcache": WITHOUT_OFFICIAL_CODE,
-    "dbcache_dmd": WITHOUT_OFFICIAL_CODE,
-    "dbcache_foca": WITHOUT_OFFICIAL_CODE,
-    "dbcache_scm": WITHOUT_OFFICIAL_CODE,
-    "dbcache_taylorseer": WITHOUT_OFFICIAL_CODE,
+    "dbcache": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_dmd": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_foca": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_scm": UNKNOWN_TO_CACHE_DIT,
+    "dbcache_taylorseer": UNKNOWN_TO_CACHE_DIT,
     "dicache": {"ltx2"},
     # a strength below 1 takes a part of their schedule only
     "fewer_steps": {"wan_video_to_video"},
@@ -112,9 +112,9 @@ REFUSED: dict[str, set[str]] = {
     "pab_246": EVERY - {"opensora", "vchitect"},
     "pab_357": EVERY - {"opensora", "vchitect"},
     "pab_579": EVERY - {"opensora", "vchitect"},
-    "seacache": {*COGVIDEOX, *WITHOUT_OFFICIAL_CODE},
+    "seacache": {*COGVIDEOX, *UNKNOWN_TO_CACHE_DIT},
     "seacache_diffusers": EVERY - WAN,
-    "seacache_fast": {*COGVIDEOX, *WITHOUT_OFFICIAL_CODE},
+    "seacache_fast": {*COGVIDEOX, *UNKNOWN_TO_CACHE_DIT},
     "teacache_retention": EVERY - WAN,
 }
 
