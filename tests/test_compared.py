@@ -18,7 +18,7 @@ from analysis.figures import Options, read_oracle, style
 from analysis.figures.pareto import BY_MACS, BY_SSIM, ORACLE
 from analysis.figures.pareto import pareto as draw
 from analysis.load import benches
-from analysis.tables import budget, tables
+from analysis.tables import budget, oracle, tables
 from methods.engine.method import APPROACHES, Method
 
 from . import figure_parts as parts
@@ -202,6 +202,30 @@ def test_summaries_of_a_search_are_read(tmp_path):
     empty.mkdir()
     with pytest.raises(ValueError, match="no summary"):
         read_oracle(empty)
+
+
+def test_a_method_reaches_a_share_of_what_a_search_finds(tmp_path):
+    """Over the videos that were searched, at their cost; settings elsewhere do not count."""
+    results = compared(tmp_path)
+    (bench,) = benches(results)
+    assert oracle.tables("compared", [bench]) == []
+    (record,) = [each for each in bench.raw if each["recipe"]["method"]["name"] == "planned"][:1]
+    speedup, samples = record["macs"]["speedup"], record["samples"][:2]
+    mean = sum(sample["fidelity"]["psnr@2"] for sample in samples) / 2
+    for name, of, low in (("a", 100 * speedup, mean - 30), ("b", 700, mean)):
+        schedules = {"uniform": {"psnr": [low, low]}, "best per prompt": {"psnr": [low + 40, low + 40]}}
+        data = {"model": bench.model, "steps": 100, "of": of, "schedules": schedules}
+        data["samples"] = [{"prompt": sample["prompt"], "seed": sample["seed"]} for sample in samples]
+        (bench.root / "oracle").mkdir(exist_ok=True)
+        (bench.root / "oracle" / f"{name}.json").write_text(json.dumps(data))
+    (bench.root / "oracle" / "tried.json").write_text("{}")
+    (table,) = oracle.tables("compared", [bench])
+    assert table.columns == ("schedule", f"PSNR (dB) at {speedup:g}×", "PSNR (dB) at 7×")
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.blocks[0].rows}
+    assert rows["evenly spaced"] == [f"{mean - 30:.2f} (0%)", f"{mean:.2f} (0%)"]
+    assert rows["each video's best"][0] == f"{mean + 10:.2f} (100%)"
+    assert rows["planned"][0] == f"{mean:.2f} (75%)"
+    assert not rows["planned"][1]
 
 
 def test_the_worst_prompt_is_beside_the_mean(tmp_path):

@@ -16,7 +16,7 @@ from ..command import Parser, publish, run
 from ..load import NO_CACHE, Bench, experiments
 from ..render import Block, Cell, Table
 from ..stats import worst
-from . import budget, choices
+from . import budget, choices, oracle
 from .cells import Row
 from .layouts import Layout, layout_of
 from .noise import noise_floor
@@ -39,6 +39,7 @@ def tables(results: Path, convention: str = CONVENTION, against: str | None = No
         made.append(main_table(name, layout, benches, convention))
         made += pareto.tables(name, benches, against) if layout.curves else []
         made += budget.tables(name, benches, layout.budgets) if layout.budgets else []
+        made += oracle.tables(name, benches)
         made += choices.tables(name, benches) if layout.choices else []
         made += worst_table(name, benches, convention)
     return made

@@ -49,10 +49,16 @@ class Point:
 
 def nearest(curve: Curve, budget: float) -> Point:
     """The point of a curve at a budget, which is a speedup by MACs."""
+    place, reached = nearest_place(curve, budget)
+    speedups = curve.speedups(np.arange(curve.macs.shape[1]), latency=False)
+    return Point(float(speedups[place]), curve.scores[PSNR][place], reached)
+
+
+def nearest_place(curve: Curve, budget: float) -> tuple[int, bool]:
+    """Which setting of a curve is nearest to a budget, and whether it is within TOLERANCE of it."""
     speedups = curve.speedups(np.arange(curve.macs.shape[1]), latency=False)
     place = int(np.abs(np.log(speedups / budget)).argmin())
-    reached = abs(speedups[place] / budget - 1) <= TOLERANCE
-    return Point(float(speedups[place]), curve.scores[PSNR][place], bool(reached))
+    return place, bool(abs(speedups[place] / budget - 1) <= TOLERANCE)
 
 
 def points(found: Mapping[str, Curve], budgets: Sequence[float]) -> dict[str, list[Point]]:
