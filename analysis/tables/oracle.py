@@ -34,7 +34,7 @@ def tables(name: str, benches: Sequence[Bench]) -> list[Table]:
         "In parentheses the share of the gain of each video's best schedule over the evenly spaced one, at the same"
         " number of computed steps and with the same line as payload, that the mean reaches.",
         f"A method's setting counts if its MACs are within {TOLERANCE:.0%} of that. A search looks at the uncached"
-        " video, so no method can do what it does; it is a local one, by the latents' error, so better ones may exist.",
+        " video, so no method can do what it does. It is a local one, by the latents' error: better ones may exist.",
     ]
     columns = ("schedule", *(f"PSNR (dB) at {budget:g}×" for budget in budgets))
     return [Table(f"{name}-oracle", f"{name}: how much of the best schedule's gain", columns, blocks, notes)]
