@@ -134,10 +134,10 @@ class Best:
         self._measured += 1
         if (now := time.monotonic()) - self._said > EVERY:
             self._said = now
-            left = (now - self._began) / self._measured * (self._total - self._measured) / 60
+            left = max((now - self._began) / self._measured * (self._total - self._measured) / 60, 0)
             best = -20 * math.log10(min(sample.tried.values()))
             self.say(
-                f"{what}: {len(sample.tried)} schedules, best {best:.1f} dB in latents, at most {max(left, 0):.0f} min left"
+                f"{what}: {len(sample.tried)} schedules, best {best:.1f} dB in latents, at most {left:.0f} min left"
             )
             self._keep()
         return error
