@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from pcbench import __main__ as launcher
 from pcbench import cli, completion, config, options, runs
+from pcbench.backbones import FAMILIES
 from pcbench.command import Command, FaultsError, Progress, left, options_of
 
 OURS = [name for name, (module, _) in options.COMMANDS.items() if name not in ("analysis", "vbench", "tracking")]
@@ -191,3 +193,7 @@ def test_completion_says_which_shells_there_are(capsys):
     assert launcher.main(["completion", "tcsh"]) == 2
     assert "bash, zsh, fish" in capsys.readouterr().err
     assert completion.candidates("", "tune") == []
+
+
+def test_the_help_names_every_family():
+    assert set(re.split(", | or ", options.RUN["model.backbone.family=NAME"])) == set(FAMILIES)
