@@ -22,8 +22,8 @@ SAMPLES = {
     "model.backbone.source=PATH": "a diffusers pipeline folder, or owner/name on the hub, in place of the model's own",
     "model.backbone.revision=HASH": "commit of a hub repository",
     "model.backbone.name=NAME": "what records and folders call the model",
-    "model.backbone.family=NAME": "wan, wan_i2v, wan_ti2v, wan_ti2v_image, hunyuan, hunyuan15, ltx2, cogvideox, opensora"
-    " or vchitect",
+    "model.backbone.family=NAME": "wan, wan_i2v, wan_ti2v, wan_ti2v_image, hunyuan, hunyuan15, ltx2, cogvideox,"
+    " opensora or vchitect",
     "+model.backbone.call.KEY=…": "a further argument of the pipeline call",
     "+model.backbone.transformer.KEY=…": "a value of the transformer's config, for plans without weights",
     "model.weights=pretrained|random": "random: the full architecture without its checkpoint, for time and memory",
