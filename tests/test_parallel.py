@@ -27,6 +27,7 @@ BAD = {
     f"{PARALLEL}=2 {GUIDED_TOO} model=tiny_hunyuan": "tiny_hunyuan has one guidance branch",
     f"{PARALLEL}=2 {GUIDED_TOO} method=magcache": "magcache needs both of wan's guidance branches at once",
     f"{PARALLEL}=4 {GUIDED_TOO} method=precisecache_flash": "torchrun --nproc-per-node 4",
+    f"{PARALLEL}=2 {GUIDED_TOO} model=ltx2 method=easycache": "ltx2: video and sound were never split over GPUs",
     f"{PARALLEL}=2 stages=[latency]": "torchrun --nproc-per-node 2",
     f"{PARALLEL}=2 stages=[latency] method=teacache model=tiny_hunyuan": "torchrun --nproc-per-node 2",
     f"{PARALLEL}=8 stages=[latency] method=precisecache_flash model=tiny_opensora": "torchrun --nproc-per-node 8",

@@ -18,7 +18,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from torch.distributed.device_mesh import init_device_mesh
 
-from methods.engine.anatomy import anatomy_for
+from methods.engine.anatomy import Anatomy, anatomy_for
 from methods.engine.processes import share_guidance
 
 from .. import first_frame
@@ -44,7 +44,7 @@ PLANS: dict[str, dict[str, Any]] = {  # other classes bring their own
 def check(recipe: Recipe, family: Family, config: dict[str, Any]) -> None:
     """Raise ConfigError if the recipe's transformer, of this family and config, cannot be split as it asks."""
     numerics, name, kind = recipe.numerics, recipe.backbone.name, family.TRANSFORMER
-    if numerics.parallel > 1 and family.ANATOMY.TWO_HEADS:
+    if numerics.parallel > 1 and getattr(Anatomy.KNOWN.get(kind.__name__), "TWO_HEADS", False):
         raise ConfigError(f"{name}: video and sound were never split over GPUs: leave model.numerics.parallel at 1")
     count = numerics.parallel // 2 if numerics.cfg_parallel else numerics.parallel
     if numerics.cfg_parallel:
