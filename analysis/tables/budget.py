@@ -21,11 +21,13 @@ PSNR = next(iter(METRICS))
 
 @dataclass(frozen=True)
 class Point:
-    """The setting of a curve that is nearest to a budget. speedup: its own, by MACs. scores: PSNR (prompts,).
+    """The setting of a curve that is nearest to a budget. place: its number in the curve. speedup: its own, by MACs.
+    scores: PSNR (prompts,).
 
     reached: whether its speedup is within TOLERANCE of the budget.
     """
 
+    place: int
     speedup: float
     scores: np.ndarray
     reached: bool
@@ -49,16 +51,10 @@ class Point:
 
 def nearest(curve: Curve, budget: float) -> Point:
     """The point of a curve at a budget, which is a speedup by MACs."""
-    place, reached = nearest_place(curve, budget)
-    speedups = curve.speedups(np.arange(curve.macs.shape[1]), latency=False)
-    return Point(float(speedups[place]), curve.scores[PSNR][place], reached)
-
-
-def nearest_place(curve: Curve, budget: float) -> tuple[int, bool]:
-    """Which setting of a curve is nearest to a budget, and whether it is within TOLERANCE of it."""
     speedups = curve.speedups(np.arange(curve.macs.shape[1]), latency=False)
     place = int(np.abs(np.log(speedups / budget)).argmin())
-    return place, bool(abs(speedups[place] / budget - 1) <= TOLERANCE)
+    reached = abs(speedups[place] / budget - 1) <= TOLERANCE
+    return Point(place, float(speedups[place]), curve.scores[PSNR][place], bool(reached))
 
 
 def points(found: Mapping[str, Curve], budgets: Sequence[float]) -> dict[str, list[Point]]:

@@ -17,7 +17,7 @@ import numpy as np
 from ..load import Bench
 from ..pareto import PSNR, SPECS, curves, mean_score, short_names
 from ..render import Block, Cell, Table
-from .budget import TOLERANCE, nearest_place
+from .budget import TOLERANCE, nearest
 
 UNIFORM, BEST = "uniform", "best per prompt"  # kinds of schedules in a summary
 KINDS = {UNIFORM: "evenly spaced", "best for all": "the best for all videos", BEST: "each video's best"}
@@ -78,10 +78,10 @@ def _of_method(bench: Bench, curve: Any, summary: Mapping[str, Any] | None) -> f
     """Mean PSNR, over the videos that were searched, of a method's setting at the search's cost; NaN without one."""
     if summary is None:
         return np.nan
-    place, is_near = nearest_place(curve, _budget(summary))
-    if not is_near:
+    point = nearest(curve, _budget(summary))
+    if not point.reached:
         return np.nan
-    identity = bench.records.loc[bench.records["label"] == curve.labels[place], "id"].iloc[0]
+    identity = bench.records.loc[bench.records["label"] == curve.labels[point.place], "id"].iloc[0]
     samples = bench.samples[bench.samples["id"] == identity].set_index(["prompt", "seed"])
     wanted = [(each["prompt"], each["seed"]) for each in summary["samples"]]
     return _mean([samples[PSNR].get(key) for key in wanted])

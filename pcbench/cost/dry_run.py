@@ -266,8 +266,10 @@ def _nan_inputs(shapes: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """Tensors full of NaN in these shapes; masks are all true, and a number stays."""
 
     def tensor(name: str, shape: Any) -> Any:
-        if isinstance(shape, int) or (shape and isinstance(shape[0], (list, tuple))):
-            return shape if isinstance(shape, int) else tuple(tensor(name, inner) for inner in shape)
+        if isinstance(shape, int):
+            return shape
+        if shape and isinstance(shape[0], (list, tuple)):
+            return tuple(tensor(name, inner) for inner in shape)
         mask = "mask" in name
         return torch.ones(shape, dtype=torch.bool) if mask else torch.full(shape, math.nan, dtype=dtype)
 

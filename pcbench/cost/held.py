@@ -21,6 +21,7 @@ class Held:
         self.whole = self.inside = self.waiting = self.seen = 0
 
     def look(self, rule: Rule, between_steps: bool = False) -> None:
+        """Count what the rule holds now; before a block runs, only if anything was stored since the last time."""
         if self.seen == KeptTensors.additions and not between_steps:
             return
         self.seen = KeptTensors.additions

@@ -160,7 +160,7 @@ class _Watch(Rule):
         if denoiser.step.index == len(self.seen.moments):
             self.seen.moments.append(Moment(sigma=denoiser.step.sigma))
         moment, name, anatomy = self.seen.moments[denoiser.step.index], denoiser.branch.name, denoiser.anatomy
-        self.seen.anatomy = anatomy
+        self.seen.anatomy = anatomy  # this call's: LTX-2's knows how much of a prediction is sound
         prediction = self.rule.predict(denoiser)
         moment.predictions[name] = prediction.to("cpu", copy=True)
         if anatomy.BATCHED or len(moment.predictions) > 1:

@@ -45,7 +45,6 @@ class LTX2Anatomy(Anatomy):
     # Guided away from: blocks without self-attention (stg), video and sound without each other (modality).
     UNCONDITIONAL: ClassVar = ("uncond_stg", "uncond_modality")
     PER_STEP: ClassVar = ("hidden_states", "timestep", "sigma", "audio_timestep", "audio_sigma")
-    ROUNDS_TIMESTEPS: ClassVar = False
     TEXTS: ClassVar = ("audio_hidden_states",)
     TWO_HEADS: ClassVar = True
     SIZES: ClassVar = ("num_frames", "height", "width")
