@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +35,11 @@ class Target:
     def __str__(self) -> str:
         return f"{self.value:g}{self.unit}" if self.unit == "x" else f"{self.value:g} {self.unit}"
 
-    def text(self, measured: float) -> str:
-        """A measured value with its unit."""
-        return f"{measured:.3f}x" if self.unit == "x" else f"{measured:.2f} {self.unit}"
+    def text(self, measured: float, error: float | None = None) -> str:
+        """A measured value with its unit, and with its standard error if that is given and finite."""
+        digits = 3 if self.unit == "x" else 2
+        margin = "" if error is None or not math.isfinite(error) else f" ± {error:.{digits}f}"
+        return f"{measured:.{digits}f}{margin}{'' if self.unit == 'x' else ' '}{self.unit}"
 
 
 def speedup(samples: Sequence[Sample], reference_macs: float) -> float:

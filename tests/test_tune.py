@@ -148,7 +148,7 @@ def test_a_method_is_tuned_checked_resumed_and_used(tmp_path, capsys):
     out = capsys.readouterr().out
     path = tmp_path / "presets" / "uniform-tiny_wan-2x.yaml"
     assert yaml.safe_load(path.read_text()) == {"defaults": ["_uniform", "_self_"], "reuse": "extrapolate", "steps": 4}
-    assert "2.000x on the 2 prompts tuned on, 2.000x on 1 others" in out
+    assert "2.000 ± 0.000x on the 2 prompts tuned on, 2.000x on 1 others" in out
     before = {each: os.stat(each).st_mtime_ns for each in tmp_path.rglob("*.safetensors")}
     assert tune.main([*words, "target=2x"]) == 0  # nothing is made again
     assert before == {each: os.stat(each).st_mtime_ns for each in tmp_path.rglob("*.safetensors")}
@@ -182,3 +182,16 @@ def test_a_method_without_a_tradeoff_has_no_budget(words, tmp_path, capsys):
     assert cli.main(["method=uniform", "budget=2", *SMALL, f"results={tmp_path / 'results'}"]) == 2
     assert "give a speedup" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+def test_prompts_sorted_by_kind_are_in_both_halves():
+    assert tune.halves(["dog 1", "dog 2", "cat 1", "cat 2", "owl"]) == (["dog 1", "cat 1", "owl"], ["dog 2", "cat 2"])
+
+
+@pytest.mark.parametrize(
+    ("error", "prompts", "needed"),
+    [(0.0, 8, None), (float("inf"), 8, None), (0.01, 8, None), (0.04, 8, "tune on 62 prompts"), (0.02, 16, "on 31")],
+)
+def test_more_prompts_are_asked_for_where_others_could_differ(error, prompts, needed):
+    lines = tune.too_few(targets.parse("2x"), (2.0, error), prompts)
+    assert (lines == []) if needed is None else needed in lines[0]

@@ -2,13 +2,14 @@
 
 target is a speedup by MACs (2x), a mean number of computed steps (25steps), or a PSNR that the mean reaches with 95 %
 confidence (45dB). What is tuned is the method's own field (TeaCache's threshold, PreciseCache's alpha, a number of
-steps, …). The first half of the prompts is tuned on, the other half checks. Every setting that was tried is kept under
-the results folder, so the same command goes on where it was stopped. At the end a preset with its evidence is written
-to results/presets/, to be used as method=FILE.
+steps, …). Every other prompt is tuned on, the rest check. Every setting that was tried is kept under the results
+folder, so the same command goes on where it was stopped. At the end a preset with its evidence is written to
+results/presets/, to be used as method=FILE.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from ..runs import anatomy_of
 from ..store.atomic import write_whole
 from .evidence import Bench, search_on
 from .search import UnreachableError
+
+SURE = 0.02  # relative difference between the prompts tuned on and as many others that more prompts would not exceed
 
 COMMAND = Command(
     "pcbench.tune",
@@ -73,19 +76,35 @@ def tune(bench: Bench) -> Path:
     return path
 
 
-def preset(bench: Bench, run: Run, tuned: float, checked: float) -> str:
-    """The preset as YAML: the method's fields that differ from its defaults, under the evidence."""
+def preset(bench: Bench, run: Run, tuned: tuple[float, float], checked: tuple[float, float]) -> str:
+    """The preset as YAML: the method's fields that differ from its defaults, under the evidence.
+
+    tuned, checked: what was measured on either half of the prompts, and its standard error.
+    """
     tune_on, check_on = halves(bench.run.prompts)
     method = run.recipe.method
     lines = [
         f"{method.NAME} on {run.recipe.backbone.name}, tuned to {bench.target} over {bench.tradeoff.field}:",
-        f"{bench.target.text(tuned)} on the {len(tune_on)} prompts tuned on,"
-        f" {bench.target.text(checked)} on {len(check_on)} others.",
+        f"{bench.target.text(*tuned)} on the {len(tune_on)} prompts tuned on,"
+        f" {bench.target.text(*checked)} on {len(check_on)} others (± standard error).",
+        *too_few(bench.target, tuned, len(tune_on)),
         f"Tried: {'; '.join(bench.settled)}.",
     ]
     plain = type(method)().for_backbone(anatomy_of(run.recipe.backbone))
     fields = yaml.safe_dump(differences(method, plain), sort_keys=False)
     return "".join(f"# {line}\n" for line in lines) + f"defaults: [_{method.NAME}, _self_]\n{fields}"
+
+
+def too_few(target: targets.Target, tuned: tuple[float, float], prompts: int) -> list[str]:
+    """A line with how many prompts it would take for as many others to differ by at most SURE; none if these do.
+
+    The difference of two means over n prompts each has √2 times the standard error of one, which falls with √n.
+    """
+    measured, error = tuned
+    needed = prompts * (1.96 * math.sqrt(2) * error / (SURE * abs(measured))) ** 2 if math.isfinite(error) else 0
+    if needed <= prompts:
+        return []
+    return [f"For {SURE:.0%} with 95 % confidence on as many others, tune on {math.ceil(needed)} prompts."]
 
 
 def differences(method: Method, plain: Method) -> dict[str, Any]:
@@ -112,9 +131,8 @@ def parse(arguments: list[str]) -> Bench:
 
 
 def halves(prompts: list[str]) -> tuple[list[str], list[str]]:
-    """The prompts to tune on, and those to check on."""
-    middle = (len(prompts) + 1) // 2
-    return prompts[:middle], prompts[middle:]
+    """The prompts to tune on, and those to check on: every other one, since a file is often sorted by kind."""
+    return prompts[::2], prompts[1::2]
 
 
 def say(line: str) -> None:

@@ -67,15 +67,11 @@ class Bench:
         recipe = replace(self.run.recipe, method=changed)
         return replace(self.run, label=label, recipe=recipe, stages=self.target.stages, fidelity=("raw",), preset=None)
 
-    def measure(self, value: float, prompts: Sequence[str]) -> float:
-        """Carry out a setting on some prompts, unless that was done before, and measure it. Raises FailedError."""
-        return self._carried_out(value, prompts)[0]
-
     def tune(self, value: float, fewest: int = FEW) -> float:
         """Measure a setting on the prompts to tune on, on as few as tell where it lies, and say so."""
         began, number = time.monotonic(), fewest
         while True:
-            measured, error = self._carried_out(value, self.tuned_on[:number])
+            measured, error = self.measure(value, self.tuned_on[:number])
             if number >= len(self.tuned_on) or self._clear(measured, error, number):
                 break
             number *= 2
@@ -96,8 +92,11 @@ class Bench:
             return number > FEW  # two may agree by chance
         return abs(measured - self.target.value) > CLEAR * error
 
-    def _carried_out(self, value: float, prompts: Sequence[str]) -> tuple[float, float]:
-        """What a setting measures on some prompts, and the standard error."""
+    def measure(self, value: float, prompts: Sequence[str]) -> tuple[float, float]:
+        """Carry out a setting on some prompts, unless that was done before: what it measures, and the standard error.
+
+        Raises FailedError.
+        """
         run = replace(self.with_setting(value), prompts=list(prompts))
         job = job_of(run)
         stages.execute(job, self.detail)
