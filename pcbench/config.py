@@ -253,7 +253,7 @@ class Latency:
 class Score:
     """What to score besides fidelity.
 
-    vbench: dimensions of VBench, or "quality", "semantic", "all" (docs/vbench.md).
+    vbench: dimensions of VBench and VBench-2.0, or "quality", "semantic", "all", "vbench2", … (docs/vbench.md).
     vbench_partial: score the videos that exist even if others were not generated.
     vbench_timeout: seconds after which a dimension is given up.
     """

@@ -38,6 +38,7 @@ from .store import (
     write_whole,
 )
 from .store.atomic import alone, orphans, set_aside, sweep
+from .vbench.dimensions import EDITIONS, expand
 from .vbench.environment import folder as vbench_environment
 
 Say = Callable[[str], None]
@@ -229,5 +230,9 @@ def _code() -> list[Any]:
 
 def _tools(run: Run) -> list[Any]:
     """The state of the optional scorers: what is installed of LPIPS and VBench."""
-    files = [lpips.trunk_file(), *([vbench_environment() / "environment.json"] if run.score.vbench else [])]
+    editions = {dimension.edition for dimension in expand(run.score.vbench)}
+    files = [
+        lpips.trunk_file(),
+        *(vbench_environment(each) / "environment.json" for each in EDITIONS if each in editions),
+    ]
     return [lpips.is_installed(), *(_stat(path.stat()) if path.exists() else None for path in files)]

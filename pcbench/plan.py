@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from .job import Job
 from .observe import stage as observe
 from .sampling import latency
 from .store import records
+from .vbench import hours as vbench
+from .vbench.dimensions import VBENCH
 
 # Peak of dense bfloat16 (= float16) matrix products in TFLOPS, and memory in GB, as in the vendors' data sheets.
 GPUS: dict[str, tuple[float, int]] = {
@@ -181,6 +184,7 @@ def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
         "measured_seconds": None if timed is None else timed["denoise_seconds"]["median"],
         "videos": len(run.samples),
         "videos_missing": count,
+        "scorings": dict(vbench.scorings(run)),
         "gpu_hours_missing": count * seconds / 3600,
         "disk_mb_missing": count * _disk_bytes(job) / 1e6,
     }
@@ -225,7 +229,8 @@ def _in_words(todo: dict[str, Any]) -> str:
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Totals over the videos still to make: PMACs (10^15 MACs; expected, least, most), GPU hours, disk and memory."""
+    """Totals over the videos still to make: PMACs (10^15 MACs; expected, least, most), GPU hours, disk and memory.
+    scorings: by VBench's edition, the videos it scores, each once for every dimension."""
 
     def total(name: str) -> float:
         return math.fsum(row["videos_missing"] * row[name] for row in rows)
@@ -236,6 +241,7 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "videos_missing": sum(row["videos_missing"] for row in rows),
         **{name: total(name) for name in ("pmacs", "pmacs_lower", "pmacs_upper", "pflops")},
         "gpu_hours": math.fsum(row["gpu_hours_missing"] for row in rows),
+        "scorings": dict(sum((Counter(row["scorings"]) for row in rows), Counter())),
         "disk_mb": math.fsum(row["disk_mb_missing"] for row in rows),
         "peak_gib": max((row["peak_gib"] for row in rows), default=0.0),
     }
@@ -279,12 +285,23 @@ def table(rows: Sequence[dict[str, Any]], total: dict[str, Any], device: Device)
             lines.append(f"kept on the CPU: {planned['model']} {planned['method']}, {gib}")
         if (seconds := planned["measured_seconds"]) is not None:
             lines.append(f"timed on this machine: {planned['model']} {planned['method']}, {seconds:.3g} s a video")
-    pmacs, least, most, hours = (_number(total[n]) for n in ("pmacs", "pmacs_lower", "pmacs_upper", "gpu_hours"))
+    for edition, count in total["scorings"].items():
+        lines.append(
+            f"{edition} then scores {count} videos, each once for every dimension: {scoring_time(edition, count)}"
+        )
+    pmacs, least, most, gpu = (_number(total[n]) for n in ("pmacs", "pmacs_lower", "pmacs_upper", "gpu_hours"))
     lines.append(
         f"{total['recipes']} recipes, {total['videos_missing']} videos to make: {pmacs} PMACs ({least} to {most}),"
-        f" {hours} GPU hours, {total['disk_mb']:.1f} MB, up to {total['peak_gib']:.1f} GiB"
+        f" {gpu} GPU hours, {total['disk_mb']:.1f} MB, up to {total['peak_gib']:.1f} GiB"
     )
     return lines
+
+
+def scoring_time(edition: str, count: int) -> str:
+    """How long scoring takes, as far as that is known."""
+    if edition != VBENCH.title:
+        return "how long that takes is published nowhere"
+    return f"{_number(vbench.hours(count))} hours of an H100, at half a day for all of VBench (Vchitect/VBench#195)"
 
 
 def _cells(planned: dict[str, Any], note: int) -> list[str]:

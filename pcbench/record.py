@@ -20,6 +20,7 @@ from .sampling import latency
 from .store import DamagedError, Place, read_json, read_record, write_record
 from .store.atomic import alone
 from .vbench import results
+from .vbench.dimensions import VBENCH2
 
 SCHEMA = 3
 LETTERS = {"full": "F", "partial": "p", "reuse": "r"}
@@ -96,6 +97,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
         "macs": _macs(job, samples),
         "fidelity": summarise(entries),
         "vbench": results.summary(place.folder),
+        **({"vbench2": of_vbench2} if (of_vbench2 := results.summary(place.folder, VBENCH2)) else {}),
         "latency": None if timed is None else _latency(job, timed),
         "samples": samples,
         **({"failures": failures} if failures else {}),

@@ -228,7 +228,7 @@ def test_color_may_leave_out_videos_without_its_object(home, tmp_path, monkeypat
     make_samples(run)
     score(run)
     told = results.summary(job_of(run).place.folder)[0]["dimensions"]["color"]
-    assert (told["n"], told["unscored"]) == (1, {results.LEFT_OUT: 1})
+    assert (told["n"], told["unscored"]) == (1, {f"{results.LEFT_OUT}: its object was not found": 1})
 
 
 DETECTOR = {

@@ -23,6 +23,8 @@ PAIR = ["method=fewer_steps", "method.steps=4", "prompts.limit=2", *SMALL]  # it
 def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PCBENCH_VBENCH", str(tmp_path / "home"))
     monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path / "weights"))
+    monkeypatch.setenv("PCBENCH_VBENCH2", str(tmp_path / "home2"))
+    monkeypatch.setenv("VBENCH2_CACHE_DIR", str(tmp_path / "weights"))
     monkeypatch.setattr(sys, "argv", ["pcbench"])
     return tmp_path / "home"
 
@@ -73,7 +75,7 @@ def test_a_dimension_that_fails_fails_the_run_and_the_record_says_why(home, tmp_
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("score.vbench=[flicker]", "unknown VBench dimension 'flicker'; known: subject_consistency, "),
+        ("score.vbench=[flicker]", "unknown VBench dimension 'flicker'; there are all, "),
         ("score.vbench=[temporal_flickering]", "has no environment in "),
         ("score.vbench_timeout=0", "score.vbench_timeout must be from"),
         ("score.vbenhc=[all]", "unknown option 'vbenhc' of Score: did you mean 'vbench'?"),
@@ -89,8 +91,12 @@ def test_bad_input_is_one_line_before_anything_is_generated(home, tmp_path, capf
 
 
 def test_a_plan_needs_no_environment(home, tmp_path, capfd):
-    assert cli.main(["method=none", "score.vbench=all", "plan=true", f"results={tmp_path}"]) == 0
-    assert "videos to make" in capfd.readouterr().out
+    words = ["method=none", "prompts=vbench", "score.vbench=[all,Human_Anatomy]", "plan=true", f"results={tmp_path}"]
+    assert cli.main(words) == 0
+    out = capfd.readouterr().out
+    assert "4720 videos to make" in out
+    assert "VBench then scores 6810 videos, each once for every dimension: 12 hours of an H100" in out
+    assert "VBench-2.0 then scores 360 videos" in out
 
 
 def test_status_without_anything_names_every_file_and_the_command(home, tmp_path, capsys):
@@ -101,7 +107,7 @@ def test_status_without_anything_names_every_file_and_the_command(home, tmp_path
         for weights in dimension.weights:
             assert f"needs {tmp_path / 'weights' / weights.path}" in out
             assert weights.url in out
-    assert "build it with python -m pcbench.vbench setup" in out
+    assert "make one with python -m pcbench.vbench setup" in out
 
 
 @pytest.mark.parametrize(

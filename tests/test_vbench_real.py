@@ -13,7 +13,7 @@ from pcbench.config import ConfigError, Prompts
 from pcbench.identity import sample_key
 from pcbench.job import job_of
 from pcbench.vbench import environment, process, results, stage, tasks
-from pcbench.vbench.dimensions import DIMENSIONS
+from pcbench.vbench.dimensions import DIMENSIONS, VBENCH, members
 from pcbench.vbench.suites import read_entries
 
 from .vbench_parts import OTHER, STOP, make_samples, run_of
@@ -92,11 +92,11 @@ def test_our_prompts_and_counts_are_those_of_the_installed_vbench():
     listed = [line for line in (PROMPTS / "vbench.txt").read_text().splitlines() if not line.startswith("#")]
     assert listed == [entry["prompt_en"] for entry in entries]
     counts = Counter(name for entry in entries for name in entry["dimension"])
-    assert counts == {name: dimension.prompts for name, dimension in DIMENSIONS.items()}
-    of = {name: {e["prompt_en"] for e in entries if name in e["dimension"]} for name in DIMENSIONS}
-    quality = set().union(*(of[name] for name, dimension in DIMENSIONS.items() if dimension.quality))
+    assert counts == {name: DIMENSIONS[name].prompts for name in members(VBENCH)}
+    of = {name: {e["prompt_en"] for e in entries if name in e["dimension"]} for name in members(VBENCH)}
+    quality = set().union(*(of[name] for name in members(VBENCH, "quality")))
     assert set(Prompts(file="vbench_quality.txt").read(PROMPTS)) == quality
     mlperf = ("subject_consistency", "motion_smoothness", "dynamic_degree", "scene", "appearance_style")
     assert set(Prompts(file="mlperf248.txt").read(PROMPTS)) == set().union(*(of[name] for name in mlperf))
     smoke = set(Prompts(file="smoke.txt").read(PROMPTS))
-    assert all(of[name] & smoke for name in DIMENSIONS)
+    assert all(of[name] & smoke for name in of)

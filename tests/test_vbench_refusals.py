@@ -8,7 +8,7 @@ import pytest
 
 from pcbench.config import ConfigError
 from pcbench.vbench import environment, process
-from pcbench.vbench.dimensions import DIMENSIONS
+from pcbench.vbench.dimensions import DIMENSIONS, VBENCH
 from pcbench.vbench.tasks import require
 
 from .vbench_parts import BICYCLE, OTHER, STOP, fake_environment, run_of
@@ -25,7 +25,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def test_no_environment_names_the_command_that_builds_it(home, tmp_path):
-    with pytest.raises(ConfigError, match=r"no environment in .*: build it with python -m pcbench.vbench setup"):
+    with pytest.raises(ConfigError, match=r"no environment in .*: make one with python -m pcbench.vbench setup"):
         require(run_of(tmp_path / "out", [STOP], FLICKER))
 
 
@@ -67,7 +67,7 @@ def test_a_half_downloaded_file_is_not_weights(home, tmp_path):
 
 def test_the_worker_is_told_what_pickles_and_downloads_need(home, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
-    env = process.worker_environment(tmp_path, "1")
+    env = process.worker_environment(VBENCH, tmp_path, "1")
     assert env["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"  # amt-s.pth
     assert env["HF_HUB_OFFLINE"] == env["TRANSFORMERS_OFFLINE"] == "1"
     assert env["VBENCH_CACHE_DIR"] == str(tmp_path / "weights")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -149,16 +149,16 @@ def memory(row: Row) -> Cell:
     return Cell(row.record["peak_gpu_bytes"] / GIB, spec=PEAK_MEMORY.spec, why=why)
 
 
-def vbench(row: Row) -> Cell:
-    """VBench's Total in %, where the official protocol is complete."""
-    suites = row.raw.get("vbench") or []
+def vbench(row: Row, entry: str = "vbench", title: str = "VBench") -> Cell:
+    """The total of VBench or VBench-2.0 in %, where the official protocol is complete."""
+    suites = row.raw.get(entry) or []
     total = next((suite["total"] for suite in suites if suite.get("total") is not None), None)
     if total is not None:
         return Cell(100 * total, unit="%")
     if suites:
         missing = suites[0]["missing"]
-        return Cell(why=f"VBench's protocol is incomplete: {missing[0]}, and {len(missing) - 1} more")
-    return Cell(why="VBench was not scored (score.vbench)")
+        return Cell(why=f"{title}'s protocol is incomplete: {missing[0]}, and {len(missing) - 1} more")
+    return Cell(why=f"{title} was not scored (score.vbench)")
 
 
 def score_of(kind: str) -> Callable[[Row], Cell]:
@@ -222,6 +222,7 @@ COLUMNS = {
     "efficiency": Column("efficiency", efficiency),
     "memory": Column(PEAK_MEMORY.heading, memory),
     "vbench": Column("VBench ↑", vbench),
+    "vbench2": Column("VBench-2.0 ↑", partial(vbench, entry="vbench2", title="VBench-2.0")),
     "lpips": Column("LPIPS ↓", score_of("lpips")),
     "ssim": Column("SSIM ↑", score_of("ssim")),
     "psnr": Column("PSNR (dB) ↑", score_of("psnr")),

@@ -220,9 +220,9 @@ LAYOUTS = {
 }  # fmt: skip
 GENERAL = Layout(
     "", "method",
-    ("steps", "macs", "macs_ratio", *TIMES, "memory", *QUALITY, "worst", "front", "count"),
+    ("steps", "macs", "macs_ratio", *TIMES, "memory", "vbench2", *QUALITY, "worst", "front", "count"),
     lambda row: row.label, _by_macs,
-    optional=("vbench", "lpips", *TIMES, "memory", "front"), every_metric=True,
+    optional=("vbench", "vbench2", "lpips", *TIMES, "memory", "front"), every_metric=True,
 )  # fmt: skip
 LAYOUTS["ambiguities"] = replace(GENERAL, curves=False, choices=True)
 LAYOUTS |= dict.fromkeys(("budget", "budget_tiny"), replace(GENERAL, budgets=(1.5, 2.0, 2.5, 3.0)))

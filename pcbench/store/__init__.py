@@ -115,7 +115,14 @@ RECORD = {
     "machine": {"name": str},
     "samples": [SAMPLE],
 }
-OPTIONAL = {"macs": dict, "latency": dict, "fidelity": dict, "vbench": [dict], "observations": [dict]}
+OPTIONAL = {
+    "macs": dict,
+    "latency": dict,
+    "fidelity": dict,
+    "vbench": [dict],
+    "vbench2": [dict],
+    "observations": [dict],
+}
 
 
 def write_record(path: Path, data: dict[str, Any]) -> None:

@@ -17,10 +17,11 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ..messages import ConfigError
 from ..store import read_json, write_json
-from .dimensions import DIMENSIONS
+from .dimensions import VBENCH, members
 from .environment import folder
 from .process import WORKER, worker_environment
 
@@ -158,13 +159,20 @@ def _finish(interpreter: Path, home: Path, key: str) -> None:
     scratch, reply = home / "scratch", home / "scratch" / "check.json"
     (scratch / "ViCLIP").mkdir(parents=True, exist_ok=True)  # two dimensions need a file there when they are imported
     reply.unlink(missing_ok=True)
-    env = worker_environment(scratch) | {"VBENCH_CACHE_DIR": str(scratch)}
-    command = [str(interpreter), "-I", str(WORKER), "--check", str(reply)]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    env = worker_environment(VBENCH, scratch) | {"VBENCH_CACHE_DIR": str(scratch)}
+    answer = ask([str(interpreter), "-I", str(WORKER), "--check", str(reply)], reply, env)
+    shutil.rmtree(scratch)
+    assert set(answer["dimensions"]) == set(members(VBENCH)), "another VBench than the pinned one"
+    write_json(home / "environment.json", {"key": key, "python": str(interpreter), **answer})
+
+
+def ask(command: list[str], reply: Path, env: dict[str, str], cwd: Path | None = None) -> dict[str, Any]:
+    """The worker's answer to --check. Raises CalledProcessError with its output if there is none."""
+    done = subprocess.run(
+        command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     answer = read_json(reply)
     if answer is None or not answer.pop("ok"):
         output = done.stdout + ("" if answer is None else f"\n{answer['error']}")
         raise subprocess.CalledProcessError(done.returncode, done.args, output)
-    shutil.rmtree(scratch)
-    assert set(answer["dimensions"]) == set(DIMENSIONS), "another VBench than the pinned one"
-    write_json(home / "environment.json", {"key": key, "python": str(interpreter), **answer})
+    return answer

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..store import read_json
+from .dimension import Edition
+from .dimensions import VBENCH
 from .environment import Environment, weights_folder
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -30,12 +32,14 @@ class WorkerError(RuntimeError):
         self.output = output
 
 
-def worker_environment(scratch: Path, device: str = "") -> dict[str, str]:
-    """Environment variables for the worker: offline, weights from their folder, torch hub's files in `scratch`."""
+def worker_environment(edition: Edition, scratch: Path, device: str = "") -> dict[str, str]:
+    """Environment variables for the worker: offline, weights from their folder, torch hub's files in `scratch` for
+    VBench, whose worker links them, and among the weights for VBench-2.0."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    weights = weights_folder(edition)
     return env | {
-        "VBENCH_CACHE_DIR": str(weights_folder()),
-        "TORCH_HOME": str(scratch),
+        f"{edition.package.upper()}_CACHE_DIR": str(weights),
+        "TORCH_HOME": str(scratch if edition is VBENCH else weights / "torch"),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # amt-s.pth holds more than tensors
@@ -56,15 +60,19 @@ def run(
     device: what the worker sees as CUDA_VISIBLE_DEVICES; empty for the CPU.
     """
     request_file, reply, log = scratch / "request.json", scratch / "reply.json", scratch / "log.txt"
-    request = request | {"out": str(scratch / "out"), "device": "cuda" if device else "cpu"}
+    source = environment.source
+    about = {"package": environment.edition.package, "source": source and str(source), "out": str(scratch / "out")}
+    request = request | about | {"device": "cuda" if device else "cpu"}
     request_file.write_text(json.dumps(request), encoding="utf-8")
-    bert = weights_folder() / "bert"  # as working directory, so that "bert-base-uncased" is found as a folder in it
+    bert = weights_folder(environment.edition) / "bert"  # where "bert-base-uncased" is found as a folder
+    # VBench-2.0 names its configs relative to its own folder
+    place = source or (bert if bert.is_dir() else scratch)
+    variables = worker_environment(environment.edition, scratch / "torch", device)
     command = [str(environment.python), "-I", str(WORKER), str(request_file), str(reply)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=bert if bert.is_dir() else scratch, env=worker_environment(scratch / "torch", device),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command, cwd=place, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             code = _wait(process, log, timeout, progress)
         finally:

@@ -1,4 +1,4 @@
-"""VBench's results, one file per dimension next to the samples, and how a record summarises them."""
+"""Results of VBench and VBench-2.0, one file per dimension next to the samples; how a record summarises them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 from ..store import read_json
 from . import formula
-from .dimensions import DIMENSIONS
+from .dimension import Edition
+from .dimensions import DIMENSIONS, VBENCH, members
 from .process import WorkerError
 from .tasks import STANDARD, Task
 
-LEFT_OUT = "left out by definition: its object was not found"
+LEFT_OUT = "left out by definition"
+WITH_FIRST = "scored with its prompt's first sample"
+INVALID = -1  # what VBench-2.0 gives a video that it leaves out
 
 
 def path_of(folder: Path, suite: str, dimension: str) -> Path:
@@ -23,15 +26,21 @@ def path_of(folder: Path, suite: str, dimension: str) -> Path:
 
 def checked(task: Task, answer: dict[str, Any]) -> tuple[float, dict[str, float]]:
     """The dimension's score, and each sample's. Raises WorkerError if VBench's answer is not a complete result."""
+    dimension = task.dimension
     names = {video.name: video.sample for video in task.videos}
     values = {names.get(name, name): value for name, value in answer["videos"].items()}
+    if dimension.leaves_out:
+        values = {sample: value for sample, value in values.items() if value != INVALID}
     if stray := sorted(set(values) - set(names.values())):
         raise WorkerError(f"scored a video that is not the run's: {stray[0]}", "")
-    unscored = [sample for sample in names.values() if sample not in values]
-    if unscored and not task.dimension.leaves_out:
+    first = {video.prompt: video.sample for video in reversed(task.videos)}
+    due = list(first.values() if dimension.together else names.values())
+    unscored = [sample for sample in due if sample not in values]
+    if unscored and not dimension.leaves_out:
         raise WorkerError(
-            f"VBench scored {len(values)} of {len(names)} videos and said nothing; the first without: {unscored[0]}", ""
-        )
+            f"{dimension.edition.title} scored {len(values)} of {len(due)} videos and said nothing;"
+            f" the first without: {unscored[0]}", "",
+        )  # fmt: skip
     wrong = [name for name, value in {"the score": answer["score"], **values}.items() if not _is_number(value)]
     if wrong:
         raise WorkerError(f"not a number: {wrong[0]}", "")
@@ -42,14 +51,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, bool | int | float) and math.isfinite(value)
 
 
-def summary(folder: Path) -> list[dict[str, Any]]:
-    """The record's entry for every suite (prompts and seeds) that was scored: its dimensions; Quality, Semantic and
-    Total if the official protocol is complete, else None; and what is missing for them."""
-    return [_suite(results) for results in _by_suite(folder)]
+def summary(folder: Path, edition: Edition = VBENCH) -> list[dict[str, Any]]:
+    """The record's entry for every suite (prompts and seeds) that was scored: its dimensions; the groups' scores
+    (VBench's Quality and Semantic) and the total if the official protocol is complete, else None; what is missing."""
+    suites = (
+        {name: result for name, result in results.items() if name in members(edition)} for results in _by_suite(folder)
+    )
+    return [_suite(results, edition) for results in suites if results]
 
 
 def per_sample(folder: Path) -> dict[str, dict[str, float]]:
-    """Every sample's scores by dimension, on VBench's own scale (imaging_quality's is 0 to 100)."""
+    """Every sample's scores by dimension, on the dimension's own scale (imaging_quality's is 0 to 100)."""
     scores: dict[str, dict[str, float]] = {}
     for results in _by_suite(folder):
         for name, result in results.items():
@@ -59,7 +71,7 @@ def per_sample(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _by_suite(folder: Path) -> list[dict[str, dict[str, Any]]]:
-    """For each suite, in order of its hash, the results by dimension, in VBench's order."""
+    """For each suite, in order of its hash, the results by dimension, in the editions' order."""
     suites = []
     for place in sorted((folder / "vbench").glob("*/")):
         results = {name: read_json(place / f"{name}.json") for name in DIMENSIONS}
@@ -67,15 +79,15 @@ def _by_suite(folder: Path) -> list[dict[str, dict[str, Any]]]:
     return [results for results in suites if results]
 
 
-def _suite(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _suite(results: dict[str, dict[str, Any]], edition: Edition) -> dict[str, Any]:
     suite = next(iter(results.values()))["suite"]
     encoders = {result["encoder"] for result in results.values() if result["encoder"]}
-    missing = {name: why for name in DIMENSIONS if (why := _short(name, results.get(name))) is not None}
+    missing = {name: why for name in members(edition) if (why := _short(name, results.get(name))) is not None}
     raw = {name: result["score"] for name, result in results.items() if name not in missing}
     totals: dict[str, float | None] = {}
-    for name, formula_of in (("quality", formula.quality), ("semantic", formula.semantic), ("total", formula.total)):
+    for name in (*edition.shares, "total"):
         try:
-            totals[name] = formula_of(raw)
+            totals[name] = formula.total(raw, edition) if name == "total" else formula.group(raw, name)
         except ValueError:  # the dimensions it needs are in `missing`
             totals[name] = None
     return {
@@ -107,7 +119,7 @@ def _short(name: str, result: dict[str, Any] | None) -> str | None:
     if result["score"] is None:
         return result["reason"]
     if result["mode"] != STANDARD:
-        return "on prompts that are not VBench's"
-    done = len(result["samples"]) + list(result["unscored"].values()).count(LEFT_OUT)
+        return f"on prompts that are not {DIMENSIONS[name].edition.title}'s"
+    done = len(result["samples"]) + sum(why.startswith((LEFT_OUT, WITH_FIRST)) for why in result["unscored"].values())
     wanted = DIMENSIONS[name].official
     return None if done >= wanted else f"{done} of {wanted} videos"

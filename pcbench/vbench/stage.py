@@ -16,8 +16,8 @@ from ..config import Run
 from ..job import Job
 from ..store import read_json, write_sealed, write_whole
 from . import process
-from .environment import Environment, load
-from .results import LEFT_OUT, checked, path_of
+from .environment import Environment
+from .results import LEFT_OUT, WITH_FIRST, checked, path_of
 from .suites import suite_name
 from .tasks import DEFINITION, NOT_GENERATED, Contents, Task, inspect, lay_out, require, tasks
 
@@ -33,24 +33,27 @@ def score(job: Job, say: Say) -> None:
     if not job.run.score.vbench:
         return
     require(job.run)
-    environment = load()
-    requested = tasks(job, environment)
-    contents = inspect({video.path for task in requested for video in task.videos})
-    todo = [(task, key) for task in requested if (key := _pending(job, task, environment, contents)) is not None]
+    requested = tasks(job)
+    contents = inspect({video.path for task, _ in requested for video in task.videos})
+    todo = [
+        (task, environment, key)
+        for task, environment in requested
+        if (key := _pending(job, task, environment, contents)) is not None
+    ]
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for device in devices():
         free.put(device)
 
-    def work(item: tuple[Task, str]) -> str | None:
+    def work(item: tuple[Task, Environment, str]) -> str | None:
         device = free.get()
         try:
-            return _score_one(job, *item, environment, contents, device, say)
+            return _score_one(job, *item, contents, device, say)
         finally:
             free.put(device)
 
     with ThreadPoolExecutor(free.qsize()) as pool:
         reasons = list(pool.map(work, todo))
-    failed = [f"{task.dimension.name}: {why}" for (task, _), why in zip(todo, reasons, strict=True) if why]
+    failed = [f"{task.dimension.name}: {why}" for (task, *_), why in zip(todo, reasons, strict=True) if why]
     if failed:
         scored = len(requested) - len(failed)
         raise RuntimeError(f"VBench scored {scored} of {len(requested)} dimensions; {'; '.join(failed)}")
@@ -71,23 +74,25 @@ def _pending(job: Job, task: Task, environment: Environment, contents: Contents)
 
 
 def _score_one(
-    job: Job, task: Task, key: str, environment: Environment, contents: Contents, device: str, say: Say
+    job: Job, task: Task, environment: Environment, key: str, contents: Contents, device: str, say: Say
 ) -> str | None:
     """Score one dimension and write its result; returns the reason if it could not be scored."""
     run, name, began = job.run, task.dimension.name, time.perf_counter()
+    title = f"{run.label}  {environment.edition.title} {name}"
     path = path_of(job.place.folder, task.suite, name)
     value: float | None = None
     values: dict[str, float] = {}
     reason = _incomplete(run, task, contents)
     if reason is None:
         try:
-            value, values = _ask(run, task, environment, device, lambda bar: say(f"{run.label}  VBench {name}  {bar}"))
+            value, values = _ask(run, task, environment, device, lambda bar: say(f"{title}  {bar}"))
         except process.WorkerError as error:
             details, output = path.with_suffix(".error.txt"), error.output
             write_whole(details, lambda partial: partial.write_text(output, encoding="utf-8"))
             reason = f"{error}"
     unscored = dict.fromkeys(task.missing, NOT_GENERATED)
-    unscored |= {v.sample: reason or LEFT_OUT for v in task.videos if v.sample not in values}
+    why = reason or (WITH_FIRST if task.dimension.together else f"{LEFT_OUT}: {task.dimension.leaves_out}")
+    unscored |= {v.sample: why for v in task.videos if v.sample not in values}
     result = {
         "key": key if reason is None else None,
         "suite": {
@@ -97,7 +102,7 @@ def _score_one(
             "seeds": list(run.seeds),
         },
         "definition": DEFINITION,
-        "version": environment.versions["vbench"],
+        "version": environment.versions[environment.edition.package],
         "mode": task.mode,
         "encoder": contents.encoder,
         "score": value,
@@ -109,9 +114,9 @@ def _score_one(
     }
     write_sealed(path, result)
     if reason is None:
-        say(f"{run.label}  VBench {name} {value:.4f}  {len(values)} videos, {result['seconds']:.0f} s, {task.mode}")
+        say(f"{title} {value:.4f}  {len(task.videos)} videos, {result['seconds']:.0f} s, {task.mode}")
     else:
-        say(f"{run.label}  VBench {name} not scored: {reason}")
+        say(f"{title} not scored: {reason}")
     return reason
 
 

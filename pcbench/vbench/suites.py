@@ -1,4 +1,4 @@
-"""Which prompts VBench knows, and how a set of prompts and seeds is identified."""
+"""Which prompts VBench and VBench-2.0 know, and how a set of prompts and seeds is identified."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ SUITES = {
     "vbench": "384ae368a30403063186c68a968562d53be51150c4de80e2d51cd4e8f38c0c70",
     "vbench_quality": "807e183d74cb858be7a98da2a9ae63665b6981cfe11e115dee35726fd3cd38ac",
     "mlperf248": "88e27855fb8ebeebcaa3835d1a462751f8b6b9d5c499a7216d0dee5bc3ed3aff",
+    "vbench2": "7d5e2e955339c9ee9f26e7116765155bb93b67eb222f716c23827d777b301261",
+    "vbench2_diversity": "8b7c772213f965b553d220705a6974ad2a4fa47447e01b27bff66f991cb4f1ee",
     "smoke": "0448c6645f0ace641735acb3db58415eeb7b3f108801d88e12d4c45ab7f045db",
 }
 

@@ -1,4 +1,4 @@
-"""What a run asks VBench to score: per dimension the mode, the videos, and their names for VBench. Refuses early."""
+"""What a run asks VBench or VBench-2.0 to score: per dimension the mode, the videos, and their names. Refuses early."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..backbones import text_of
 from ..config import ConfigError, Run
 from ..identity import sample_key
 from ..job import Job
 from ..sampling.video import is_whole_mp4
-from .dimensions import SAMPLES, Dimension, expand
+from .dimension import Dimension, Edition
+from .dimensions import DIMENSIONS, expand
 from .environment import Environment, load, unavailable
 from .suites import dimensions_of, read_entries, suite_hash
 
 DEFINITION = "vbench@1"  # version of everything in this file that a score depends on
 STANDARD, CUSTOM = "vbench_standard", "custom_input"  # VBench's own names for its modes
+LONGEST = 180  # characters of a prompt in the name of a file, by VBench-2.0's prompts/README.md
 NOT_GENERATED = "not generated"
 _X264 = re.compile(rb"x264 - core (\d+)[^\0]*? crf=([\d.]+)")  # what the encoder writes into the stream
 
@@ -49,7 +53,8 @@ class Task:
     def key(self, environment: Environment, contents: dict[Path, str]) -> str:
         """A hash that identifies the work: the same key means the same score."""
         videos = sorted((video.name, contents[video.path]) for video in self.videos)
-        parts = [DEFINITION, self.dimension.name, self.mode, self.suite, environment.versions["vbench"], videos]
+        version = environment.versions[environment.edition.package]
+        parts = [DEFINITION, self.dimension.name, self.mode, self.suite, version, videos]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -58,40 +63,59 @@ def require(run: Run) -> None:
     dimensions = expand(run.score.vbench)
     if "score" not in run.stages or not dimensions:
         return
-    environment = load()
-    mode, known = _mode(run, environment)
-    reasons = {d.name: _refusal(run, d, mode, known) or unavailable(d, environment) for d in dimensions}
-    problems = {name: reason for name, reason in reasons.items() if reason is not None}
+    problems: dict[str, str] = {}
+    for edition, asked in by_edition(dimensions).items():
+        environment = load(edition)
+        mode, known = _mode(run, environment)
+        reasons = {d.name: _refusal(run, d, mode, known) or unavailable(d, environment) for d in asked}
+        problems |= {name: reason for name, reason in reasons.items() if reason is not None}
     if problems:
         first, *others = problems
         more = f"; nor can {', '.join(others)} be scored: python -m pcbench.vbench status" if others else ""
-        raise ConfigError(f"VBench's {first} {problems[first]}{more}")
+        raise ConfigError(f"{DIMENSIONS[first].edition.title}'s {first} {problems[first]}{more}")
 
 
-def tasks(job: Job, environment: Environment) -> list[Task]:
-    """The job's tasks, with the videos that have been generated so far."""
+def by_edition(dimensions: Iterable[Dimension]) -> dict[Edition, list[Dimension]]:
+    """The dimensions grouped by edition."""
+    groups: dict[Edition, list[Dimension]] = {}
+    for dimension in dimensions:
+        groups.setdefault(dimension.edition, []).append(dimension)
+    return groups
+
+
+def tasks(job: Job) -> list[tuple[Task, Environment]]:
+    """The job's tasks with the environments they need, and the videos that have been generated so far."""
+    groups = by_edition(expand(job.run.score.vbench)).items()
+    return [pair for edition, dimensions in groups for pair in _tasks(job, dimensions, load(edition))]
+
+
+def _tasks(job: Job, dimensions: list[Dimension], environment: Environment) -> Iterable[tuple[Task, Environment]]:
     run = job.run
     mode, known = _mode(run, environment)
     suite = suite_hash(run.prompts, run.seeds)
-    result = []
-    for dimension in expand(run.score.vbench):
+    for dimension in dimensions:
         videos, missing = [], []
         for prompt, seed in run.samples:
-            if mode == STANDARD and dimension.name not in known[prompt]:
+            index = run.seeds.index(seed)
+            if mode == STANDARD and (dimension.name not in known[prompt] or index >= dimension.samples):
                 continue
             sample = sample_key(prompt, seed)
-            name = f"{prompt}-{run.seeds.index(seed)}.mp4" if mode == STANDARD else f"{sample}.mp4"
+            name = _name(prompt, index) if mode == STANDARD or dimension.together else f"{sample}.mp4"
             files = job.files(prompt, seed)
             if files.complete:
                 videos.append(Video(sample, text_of(run, prompt), name, files.video.absolute()))
             else:
                 missing.append(sample)
-        result.append(Task(dimension, mode, tuple(videos), tuple(missing), suite))
-    return result
+        yield Task(dimension, mode, tuple(videos), tuple(missing), suite), environment
+
+
+def _name(prompt: str, index: int) -> str:
+    """A sample's file name in the official protocols. VBench's longest prompt has fewer characters than LONGEST."""
+    return f"{prompt[:LONGEST]}-{index}.mp4"
 
 
 def _mode(run: Run, environment: Environment) -> tuple[str, dict[str, set[str]]]:
-    """The mode (standard if VBench knows every prompt of the run, else custom), and the dimensions of every prompt."""
+    """The mode (standard if the edition knows every prompt of the run, else custom), and every prompt's dimensions."""
     known = dimensions_of(read_entries(environment.suite))
     return (STANDARD if all(prompt in known for prompt in run.prompts) else CUSTOM), known
 
@@ -100,11 +124,18 @@ def _refusal(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str
     """Why the dimension cannot be scored on the run's prompts and seeds; None if it can."""
     if mode == CUSTOM and not dimension.custom:
         other = [prompt for prompt in run.prompts if prompt not in known]
-        return f"is defined on VBench's own prompts alone; {len(other)} of the run's are not, the first is {other[0]!r}"
+        title = dimension.edition.title
+        return (
+            f"is defined on {title}'s own prompts alone; {len(other)} of the run's are not, the first is {other[0]!r}"
+        )
     if mode == STANDARD and not any(dimension.name in known[prompt] for prompt in run.prompts):
         return f"has none of its {dimension.prompts} prompts among the run's"
-    if mode == STANDARD and len(run.seeds) > SAMPLES:
-        return f"takes at most {SAMPLES} samples of a prompt, and the run has {len(run.seeds)} seeds"
+    if mode == STANDARD and len(run.seeds) > dimension.edition.most:
+        return f"takes at most {dimension.edition.most} samples of a prompt, and the run has {len(run.seeds)} seeds"
+    if dimension.together and len(run.seeds) < dimension.samples:
+        return f"compares {dimension.samples} samples of a prompt, and the run has {len(run.seeds)} seeds"
+    if dimension.gpu and not torch.cuda.is_available():
+        return "needs a GPU: its official code runs on nothing else"
     return None
 
 

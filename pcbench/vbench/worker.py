@@ -1,7 +1,9 @@
-"""Run by VBench's own interpreter, never imported: scores one dimension on one folder of videos; JSON in, JSON out.
+"""Run by VBench's or VBench-2.0's own interpreter, never imported: scores one dimension on one folder of videos.
 
-    worker.py REQUEST REPLY     score; REQUEST has dimension, mode, videos, info, prompts, out, device
-    worker.py --check REPLY     which dimensions import, and the versions of what is installed
+    worker.py REQUEST REPLY             score; REQUEST has package, source, dimension, mode, videos, info, prompts, out,
+                                        device
+    worker.py --check REPLY [SOURCE]    which dimensions import, and the versions of what is installed: VBench's, or
+                                        VBench-2.0's with its code in SOURCE
 
 The reply is written completely or not at all. Exit code 0: the reply has the result; 3: it has the error. Whatever
 VBench would silently ignore is an error here, or the caller can count it: scores of single videos are returned, and a
@@ -11,6 +13,7 @@ failure of the detector, which object_class takes for "no object", is raised.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -52,7 +55,7 @@ def import_torchvision() -> bool:
     return bool(torchvision.extension._has_ops())
 
 
-def prepare() -> bool:
+def prepare_vbench() -> bool:
     """Put files where VBench's parts look for them, which is not always where VBench says; then import torchvision.
 
     Returns whether torchvision's compiled operators are available.
@@ -77,37 +80,81 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def prepare_vbench2(source: str) -> None:
+    """Make VBench-2.0's code in a clone importable, which its official command does by standing in that folder."""
+    sys.path.insert(0, source)
+    import_torchvision()
+
+
 def check() -> dict[str, Any]:
     """What is installed: versions, the prompt suite's file, and for each dimension None or why it cannot be used."""
-    operators = prepare()
+    operators = prepare_vbench()
     from vbench import VBench
 
     dimensions: dict[str, str | None] = {}
     for name in VBench("cpu", "", os.environ["TORCH_HOME"]).build_full_dimension_list():
-        dimensions[name] = None
-        try:
-            importlib.import_module(f"vbench.{name}")
-        except Exception as error:
-            dimensions[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        dimensions[name] = _why_not(f"vbench.{name}")
         if name in DETECTOR and dimensions[name] is None and not operators:
             dimensions[name] = "torchvision has no compiled operators beside this build of torch: no detection"
     suite = Path(importlib.import_module("vbench").__file__ or "").parent / "VBench_full_info.json"
     return {"versions": versions(), "suite": str(suite), "dimensions": dimensions}
 
 
+def check_vbench2(source: str) -> dict[str, Any]:
+    """The same for VBench-2.0. Its version is a hash of its code, which has no other name in a clone."""
+    prepare_vbench2(source)
+    from vbench2 import VBench2
+
+    scratch = os.path.join(os.environ["TORCH_HOME"], "check")
+    names = VBench2("cpu", "", scratch).build_full_dimension_list()
+    os.rmdir(scratch)
+    dimensions = {name: _why_not(f"vbench2.{name.lower().replace('-', '_')}") for name in names}
+    digest = hashlib.sha256()
+    for path in sorted(Path(source, "vbench2").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return {"versions": versions() | {"vbench2": f"code {digest.hexdigest()[:12]}"}, "dimensions": dimensions}
+
+
+def _why_not(module: str) -> str | None:
+    """Why a module cannot be imported; None if it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
 def score(request: dict[str, Any]) -> dict[str, Any]:
-    """VBench's score for one dimension, the score of every video by file name, and package versions.
+    """The score for one dimension, the score of every video by file name, and package versions.
 
     Raises RuntimeError if the detector failed on any frame.
     """
-    prepare()
+    evaluate = _vbench if request["package"] == "vbench" else _vbench2
+    failures = evaluate(request)
+    if failures:
+        raise RuntimeError(f"the detector failed on {len(failures)} frames, first with {failures[0]}")
+    name = request["dimension"]
+    value, videos = json.loads(Path(request["out"], f"{name}_eval_results.json").read_text())[name]
+    by_file = {Path(video["video_path"]).name: video["video_results"] for video in videos}
+    return {"score": value, "videos": by_file, "versions": versions()}
+
+
+def _seed() -> None:
     import numpy
     import torch
-    from vbench import VBench
 
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+def _vbench(request: dict[str, Any]) -> list[str]:
+    """Let VBench write its result; returns what the detector failed with, frame by frame."""
+    prepare_vbench()
+    import torch
+    from vbench import VBench
+
+    _seed()
     name = request["dimension"]
     failures = _watch_detector() if name in DETECTOR else []
     # A device object, not its name: GRiT asks for its type, and the official command line passes one too.
@@ -121,11 +168,22 @@ def score(request: dict[str, Any]) -> dict[str, Any]:
         mode=request["mode"],
         imaging_quality_preprocessing_mode="longer",
     )
-    if failures:
-        raise RuntimeError(f"the detector failed on {len(failures)} frames, first with {failures[0]}")
-    value, videos = json.loads(Path(request["out"], f"{name}_eval_results.json").read_text())[name]
-    by_file = {Path(video["video_path"]).name: video["video_results"] for video in videos}
-    return {"score": value, "videos": by_file, "versions": versions()}
+    return failures
+
+
+def _vbench2(request: dict[str, Any]) -> list[str]:
+    """Let VBench-2.0 write its result; it has no detector that fails in silence."""
+    prepare_vbench2(request["source"])
+    import torch
+    from vbench2 import VBench2
+
+    _seed()
+    name = request["dimension"]
+    bench = VBench2(torch.device(request["device"]), request["info"], request["out"])
+    bench.evaluate(
+        videos_path=request["videos"], name=name, dimension_list=[name], local=True, mode=request["mode"]
+    )  # fmt: skip
+    return []
 
 
 def _watch_detector() -> list[str]:
@@ -150,7 +208,7 @@ def main() -> int:
     """Write the reply; return the exit code."""
     try:
         if sys.argv[1] == "--check":
-            reply = check()
+            reply = check_vbench2(sys.argv[3]) if len(sys.argv) > 3 else check()
         else:
             reply = score(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
         reply["ok"] = True
