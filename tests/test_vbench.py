@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from pcbench.config import ConfigError
 from pcbench.identity import sample_key
 from pcbench.job import job_of
 from pcbench.vbench import environment, process, results, stage
+from pcbench.vbench.tasks import require
 
-from .vbench_parts import BICYCLE, OTHER, STOP, TOILET, fake_environment, fake_vbench, make_samples, run_of
+from .vbench_parts import BICYCLE, OTHER, STOP, TOILET, fake_environment, fake_vbench, frames, make_samples, run_of
 
 FLICKER = "temporal_flickering"
 
@@ -275,3 +279,25 @@ def test_a_detector_that_fails_is_not_a_detector_that_finds_nothing(home, tmp_pa
         assert "color 0.0000" in score(run)[0]
     else:
         assert failure(run) == f"RuntimeError: the detector failed on 1 frames, first with {ends}"
+
+
+def test_a_video_is_compared_with_the_image_that_it_started_from(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "lacking", lambda dimension: [])
+    check = """
+from PIL import Image
+images = {name: Image.open(path) for name, path in request["images"].items()}
+assert sorted(images) == videos and {image.size for image in images.values()} == {(128, 128)}
+"""
+    calls = fake_environment(home, check)
+    Image.fromarray(frames(0)[0]).save(tmp_path / "first.png")
+    run = run_of(tmp_path / "out", ["a ramp | first.png 0123456789ab"], "i2v_subject", seeds=(0, 1))
+    with pytest.raises(ConfigError, match="compares a video with the image that it started from, and tiny_wan"):
+        require(run)
+    run = replace(run, images={run.prompts[0]: tmp_path / "first.png"})
+    make_samples(run)
+    assert "i2v_subject 0.5000  2 videos" in score(run)[0]
+    request = json.loads(calls.read_text())
+    assert set(request["prompts"].values()) == {"a ramp"}
+    (suite,) = results.summary(job_of(run).place.folder)
+    assert suite["dimensions"]["i2v_subject"]["n"] == 2
+    assert not any("i2v_subject" in line for line in suite["missing"])  # it counts in none of VBench's scores

@@ -49,7 +49,8 @@ def test_ends_of_the_ranges_and_the_halved_weight():
 
 
 def test_short_names():
-    assert [d.name for d in expand(["all", "vbench2"])] == list(DIMENSIONS)
+    assert [d.name for d in expand(["vbench2", "all", "i2v_subject"])] == list(DIMENSIONS)
+    assert len(expand(["all"])) == 16
     assert len(GROUPS["quality"]) == 7
     assert len(GROUPS["semantic"]) == 9
     assert [d.name for d in expand(["scene", "quality", "scene"])] == [*GROUPS["quality"], "scene"]

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..messages import ConfigError
 from ..store import read_json, write_json
-from .dimensions import VBENCH, members
+from .dimensions import DIMENSIONS, VBENCH
 from .environment import folder
 from .process import WORKER, worker_environment
 
@@ -30,6 +30,7 @@ REQUIREMENTS, DETECTRON2 = HERE / "requirements.txt", HERE / "requirements-detec
 PYTHON = (3, 11)  # tokenizers 0.13.3, which VBench's transformers needs, has no wheel for a later one
 PIP = "pip>=25.3"  # the first version with --build-constraint
 GIGABYTES = {False: 2, True: 9}  # required free space, by `full`; most of a full build is its CUDA torch
+NAMES = [name for name, dimension in DIMENSIONS.items() if dimension.edition is VBENCH]
 Say = Callable[[str], None]
 
 
@@ -40,7 +41,7 @@ def build(full: bool, python: Path | None, detectron2: str | None, say: Say = pr
     base = (python or Path(sys.executable)).absolute()
     _check(base, full, home)
     venv_key = _key(base, full)
-    key = f"{venv_key} {detectron2 or ''}"
+    key = f"{venv_key} {detectron2 or ''} {' '.join(NAMES)}"
     done = read_json(home / "environment.json")
     if done is not None and done["key"] == key and interpreter.exists():
         say(f"already built: {home}")
@@ -162,7 +163,7 @@ def _finish(interpreter: Path, home: Path, key: str) -> None:
     env = worker_environment(VBENCH, scratch) | {"VBENCH_CACHE_DIR": str(scratch)}
     answer = ask([str(interpreter), "-I", str(WORKER), "--check", str(reply)], reply, env)
     shutil.rmtree(scratch)
-    assert set(answer["dimensions"]) == set(members(VBENCH)), "another VBench than the pinned one"
+    assert set(answer["dimensions"]) == set(NAMES), "another VBench than the pinned one"
     write_json(home / "environment.json", {"key": key, "python": str(interpreter), **answer})
 
 

@@ -39,12 +39,14 @@ class Edition:
 class Dimension:
     """One dimension.
 
-    group: that in whose mean it counts. low, high: the raw scores that become 0 and 1; weight: its weight in the group.
+    group: that in whose mean it counts; i2v_subject counts in none. weight: its weight in the group.
+    low, high: the raw scores that become 0 and 1.
     prompts: the number of the edition's prompts on which it is defined. samples: of each, in the official protocol.
     custom: whether videos of other prompts can be scored (human_action reads its label from VBench's file names).
     detector: whether it looks for objects with GRiT, which needs detectron2 and torchvision's compiled operators.
     gpu: whether its official code runs on a GPU alone.
     leaves_out: why it leaves out videos by definition, if it does: `color` those in which the object is not found.
+    image: whether it compares a video with the image that it started from.
     together: whether all samples of a prompt are scored together, as one value; then it needs all of them.
     """
 
@@ -60,6 +62,7 @@ class Dimension:
     detector: bool = False
     gpu: bool = False
     leaves_out: str = ""
+    image: bool = False
     together: bool = False
     weights: tuple[Weights, ...] = ()
 

@@ -16,8 +16,9 @@ DIMENSIONS = {dimension.name: dimension for dimension in (*OF_VBENCH, *OF_VBENCH
 
 
 def members(edition: Edition, group: str | None = None) -> tuple[str, ...]:
-    """The names of an edition's dimensions, or of one of its groups'."""
-    return tuple(d.name for d in DIMENSIONS.values() if d.edition is edition and group in (None, d.group))
+    """The names of the dimensions that count in an edition's total, or in one of its groups."""
+    wanted = edition.shares if group is None else (group,)
+    return tuple(d.name for d in DIMENSIONS.values() if d.edition is edition and d.group in wanted)
 
 
 GROUPS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..messages import ConfigError
 from ..store import read_json
 from .dimension import Dimension, Edition
-from .dimensions import DIMENSIONS, VBENCH, members
+from .dimensions import DIMENSIONS, VBENCH
 
 MEGA = 1e6
 
@@ -69,7 +69,7 @@ def lacking(dimension: Dimension) -> list[str]:
 
 def unavailable(dimension: Dimension, environment: Environment) -> str | None:
     """Why the dimension cannot be scored here, in one line; None if it can. Whether there is a GPU is not asked."""
-    if broken := environment.imports.get(dimension.name, f"{dimension.edition.title} does not know it"):
+    if broken := environment.imports.get(dimension.name, f"it was not tried yet: run {dimension.edition.setup} again"):
         missing = "No module named 'detectron2'" in broken and dimension.detector
         advice = f"; build with {dimension.edition.setup} --with-detectron2 SOURCE" if missing else ""
         return f"cannot be imported: {broken}{advice}"
@@ -83,8 +83,10 @@ def status(edition: Edition = VBENCH) -> list[tuple[str, str, list[str]]]:
     except ConfigError:
         imports = dict.fromkeys(DIMENSIONS, "no environment")
     rows = []
-    for name in members(edition):
-        dimension, missing = DIMENSIONS[name], lacking(DIMENSIONS[name])
+    for name, dimension in DIMENSIONS.items():
+        if dimension.edition is not edition:
+            continue
+        missing = lacking(dimension)
         there = [weights_folder(edition) / w.path for w in dimension.weights]
         present = [path for path in there if not any(str(path) in line for line in missing)]
         files = [f"has {path}" for path in present] + missing

@@ -6,7 +6,7 @@ from collections import Counter
 
 from ..config import ConfigError, Run
 from .dimension import Dimension
-from .dimensions import DIMENSIONS, VBENCH, expand
+from .dimensions import DIMENSIONS, VBENCH, expand, members
 from .environment import Environment, load
 from .suites import dimensions_of, read_entries
 
@@ -24,7 +24,7 @@ def scorings(run: Run) -> Counter[str]:
 
 def hours(vbench_scorings: int) -> float:
     """Hours of an H100 for so many videos of VBench, at the mean of its full protocol."""
-    return HALF_A_DAY * vbench_scorings / sum(d.official for d in DIMENSIONS.values() if d.edition is VBENCH)
+    return HALF_A_DAY * vbench_scorings / sum(DIMENSIONS[name].official for name in members(VBENCH))
 
 
 def _videos(run: Run, dimension: Dimension) -> int:

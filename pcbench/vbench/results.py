@@ -55,7 +55,8 @@ def summary(folder: Path, edition: Edition = VBENCH) -> list[dict[str, Any]]:
     """The record's entry for every suite (prompts and seeds) that was scored: its dimensions; the groups' scores
     (VBench's Quality and Semantic) and the total if the official protocol is complete, else None; what is missing."""
     suites = (
-        {name: result for name, result in results.items() if name in members(edition)} for results in _by_suite(folder)
+        {name: result for name, result in results.items() if DIMENSIONS[name].edition is edition}
+        for results in _by_suite(folder)
     )
     return [_suite(results, edition) for results in suites if results]
 

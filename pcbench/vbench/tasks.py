@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
-from ..backbones import text_of
+from ..backbones import image_of, text_of
 from ..config import ConfigError, Run
 from ..identity import sample_key
 from ..job import Job
@@ -32,12 +33,13 @@ _X264 = re.compile(rb"x264 - core (\d+)[^\0]*? crf=([\d.]+)")  # what the encode
 
 @dataclass(frozen=True)
 class Video:
-    """A sample's mp4, and the file name under which VBench sees it."""
+    """A sample's mp4, the file name under which VBench sees it, and the image it started from, if that is asked for."""
 
     sample: str
     prompt: str
     name: str
     path: Path
+    image: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def _tasks(job: Job, dimensions: list[Dimension], environment: Environment) -> I
             name = _name(prompt, index) if mode == STANDARD or dimension.together else f"{sample}.mp4"
             files = job.files(prompt, seed)
             if files.complete:
-                videos.append(Video(sample, text_of(run, prompt), name, files.video.absolute()))
+                image = image_of(run, prompt)["image"] if dimension.image else None
+                videos.append(Video(sample, text_of(run, prompt), name, files.video.absolute(), image))
             else:
                 missing.append(sample)
         yield Task(dimension, mode, tuple(videos), tuple(missing), suite), environment
@@ -134,6 +137,8 @@ def _refusal(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str
         return f"takes at most {dimension.edition.most} samples of a prompt, and the run has {len(run.seeds)} seeds"
     if dimension.together and len(run.seeds) < dimension.samples:
         return f"compares {dimension.samples} samples of a prompt, and the run has {len(run.seeds)} seeds"
+    if dimension.image and not run.images:
+        return f"compares a video with the image that it started from, and {run.recipe.backbone.name} takes none"
     if dimension.gpu and not torch.cuda.is_available():
         return "needs a GPU: its official code runs on nothing else"
     return None
@@ -149,13 +154,23 @@ def lay_out(task: Task, folder: Path, environment: Environment) -> dict[str, Any
     entries = [entry for entry in read_entries(environment.suite) if entry["prompt_en"] in wanted]
     info.write_text(json.dumps(entries), encoding="utf-8")
     prompts = {video.name: video.prompt for video in task.videos} if task.mode == CUSTOM else {}
+    images = {video.name: str(_image(video, folder)) for video in task.videos if task.dimension.image}
     return {
         "dimension": task.dimension.name,
         "mode": task.mode,
         "videos": str(videos),
         "info": str(info),
         "prompts": prompts,
+        "images": images,
     }
+
+
+def _image(video: Video, folder: Path) -> Path:
+    """A video's image as the model got it, in a file of this folder."""
+    assert video.image is not None
+    path = folder / f"{Path(video.name).stem}.png"
+    video.image.save(path)
+    return path
 
 
 @dataclass(frozen=True)

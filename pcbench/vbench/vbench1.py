@@ -1,4 +1,5 @@
-"""VBench's sixteen dimensions: how each counts in the scores, on how many prompts it is defined, what it reads.
+"""VBench's sixteen dimensions, and one of VBench-I2V, which is in the same package: how each counts in the scores, on
+how many prompts it is defined, what it reads.
 
 Ranges and weights are from Vchitect/VBench@45e79ec, scripts/constant.py; weight files, and where VBench 0.1.5 looks for
 them, from its utils.py.
@@ -79,4 +80,5 @@ DIMENSIONS = (
     Dimension("appearance_style", "semantic", 90, low=0.0009, high=0.2855, weights=(CLIP_B,)),
     Dimension("temporal_style", "semantic", 100, high=0.364, custom=True, weights=(VICLIP,)),
     Dimension("overall_consistency", "semantic", 93, high=0.364, custom=True, weights=(VICLIP,)),
+    Dimension("i2v_subject", "image", 246, custom=True, image=True, weights=(DINO, DINO_CODE)),
 )

@@ -1,7 +1,7 @@
 """Run by VBench's or VBench-2.0's own interpreter, never imported: scores one dimension on one folder of videos.
 
-    worker.py REQUEST REPLY             score; REQUEST has package, source, dimension, mode, videos, info, prompts, out,
-                                        device
+    worker.py REQUEST REPLY             score; REQUEST has package, source, dimension, mode, videos, info, prompts,
+                                        images, out, device
     worker.py --check REPLY [SOURCE]    which dimensions import, and the versions of what is installed: VBench's, or
                                         VBench-2.0's with its code in SOURCE
 
@@ -96,6 +96,7 @@ def check() -> dict[str, Any]:
         dimensions[name] = _why_not(f"vbench.{name}")
         if name in DETECTOR and dimensions[name] is None and not operators:
             dimensions[name] = "torchvision has no compiled operators beside this build of torch: no detection"
+    dimensions["i2v_subject"] = _why_not("vbench2_beta_i2v.i2v_subject")
     suite = Path(importlib.import_module("vbench").__file__ or "").parent / "VBench_full_info.json"
     return {"versions": versions(), "suite": str(suite), "dimensions": dimensions}
 
@@ -129,7 +130,7 @@ def score(request: dict[str, Any]) -> dict[str, Any]:
 
     Raises RuntimeError if the detector failed on any frame.
     """
-    evaluate = _vbench if request["package"] == "vbench" else _vbench2
+    evaluate = _vbench2 if request["package"] == "vbench2" else _vbench_i2v if request["images"] else _vbench
     failures = evaluate(request)
     if failures:
         raise RuntimeError(f"the detector failed on {len(failures)} frames, first with {failures[0]}")
@@ -169,6 +170,31 @@ def _vbench(request: dict[str, Any]) -> list[str]:
         imaging_quality_preprocessing_mode="longer",
     )
     return failures
+
+
+def _vbench_i2v(request: dict[str, Any]) -> list[str]:
+    """Let VBench-I2V compare each video with its image, which its own class looks for among its own images alone."""
+    prepare_vbench()
+    import torch
+    from vbench2_beta_i2v.utils import init_submodules
+
+    _seed()
+    name, out, info = request["dimension"], Path(request["out"]), Path(request["info"])
+    entries = [
+        {
+            "prompt_en": request["prompts"][video],
+            "dimension": [name],
+            "image_name": image,
+            "video_list": [os.path.join(request["videos"], video)],
+        }
+        for video, image in request["images"].items()
+    ]
+    info.write_text(json.dumps(entries), encoding="utf-8")
+    compute = getattr(importlib.import_module(f"vbench2_beta_i2v.{name}"), f"compute_{name}")
+    value, videos = compute(str(info), torch.device(request["device"]), init_submodules([name], local=True)[name])
+    out.mkdir()
+    (out / f"{name}_eval_results.json").write_text(json.dumps({name: [float(value), videos]}, default=float))
+    return []
 
 
 def _vbench2(request: dict[str, Any]) -> list[str]:
