@@ -301,3 +301,13 @@ assert sorted(images) == videos and {image.size for image in images.values()} ==
     (suite,) = results.summary(job_of(run).place.folder)
     assert suite["dimensions"]["i2v_subject"]["n"] == 2
     assert not any("i2v_subject" in line for line in suite["missing"])  # it counts in none of VBench's scores
+
+
+def test_a_long_prompt_is_named_whole(home, tmp_path):
+    long = "a " * 105 + "b"
+    calls = fake_environment(home)
+    (home / "suite.json").write_text(json.dumps([{"prompt_en": long, "dimension": [FLICKER]}]))
+    run = run_of(tmp_path / "out", [long], FLICKER)
+    make_samples(run)
+    score(run)
+    assert json.loads(calls.read_text())["names"] == [f"{long}-0.mp4"]

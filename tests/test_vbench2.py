@@ -171,7 +171,7 @@ def test_a_dimension_takes_its_three_samples_and_leaves_out_what_it_cannot_judge
 
 
 def test_other_prompts_are_scored_where_that_is_allowed(ready, tmp_path, monkeypatch):
-    run = run_of(tmp_path / "out", [OTHER, BASKETBALL], "Diversity", seeds=tuple(range(20)))
+    run = run_of(tmp_path / "out", ["a boat / a ship " * 30, BASKETBALL], "Diversity", seeds=tuple(range(22)))
     make_samples(run)
     assert "40 videos" in score(run)[0]
     assert len(results.per_sample(job_of(run).place.folder)) == 2

@@ -23,6 +23,7 @@ class Edition:
     title: its name. package: its module's, and that of its folders under ~/.cache and ~/.cache/pcbench.
     setup: the command that makes its interpreter known. shares: the weight in its total of each group of dimensions.
     most: the number of samples of a prompt that any of its dimensions takes.
+    characters: of a prompt, in the name that a video must have; None: all.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Edition:
     setup: str
     shares: Mapping[str, float]
     most: int = 5
+    characters: int | None = None
 
     def __hash__(self) -> int:
         return hash(self.package)

@@ -26,7 +26,6 @@ from .suites import dimensions_of, read_entries, suite_hash
 
 DEFINITION = "vbench@1"  # version of everything in this file that a score depends on
 STANDARD, CUSTOM = "vbench_standard", "custom_input"  # VBench's own names for its modes
-LONGEST = 180  # characters of a prompt in the name of a file, by VBench-2.0's prompts/README.md
 NOT_GENERATED = "not generated"
 _X264 = re.compile(rb"x264 - core (\d+)[^\0]*? crf=([\d.]+)")  # what the encoder writes into the stream
 
@@ -98,23 +97,28 @@ def _tasks(job: Job, dimensions: list[Dimension], environment: Environment) -> I
     for dimension in dimensions:
         videos, missing = [], []
         for prompt, seed in run.samples:
-            index = run.seeds.index(seed)
-            if mode == STANDARD and (dimension.name not in known[prompt] or index >= dimension.samples):
+            sample, index = sample_key(prompt, seed), run.seeds.index(seed)
+            if mode == STANDARD and dimension.name not in known[prompt]:
                 continue
-            sample = sample_key(prompt, seed)
-            name = _name(prompt, index) if mode == STANDARD or dimension.together else f"{sample}.mp4"
+            if index >= dimension.samples and (mode == STANDARD or dimension.together):
+                continue
             files = job.files(prompt, seed)
             if files.complete:
                 image = image_of(run, prompt)["image"] if dimension.image else None
+                name = _name(dimension, mode, prompt, seed, index)
                 videos.append(Video(sample, text_of(run, prompt), name, files.video.absolute(), image))
             else:
                 missing.append(sample)
         yield Task(dimension, mode, tuple(videos), tuple(missing), suite), environment
 
 
-def _name(prompt: str, index: int) -> str:
-    """A sample's file name in the official protocols. VBench's longest prompt has fewer characters than LONGEST."""
-    return f"{prompt[:LONGEST]}-{index}.mp4"
+def _name(dimension: Dimension, mode: str, prompt: str, seed: int, index: int) -> str:
+    """A sample's file name: that of the official protocol, or one that is a file name whatever the prompt is."""
+    if mode == STANDARD:
+        return f"{prompt[: dimension.edition.characters]}-{index}.mp4"
+    if dimension.together:  # it takes those that differ in the last number alone for samples of one prompt
+        return f"{sample_key(prompt, 0)}-{index}.mp4"
+    return f"{sample_key(prompt, seed)}.mp4"
 
 
 def _mode(run: Run, environment: Environment) -> tuple[str, dict[str, set[str]]]:

@@ -17,6 +17,7 @@ VBENCH2 = Edition(
     setup="python -m pcbench.vbench setup-2.0 --python PATH --source FOLDER",
     shares=dict.fromkeys(("creativity", "commonsense", "controllability", "human_fidelity", "physics"), 1),
     most=20,
+    characters=180,
 )
 Dimension = partial(dimension.Dimension, edition=VBENCH2, samples=3, gpu=True)
 
