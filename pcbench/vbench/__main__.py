@@ -10,8 +10,8 @@ from pathlib import Path
 from ..messages import ConfigError, Parser
 from . import build, environment
 from .adopt import adopt
-from .dimension import Edition
 from .dimensions import EDITIONS, VBENCH, VBENCH2
+from .edition import Edition
 
 
 def main(argv: Sequence[str] | None = None) -> int:

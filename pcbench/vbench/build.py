@@ -21,7 +21,7 @@ from typing import Any
 
 from ..messages import ConfigError
 from ..store import read_json, write_json
-from .dimensions import DIMENSIONS, VBENCH
+from .dimensions import VBENCH, of
 from .environment import folder
 from .process import WORKER, worker_environment
 
@@ -30,7 +30,7 @@ REQUIREMENTS, DETECTRON2 = HERE / "requirements.txt", HERE / "requirements-detec
 PYTHON = (3, 11)  # tokenizers 0.13.3, which VBench's transformers needs, has no wheel for a later one
 PIP = "pip>=25.3"  # the first version with --build-constraint
 GIGABYTES = {False: 2, True: 9}  # required free space, by `full`; most of a full build is its CUDA torch
-NAMES = [name for name, dimension in DIMENSIONS.items() if dimension.edition is VBENCH]
+NAMES = [dimension.name for dimension in of(VBENCH)]
 Say = Callable[[str], None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..messages import ConfigError, nearest
-from .dimension import Dimension, Edition
+from .edition import Dimension, Edition
 from .vbench1 import DIMENSIONS as OF_VBENCH
 from .vbench1 import VBENCH
 from .vbench2 import DIMENSIONS as OF_VBENCH2
@@ -15,10 +15,15 @@ EDITIONS = (VBENCH, VBENCH2)
 DIMENSIONS = {dimension.name: dimension for dimension in (*OF_VBENCH, *OF_VBENCH2)}
 
 
+def of(edition: Edition) -> tuple[Dimension, ...]:
+    """An edition's dimensions, those that count in none of its scores included."""
+    return tuple(dimension for dimension in DIMENSIONS.values() if dimension.edition is edition)
+
+
 def members(edition: Edition, group: str | None = None) -> tuple[str, ...]:
     """The names of the dimensions that count in an edition's total, or in one of its groups."""
     wanted = edition.shares if group is None else (group,)
-    return tuple(d.name for d in DIMENSIONS.values() if d.edition is edition and d.group in wanted)
+    return tuple(dimension.name for dimension in of(edition) if dimension.group in wanted)
 
 
 GROUPS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..messages import ConfigError
 from ..store import read_json
-from .dimension import Dimension, Edition
-from .dimensions import DIMENSIONS, VBENCH
+from .dimensions import DIMENSIONS, VBENCH, of
+from .edition import Dimension, Edition
 
 MEGA = 1e6
 
@@ -83,10 +83,8 @@ def status(edition: Edition = VBENCH) -> list[tuple[str, str, list[str]]]:
     except ConfigError:
         imports = dict.fromkeys(DIMENSIONS, "no environment")
     rows = []
-    for name, dimension in DIMENSIONS.items():
-        if dimension.edition is not edition:
-            continue
-        missing = lacking(dimension)
+    for dimension in of(edition):
+        name, missing = dimension.name, lacking(dimension)
         there = [weights_folder(edition) / w.path for w in dimension.weights]
         present = [path for path in there if not any(str(path) in line for line in missing)]
         files = [f"has {path}" for path in present] + missing

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .dimension import Edition
 from .dimensions import DIMENSIONS, GROUPS, members
+from .edition import Edition
 
 
 def normalised(name: str, raw: float) -> float:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..store import read_json
-from .dimension import Edition
 from .dimensions import VBENCH
+from .edition import Edition
 from .environment import Environment, weights_folder
 
 WORKER = Path(__file__).with_name("worker.py")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..store import read_json
 from . import formula
-from .dimension import Edition
-from .dimensions import DIMENSIONS, VBENCH, members
+from .dimensions import DIMENSIONS, VBENCH, members, of
+from .edition import Dimension, Edition
 from .process import WorkerError
 from .tasks import STANDARD, Task
 
@@ -54,28 +55,25 @@ def _is_number(value: object) -> bool:
 def summary(folder: Path, edition: Edition = VBENCH) -> list[dict[str, Any]]:
     """The record's entry for every suite (prompts and seeds) that was scored: its dimensions; the groups' scores
     (VBench's Quality and Semantic) and the total if the official protocol is complete, else None; what is missing."""
-    suites = (
-        {name: result for name, result in results.items() if DIMENSIONS[name].edition is edition}
-        for results in _by_suite(folder)
-    )
-    return [_suite(results, edition) for results in suites if results]
+    return [_suite(results, edition) for results in _by_suite(folder, of(edition))]
 
 
 def per_sample(folder: Path) -> dict[str, dict[str, float]]:
     """Every sample's scores by dimension, on the dimension's own scale (imaging_quality's is 0 to 100)."""
     scores: dict[str, dict[str, float]] = {}
-    for results in _by_suite(folder):
+    for results in _by_suite(folder, DIMENSIONS.values()):
         for name, result in results.items():
             for sample, value in result["samples"].items():
                 scores.setdefault(sample, {})[name] = value
     return scores
 
 
-def _by_suite(folder: Path) -> list[dict[str, dict[str, Any]]]:
-    """For each suite, in order of its hash, the results by dimension, in the editions' order."""
+def _by_suite(folder: Path, dimensions: Iterable[Dimension]) -> list[dict[str, dict[str, Any]]]:
+    """For each suite, in order of its hash, the results of these dimensions by name."""
+    names = [dimension.name for dimension in dimensions]
     suites = []
     for place in sorted((folder / "vbench").glob("*/")):
-        results = {name: read_json(place / f"{name}.json") for name in DIMENSIONS}
+        results = {name: read_json(place / f"{name}.json") for name in names}
         suites.append({name: result for name, result in results.items() if result is not None})
     return [results for results in suites if results]
 

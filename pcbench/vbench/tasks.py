@@ -19,8 +19,8 @@ from ..config import ConfigError, Run
 from ..identity import sample_key
 from ..job import Job
 from ..sampling.video import is_whole_mp4
-from .dimension import Dimension, Edition
-from .dimensions import DIMENSIONS, expand
+from .dimensions import DIMENSIONS, expand, of
+from .edition import Dimension, Edition
 from .environment import Environment, load, unavailable
 from .suites import dimensions_of, read_entries, suite_hash
 
@@ -67,7 +67,7 @@ def require(run: Run) -> None:
     problems: dict[str, str] = {}
     for edition, asked in by_edition(dimensions).items():
         environment = load(edition)
-        mode, known = _mode(run, environment)
+        mode, known = mode_of(run, environment)
         reasons = {d.name: _refusal(run, d, mode, known) or unavailable(d, environment) for d in asked}
         problems |= {name: reason for name, reason in reasons.items() if reason is not None}
     if problems:
@@ -92,16 +92,12 @@ def tasks(job: Job) -> list[tuple[Task, Environment]]:
 
 def _tasks(job: Job, dimensions: list[Dimension], environment: Environment) -> Iterable[tuple[Task, Environment]]:
     run = job.run
-    mode, known = _mode(run, environment)
+    mode, known = mode_of(run, environment)
     suite = suite_hash(run.prompts, run.seeds)
     for dimension in dimensions:
         videos, missing = [], []
-        for prompt, seed in run.samples:
+        for prompt, seed in scored(run, dimension, mode, known):
             sample, index = sample_key(prompt, seed), run.seeds.index(seed)
-            if mode == STANDARD and dimension.name not in known[prompt]:
-                continue
-            if index >= dimension.samples and (mode == STANDARD or dimension.together):
-                continue
             files = job.files(prompt, seed)
             if files.complete:
                 image = image_of(run, prompt)["image"] if dimension.image else None
@@ -121,7 +117,18 @@ def _name(dimension: Dimension, mode: str, prompt: str, seed: int, index: int) -
     return f"{sample_key(prompt, seed)}.mp4"
 
 
-def _mode(run: Run, environment: Environment) -> tuple[str, dict[str, set[str]]]:
+def scored(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str]]) -> list[tuple[str, int]]:
+    """The run's samples (prompt, seed) that a dimension scores: in standard mode those of its own prompts, and as many
+    of each as its protocol has; in custom mode all, unless it scores so many together."""
+    seeds = run.seeds[: dimension.samples] if mode == STANDARD or dimension.together else run.seeds
+    return [
+        (prompt, seed)
+        for prompt, seed in run.samples
+        if seed in seeds and (mode == CUSTOM or dimension.name in known[prompt])
+    ]
+
+
+def mode_of(run: Run, environment: Environment) -> tuple[str, dict[str, set[str]]]:
     """The mode (standard if the edition knows every prompt of the run, else custom), and every prompt's dimensions."""
     known = dimensions_of(read_entries(environment.suite))
     return (STANDARD if all(prompt in known for prompt in run.prompts) else CUSTOM), known
@@ -135,10 +142,11 @@ def _refusal(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str
         return (
             f"is defined on {title}'s own prompts alone; {len(other)} of the run's are not, the first is {other[0]!r}"
         )
-    if mode == STANDARD and not any(dimension.name in known[prompt] for prompt in run.prompts):
+    if not scored(run, dimension, mode, known):
         return f"has none of its {dimension.prompts} prompts among the run's"
-    if mode == STANDARD and len(run.seeds) > dimension.edition.most:
-        return f"takes at most {dimension.edition.most} samples of a prompt, and the run has {len(run.seeds)} seeds"
+    most = max(each.samples for each in of(dimension.edition))
+    if mode == STANDARD and len(run.seeds) > most:
+        return f"takes at most {most} samples of a prompt, and the run has {len(run.seeds)} seeds"
     if dimension.together and len(run.seeds) < dimension.samples:
         return f"compares {dimension.samples} samples of a prompt, and the run has {len(run.seeds)} seeds"
     if dimension.image and not run.images:

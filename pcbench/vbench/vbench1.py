@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import dimension
-from .dimension import Edition, Weights
+from . import edition
+from .edition import Edition, Weights
 
 VBENCH = Edition("VBench", "vbench", setup="python -m pcbench.vbench setup", shares={"quality": 4, "semantic": 1})
-Dimension = partial(dimension.Dimension, edition=VBENCH, samples=5)
+Dimension = partial(edition.Dimension, edition=VBENCH, samples=5)
 
 _HUB = "https://huggingface.co/OpenGVLab/VBench_Used_Models/resolve/main/"
 _CLIP = "https://openaipublic.azureedge.net/clip/models/"

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import dimension
-from .dimension import Edition, Weights
+from . import edition
+from .edition import Edition, Weights
 
 VBENCH2 = Edition(
     "VBench-2.0",
     "vbench2",
     setup="python -m pcbench.vbench setup-2.0 --python PATH --source FOLDER",
     shares=dict.fromkeys(("creativity", "commonsense", "controllability", "human_fidelity", "physics"), 1),
-    most=20,
     characters=180,
 )
-Dimension = partial(dimension.Dimension, edition=VBENCH2, samples=3, gpu=True)
+Dimension = partial(edition.Dimension, edition=VBENCH2, samples=3, gpu=True)
 
 _DRIVE = "https://drive.google.com/uc?id="
 _HUB = "https://huggingface.co/"

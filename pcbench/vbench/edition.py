@@ -1,4 +1,4 @@
-"""What is known of a dimension of VBench or VBench-2.0 before it is scored."""
+"""What an edition of VBench (VBench, VBench-2.0) consists of: its dimensions, and the weights that they read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class Edition:
 
     title: its name. package: its module's, and that of its folders under ~/.cache and ~/.cache/pcbench.
     setup: the command that makes its interpreter known. shares: the weight in its total of each group of dimensions.
-    most: the number of samples of a prompt that any of its dimensions takes.
     characters: of a prompt, in the name that a video must have; None: all.
     """
 
@@ -30,7 +29,6 @@ class Edition:
     package: str
     setup: str
     shares: Mapping[str, float]
-    most: int = 5
     characters: int | None = None
 
     def __hash__(self) -> int:
