@@ -41,6 +41,7 @@ def popen(main: Callable[[], object], env: Mapping[str, str] | None = None, **ho
             os.environ.update(names)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", 1), open(2, "w", 1)  # noqa: SIM115
             code = main()
         except SystemExit as end:
@@ -51,7 +52,12 @@ def popen(main: Callable[[], object], env: Mapping[str, str] | None = None, **ho
             sys.stdout.flush()
             os._exit(code if isinstance(code, int) else bool(code))
 
-    return subprocess.Popen(["fork"], preexec_fn=become, **how)
+    # An interrupt raised in one of the functions that Python calls after a fork would be lost: it has to wait.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(["fork"], preexec_fn=become, **how)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def module(words: Sequence[str], folder: Path, path: Path | str = "") -> subprocess.CompletedProcess[str]:

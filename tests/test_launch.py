@@ -83,6 +83,25 @@ def test_workers_end_with_their_driver(tmp_path, undisturbed, how, expected):
     same(tmp_path, undisturbed)
 
 
+def interrupted_in_a_fork() -> None:
+    """Fork the workers; with the second one, the driver is interrupted before it has come back from the fork."""
+    seen: list[int] = []
+
+    def interrupt() -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    os.register_at_fork(after_in_parent=interrupt)
+    forks.workers()
+
+
+def test_an_interrupt_during_a_fork_is_not_lost(tmp_path, undisturbed):
+    code, said = Child(tmp_path, interrupted_in_a_fork, LOCAL).wait()
+    assert code == 130, said
+    until(lambda: not workers(tmp_path), 20)
+
+
 def no_room_for(key: str) -> None:
     """From now on, a latent with this key cannot be opened by this process and its forks."""
 
