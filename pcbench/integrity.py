@@ -193,11 +193,12 @@ def _write(place: Place, ledger: dict[str, Any]) -> None:
 
 
 def settled(job: Job) -> bool:
-    """Whether the job was finished, neither its files, its options nor the code have changed since, and no other
-    process was killed while it wrote to the same folder."""
+    """Whether the job was finished, alone or, of a shard, as a part of the whole; neither its files, its options nor
+    the code have changed since, and no other process was killed while it wrote to the same folder."""
     runs = _ledger(job.place)["runs"]
     folders = (job.place.folder, *_folders(job.place.folder / "vbench"))
-    return bool(runs) and _key(job) in runs and not any(any(orphans(folder)) for folder in folders)
+    finished = bool(runs) and any(_key(each) in runs for each in {job, job.whole})
+    return finished and not any(any(orphans(folder)) for folder in folders)
 
 
 def settle(job: Job) -> None:

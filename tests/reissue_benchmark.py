@@ -2,12 +2,14 @@
 
 A store is filled with copies of one finished recipe of ten samples (the bookkeeping is measured, not the videos), and
 the sweep issued three times: the first time the program has never seen these files, and reads them all; the second and
-third times nothing has changed. Each time in a process of its own, timed after its imports. `bookkeeping`: the stages
-and the table; `composing`: all before, from words to checked runs.
+third times nothing has changed. Then once through each launcher that is installed, and as a shard. Each time in a
+process of its own, timed after its imports. `bookkeeping`: the stages and the table; `composing`: all before, from
+words to checked runs.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -19,12 +21,19 @@ from pathlib import Path
 
 from pcbench import cli
 from pcbench.job import job_of
+from pcbench.launch import REMOTE
+from pcbench.store import load_json, write_sealed
 
 SAMPLES = 10
 SMALL = [
     "model.sampling.steps=10", "model.sampling.frames=17", "model.sampling.height=96", "model.sampling.width=96",
     "prompts=held_out", f"prompts.limit={SAMPLES}", "stages=[generate,score]",
 ]  # fmt: skip
+THROUGH = {
+    "local": ["launcher=local", "workers=2"],
+    **{name: [f"launcher={name}", "workers=2"] for name, needs in REMOTE.items() if importlib.util.find_spec(needs)},
+    "shard": ["shard=1/2"],
+}
 TIMED = """
 import sys, time
 from pcbench import cli, stages, summary
@@ -64,13 +73,17 @@ def issue(words: list[str], results: Path) -> tuple[int, float, float]:
 
 
 def fill(results: Path, count: int) -> None:
-    """Copies of the first recipe's samples for the others of the sweep."""
+    """Copies of the first recipe's samples for the others of the sweep, with scores that say whose they are."""
     run = cli.run_from(["method=precisecache", *SMALL, f"results={results}"])
     recipes = [replace(run.recipe, method=replace(run.recipe.method, alpha=alpha)) for alpha in alphas(count)]
-    folders = [job_of(replace(run, recipe=recipe)).place.folder for recipe in recipes]
-    for folder in folders[1:]:
-        if not folder.exists():
-            shutil.copytree(folders[0], folder)
+    first, *others = [job_of(replace(run, recipe=recipe)) for recipe in recipes]
+    for job in others:
+        if job.place.folder.exists():
+            continue
+        shutil.copytree(first.place.folder, job.place.folder)
+        for sample in job.run.samples:
+            files = job.files(*sample)
+            write_sealed(files.fidelity, load_json(files.fidelity) | files.identity)
 
 
 def main(counts: list[int]) -> None:
@@ -82,13 +95,14 @@ def main(counts: list[int]) -> None:
         for count in counts:
             fill(results, count)
             words = ["-m", "method=precisecache", f"method.alpha={','.join(map(str, alphas(count)))}", *SMALL]
-            for turn in ("first", "second", "third"):
-                code, seconds, spent = issue(words, results)
+            for turn in ("first", "second", "third", *THROUGH):
+                code, seconds, spent = issue([*words, *THROUGH.get(turn, [])], results)
                 parts = f"{seconds:9.2f} {seconds - spent:10.2f} {spent:12.2f} {1000 * seconds / count:12.2f}"
                 print(f"{count:8} {turn:>7} {parts}{'' if code == 0 else f'  exit code {code}'}", flush=True)
-            growth = f", {seconds / before:.1f} times the size before" if before else ""
-            print(f"{'':16} a finished sweep of {count * SAMPLES} samples in {seconds:.2f} s{growth}")
-            before = seconds
+                if turn == "third":
+                    growth = f", {seconds / before:.1f} times the size before" if before else ""
+                    print(f"{'':16} a finished sweep of {count * SAMPLES} samples in {seconds:.2f} s{growth}")
+                    before = seconds
 
 
 if __name__ == "__main__":

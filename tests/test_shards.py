@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from pcbench import cli
+from pcbench import cli, integrity
 from pcbench.job import jobs_of
 from pcbench.launch import shards
 
@@ -46,6 +48,17 @@ def test_the_shards_of_a_run_are_the_run(tmp_path, undisturbed, capsys):
     same(tmp_path / "shards", undisturbed)
     assert cli.main([*TINY, results]) == 0
     assert made(capsys.readouterr().out) == 0
+
+
+def test_what_is_finished_as_a_whole_is_finished_as_shards(tmp_path):
+    """So that no file of it is opened again."""
+    assert cli.main([*TINY, f"results={tmp_path}"]) == 0
+    whole = jobs(TINY, tmp_path)
+    thirds = [jobs_of(shards.take([job.run for job in whole], shards.Shard(number, 3))) for number in (1, 2, 3)]
+    assert all(integrity.settled(job) for job in [*whole, *itertools.chain(*thirds)])
+    sample = whole[1].run.samples[0]
+    whole[1].files(*sample).latent.unlink()
+    assert not any(integrity.settled(job) for third in thirds for job in third if job.id == whole[1].id)
 
 
 def test_lines_for_a_job_array(tmp_path, capsys):
