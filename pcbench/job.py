@@ -47,9 +47,15 @@ class Job:
         """The paths of a sample's files, whether they exist or not."""
         return self.place.sample(sample_key(prompt, seed))
 
-    def missing(self) -> list[tuple[str, int]]:
-        """The run's samples (prompt and seed) that are not on disk."""
-        return [(prompt, seed) for prompt, seed in self.run.samples if not self.files(prompt, seed).complete]
+    def in_turn(self, begin: float = 0.0) -> list[tuple[str, int]]:
+        """The run's samples (prompt and seed), in turn from the one that is so far into their list, 0 to 1."""
+        samples = list(self.run.samples)
+        start = int(begin * len(samples))
+        return samples[start:] + samples[:start]
+
+    def missing(self, begin: float = 0.0) -> list[tuple[str, int]]:
+        """Those that are not on disk."""
+        return [(prompt, seed) for prompt, seed in self.in_turn(begin) if not self.files(prompt, seed).complete]
 
 
 def jobs_of(runs: Iterable[Run]) -> list[Job]:

@@ -35,7 +35,8 @@ class Share:
     """A part of a job that is carried out in one go: some of its prompts.
 
     job: the whole job. part: the job with these prompts alone. number: which of the sweep's jobs needs it, from 1.
-    first, last: whether it is the job's first or last share.
+    first, last: whether it is the job's first or last share. begin: of a worker, one of several processes with the
+    same shares (launch/worker.py), where in the list of samples it begins, see `Job.in_turn`.
     """
 
     job: Job
@@ -43,6 +44,7 @@ class Share:
     number: int
     first: bool
     last: bool
+    begin: float | None = None
 
 
 def shares(jobs: Sequence[Job]) -> Iterator[Share]:
@@ -145,7 +147,7 @@ class Sweep:
         """Try every stage; returns the failures. If the pipeline cannot be loaded, the others are not tried."""
         failures: list[Failure] = []
         tried = self._tried.setdefault(share.job, set())
-        for name, stage in _stages(share, say, tried, elsewhere):
+        for name, stage in _stages(share, say, tried, elsewhere, again=share.job in self._waited):
             if name not in tried:
                 failed = attempt(name, lambda stage=stage: failures.extend(stage() or []))  # type: ignore[misc]
                 if failed is not None:
@@ -165,15 +167,16 @@ def execute(job: Job, say: Say = print) -> None:
 
 
 def _stages(
-    share: Share, say: Say, tried: set[str], elsewhere: Sequence[object]
+    share: Share, say: Say, tried: set[str], elsewhere: Sequence[object], again: bool
 ) -> Iterator[tuple[str, Callable[[], list[Failure] | None]]]:
-    job, part, names = share.job, share.part, share.job.run.stages
+    job, part, names, begin = share.job, share.part, share.job.run.stages, share.begin or 0.0
     if "generate" in names:
-        yield "generate", partial(generate, part, say, tried)
+        yield "generate", partial(generate, part, say, tried, begin)
     if "latency" in names and share.last and latency.is_own(job.run):
         yield "latency", partial(_claimed, job.place.folder / "latency", partial(latency.profile, job, say))
     if "score" in names:
-        yield "score", partial(fidelity.score, part, say, tried)
+        leave = share.begin is not None and not again
+        yield "score", partial(fidelity.score, part, say, tried, begin, leave)
     complete = job.whole is job or not job.whole.missing()
     if "score" in names and share.last and job.run.score.vbench and complete and not elsewhere:
         yield "VBench", partial(_claimed, job.place.folder / "vbench", partial(vbench.score, job.whole, say))

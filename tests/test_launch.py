@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -32,7 +33,8 @@ def test_workers_begin_with_different_models_and_take_one_after_another(tmp_path
     for number in range(1, 5):
         monkeypatch.setenv("PCBENCH_WORKER", f"{number}/4")
         mine = worker.in_order(shares)
-        assert sorted(map(id, mine)) == sorted(map(id, shares))
+        assert {replace(share, begin=None) for share in mine} == set(shares)
+        assert {share.begin for share in mine} == {(number - 1) / 4}
         orders.append([model for model, _ in itertools.groupby(share.job.place.model for share in mine)])
         for share in mine:  # a reference before what needs it
             ids = [(each.job.place.model, each.job.id) for each in mine]

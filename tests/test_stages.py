@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -93,3 +94,26 @@ def test_what_failed_in_an_early_share_is_in_the_record_at_the_end_and_is_not_tr
     assert len(tried) == 16
     record = next(data for name, data in plain(tmp_path).items() if name.startswith("fora"))
     assert (record["status"], len(record["samples"])) == ("ok", 5)
+
+
+def test_a_worker_begins_at_its_place_and_leaves_what_others_made_to_them_at_first(tmp_path, decodes):
+    """They have its frames, and those of its reference, in memory."""
+    assert cli.main([*WORDS, f"results={tmp_path}", "stages=[generate]", "prompts.limit=2"]) == 0
+    video.kept.__init__()  # another process's
+    decodes.clear()
+    reference, method, _ = stages.shares(jobs(WORDS, tmp_path))
+    said: list[str] = []
+    sweep, mine = stages.Sweep(), [replace(share, begin=0.6) for share in (reference, method)]
+    rounds = sweep.rounds(mine, said.append)
+    for share in (next(rounds), next(rounds)):
+        assert not sweep.carry_out(share, said.append)
+    made = [line.rpartition("  ")[2] for line in said if "  sample " in line]
+    prompts = method.job.run.prompts
+    assert made == 2 * [f"{prompt!r} seed 0" for prompt in (*prompts[3:], prompts[2])]
+    scored = {prompt: method.job.files(prompt, 0).fidelity.exists() for prompt in prompts}
+    assert scored == dict.fromkeys(prompts[:2], False) | dict.fromkeys(prompts[2:], True)
+    assert len(decodes) == 2 * 3
+    for share in rounds:  # nobody has come for them
+        assert not sweep.carry_out(share, said.append)
+    assert all(method.job.files(prompt, 0).fidelity.exists() for prompt in prompts)
+    assert len(decodes) == 2 * 5

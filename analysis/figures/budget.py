@@ -51,8 +51,9 @@ def budget(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
     marks = [
         Line2D([], [], color=style.DARK, marker="o", label="mean and its 95 % interval"),
         Line2D([], [], color=style.DARK, marker="o", markerfacecolor="white", linestyle="", label="worst prompt"),
+        Line2D([], [], color=style.GREY, marker="x", linestyle="", label="no setting within the budget"),
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=2)
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
     counts = " or ".join(map(str, sorted({prompts for _, _, prompts in drawn.values()})))
     title = (
         f"Every method tuned to the same budgets, {benches[0].experiment}: PSNR to the uncached video over"

@@ -21,7 +21,7 @@ from ..sampling.generate import checksum, frames_of
 from ..sampling.video import kept
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone
-from ..store.claims import busy, claim
+from ..store.claims import busy, claim, leave_to_others
 from .metrics import CONVENTIONS, METRICS, convention_of, identical_frames, note
 
 Say = Callable[[str], None]
@@ -59,21 +59,25 @@ def measure(name: str, video: np.ndarray, reference: np.ndarray, device: str = "
     return {"value": value, "frames": frames, "identical": identical, "note": note(value, identical, len(video))}
 
 
-def score(job: Job, say: Say, failed_before: set[str] | None = None) -> list[Failure]:
+def score(
+    job: Job, say: Say, failed_before: set[str] | None = None, begin: float = 0.0, leave: bool = False
+) -> list[Failure]:
     """Score every sample of the job against the reference sample of the same prompt, seed and machine, first those
-    whose frames are in memory. Returns the failures; `failed_before` collects what failed, and is not tried again."""
+    whose frames are in memory; with `leave` those alone, and the others are noted as other processes' for now (see
+    claims.py): whoever has made them need not decode them. Returns the failures; `failed_before` collects what failed,
+    and is not tried again. begin: see `Job.in_turn`."""
     if job.uncached is None:
         return []
     reported: set[str] = set()
 
     def work(prompt: str, seed: int) -> None:
-        _score_one(job, prompt, seed, reported, say)
+        _score_one(job, prompt, seed, reported, say, leave)
 
-    samples = sorted(job.run.samples, key=lambda sample: job.files(*sample).latent not in kept)
+    samples = sorted(job.in_turn(begin), key=lambda sample: job.files(*sample).latent not in kept)
     return attempt_each(job.run.label, "score", samples, work, say, set() if failed_before is None else failed_before)
 
 
-def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Say) -> None:
+def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Say, leave: bool) -> None:
     """Score one sample. `reported` holds the reasons for missing scores that have already been printed."""
     run, files, reference = job.run, job.files(prompt, seed), job.reference.files(prompt, seed)
     if not _missing(job, files):
@@ -84,6 +88,8 @@ def _score_one(job: Job, prompt: str, seed: int, reported: set[str], say: Say) -
         which = "reference" if files.complete else "sample"
         say(f"{run.label}  not scored, its {which} was not generated: {prompt!r} seed {seed}")
         return
+    if leave and files.latent not in kept:
+        return leave_to_others(files.fidelity)
     with claim(files.fidelity) as claimed:
         if claimed and (missing := _missing(job, files)):
             _score_missing(job, files, reference, missing, reported, say)

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..job import Job
@@ -99,7 +99,8 @@ def in_order(shares: Sequence[Share]) -> list[Share]:
     ordered = sorted(shares, key=lambda share: rank.index(share.job.place.model))
     start = _start(units([share.job for share in ordered]), worker)
     first = next((at for at, share in enumerate(ordered) if group_of(share.job) == start), 0)
-    return ordered[first:] + ordered[:first]
+    begin = (worker.number - 1) / worker.count  # of each, so that a worker makes the same prompts with every method
+    return [replace(share, begin=begin) for share in ordered[first:] + ordered[:first]]
 
 
 def _start(parts: Sequence[Unit], worker: Shard) -> str:

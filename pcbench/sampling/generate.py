@@ -75,11 +75,14 @@ def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
         backbones.after_call(pipe)
 
 
-def generate(job: Job, say: Callable[[str], None], failed_before: set[str] | None = None) -> list[Failure]:
-    """Make every missing sample of the job that no other process is making. If one fails, that is noted in a file, the
-    others go on, and it is tried again in the next run. Returns the failures; raises errors that concern all samples
-    (loading the pipeline). `failed_before` collects what failed, and is not tried again."""
-    run, todo = job.run, job.missing()
+def generate(
+    job: Job, say: Callable[[str], None], failed_before: set[str] | None = None, begin: float = 0.0
+) -> list[Failure]:
+    """Make every missing sample of the job that no other process is making, see `Job.in_turn` for `begin`. If one
+    fails, that is noted in a file, the others go on, and it is tried again in the next run. Returns the failures;
+    raises errors that concern all samples (loading the pipeline). `failed_before` collects what failed, and is not
+    tried again."""
+    run, todo = job.run, job.missing(begin)
     failed_before = set() if failed_before is None else failed_before
     failures: list[Failure] = []
     by_others = 0

@@ -57,6 +57,11 @@ def busy(*paths: Path) -> bool:
     return bool(found)
 
 
+def leave_to_others(path: Path) -> None:
+    """Note work as another process's, without a claim: this one comes back to it when its own is done."""
+    _missed.append(path)
+
+
 @contextmanager
 def missed() -> Iterator[list[Path]]:
     """While the body runs, a list collects what other processes were found to be working on."""
