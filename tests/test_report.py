@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from analysis.load import load_records
-from analysis.report import PAGE, main, media, write
+from analysis.report import PAGE, data, main, media, write
 from tests import report_parts as parts
 
 ROOT = Path(__file__).parents[1]
@@ -135,11 +137,12 @@ def test_written_again_only_what_changed_is_made(tmp_path):
     differences = sorted(out.rglob("*.difference.mp4"))
     assert len(differences) == 9
     before = {path: path.stat().st_mtime_ns for path in differences}
+    (folder,) = results.glob("samples/*/*/teacache-teacache1")
+    shutil.copytree(folder, tmp_path / "before")
     place = parts.put(results, parts.record("teacache", 1), videos=True, off=0)
-    future = max(before.values()) + 10**9
-    os.utime(place.sample("sample-0").video, ns=(future, future))
+    os.utime(place.sample("sample-0").video, ns=(0, 0))  # from elsewhere, and older than what was made of the last one
     for number in (1, 2):
-        os.utime(place.sample(f"sample-{number}").video, ns=(0, 0))
+        shutil.copy2(tmp_path / "before" / f"sample-{number}.mp4", folder)
     quiet(results, out)
     changed = [path for path in differences if path.stat().st_mtime_ns != before[path]]
     assert [(path.parent.name, path.name) for path in changed] == [("teacache-teacache1", "sample-0.difference.mp4")]
@@ -167,6 +170,14 @@ def test_the_worst_prompts_are_kept(tmp_path):
     (bench,) = index(page)["benches"]
     assert [prompt["prompt"] for prompt in bench["prompts"]] == ["the worst"]
     assert bench["prompts_in_all"] == 3
+
+
+def test_a_prompt_without_any_score_is_not_the_worst():
+    metrics = [{"name": "psnr@1", "lower": False}]
+    scored = {"a": {"psnr@1": 20.0}, "b": {}}
+    assert data._worst(scored, metrics) > -math.inf
+    assert data._worst({"a": {}}, metrics) > data._worst(scored, metrics)
+    assert data._worst({"a": {}}, metrics) > data._worst({"a": {"psnr@1": 99.0}}, metrics)
 
 
 def test_machines_and_references_are_not_mixed(tmp_path):

@@ -38,7 +38,10 @@ def fewsteps(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
     lines: dict[str, Line] = {}
     prompts = 0
     for bench in benches:
-        found, prompts = curves(bench)
+        try:
+            found, prompts = curves(bench)
+        except ValueError:  # no prompt in common: these steps are not done yet
+            continue
         if SHORTER not in found:
             continue
         shorter, steps = nearest(found[SHORTER], BUDGET), int(bench.records["steps"].iloc[0])

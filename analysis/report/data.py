@@ -137,12 +137,15 @@ def prompts_of(
 
 
 def _worst(scores: dict[str, dict[str, float]], metrics: list[dict[str, Any]]) -> float:
+    """How good the worst score of a prompt is; of one without any, better than all."""
     if not metrics:
         return 0.0
     first = metrics[0]
     values = [row[first["name"]] for row in scores.values() if first["name"] in row]
     ideal = first.get("ideal")
-    return min((-abs(v - ideal) if ideal is not None else -v if first["lower"] else v for v in values), default=0.0)
+    return min(
+        (-abs(v - ideal) if ideal is not None else -v if first["lower"] else v for v in values), default=math.inf
+    )
 
 
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:

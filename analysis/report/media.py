@@ -9,7 +9,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from pcbench.store import write_whole
+from pcbench.store import read_json, write_json, write_whole
 
 FULL = 48  # of 255: the difference drawn brightest
 # matplotlib's inferno at five places: black where nothing differs
@@ -26,7 +26,7 @@ def about(path: Path) -> dict[str, float]:
 
 def bring(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a link where the disk allows it, else a copy."""
-    if target.exists() and (target.samefile(source) or _newer(target, source)):
+    if target.exists() and (target.samefile(source) or _state(target) == _state(source)):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
@@ -37,12 +37,14 @@ def bring(source: Path, target: Path) -> None:
 
 
 def difference(video: Path, reference: Path, frames: np.ndarray | None, target: Path, fps: float) -> np.ndarray | None:
-    """Write |video − reference| as a video, unless `target` is newer than both; `frames` are the reference's, if read.
+    """Write |video − reference| as a video, unless `target` is that of these very files already, which a note beside it
+    says; `frames` are the reference's, if read.
 
     Returns the reference's frames, or None if they were not read. Both are compared as decoded from mp4, so that the
     difference includes compression. Raises ValueError if the two differ in shape.
     """
-    if target.exists() and _newer(target, video) and _newer(target, reference):
+    note, made_of = target.with_name(f".{target.name}.json"), [_state(video), _state(reference)]
+    if target.exists() and read_json(note) == made_of:
         return frames
     frames = iio.imread(reference, plugin="FFMPEG") if frames is None else frames
     frames_of_method = iio.imread(video, plugin="FFMPEG")
@@ -55,6 +57,7 @@ def difference(video: Path, reference: Path, frames: np.ndarray | None, target: 
             macro_block_size=2, output_params=["-crf", "20", "-movflags", "+faststart"],
         ),
     )  # fmt: skip
+    write_json(note, made_of)
     return frames
 
 
@@ -69,5 +72,7 @@ def heat(video: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.stack(coloured)
 
 
-def _newer(path: Path, than: Path) -> bool:
-    return path.stat().st_mtime >= than.stat().st_mtime
+def _state(path: Path) -> list[int]:
+    """What tells a file from another one: an older one with another content may come to its place."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]

@@ -43,10 +43,9 @@ class Point:
         return float(worst_score(self.scores))
 
     def minus(self, other: Point) -> Interval:
-        """The difference of the means, over the same prompts."""
-        return bootstrap(
-            lambda chosen: mean_score(self.scores[chosen]) - mean_score(other.scores[chosen]), len(self.scores)
-        )
+        """The mean difference, prompt by prompt, over those for which both have a score: identical videos have none."""
+        gaps = self.scores - other.scores
+        return bootstrap(lambda chosen: mean_score(gaps[chosen]), len(gaps))
 
 
 def nearest(curve: Curve, budget: float) -> Point:

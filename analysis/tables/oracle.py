@@ -95,4 +95,6 @@ def _cell(score: float, summary: Mapping[str, Any] | None) -> Cell:
     if summary is None or np.isnan(score):
         return Cell()
     low, high = (_mean(summary["schedules"][kind]["psnr"]) for kind in (UNIFORM, BEST))
+    if high == low:  # the search has found nothing better than evenly spaced steps
+        return Cell(text=f"{score:{SPECS[PSNR]}}")
     return Cell(text=f"{score:{SPECS[PSNR]}} ({(score - low) / (high - low):.0%})")
