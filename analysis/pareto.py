@@ -7,8 +7,9 @@ turn in one process) times its MACs ratio over all prompts. Intervals are 95 %, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -208,9 +209,10 @@ def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> l
             for latency in ((False, True) if timed else (False,)) if levels else ():
                 points = {curve.name: resampled(curve, metric, latency, prompts) for curve in found.values()}
                 by, n = "latency" if latency else "MACs", f"{prompts} prompts"
-                rows = _rows(points, baseline, at_speedup, TARGETS, Cell(spec=SPECS[metric]))
+                minus = partial(paired, other=baseline, metric=metric, prompts=prompts, latency=latency)
+                rows = _rows(found, points, baseline, at_speedup, minus, TARGETS, Cell(spec=SPECS[metric]))
                 speed.append(Block(f"{title}: {unit} at equal {by}, {n}", rows))
-                rows = _rows(points, baseline, at_quality, levels, Cell(unit="×"))
+                rows = _rows(found, points, baseline, at_quality, None, levels, Cell(unit="×"))
                 at = " / ".join(f"{level:g}" for level in levels)
                 quality.append(Block(f"{title}: speedup by {by} at {unit} {at}, {n}", rows))
         if qualities(found, PSNR):
@@ -220,7 +222,8 @@ def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> l
         "Over the prompts that all records of a block have; brackets: 95 % bootstrap intervals over prompts.",
         "On straight lines between a method's settings, over the share of the cost that is left; – where no two "
         "settings lie on either side.",
-        f"Differences are paired, prompt by prompt, to {against or ' or else '.join(BASELINES)}.",
+        f"Differences are paired, prompt by prompt, to {against or ' or else '.join(BASELINES)}; those of scores are"
+        " over the prompts for which both have one.",
     ]
     fast = [f"at {target:g}×" for target in TARGETS]
     good = [f"at {level} quality" for level in LEVELS]
@@ -244,14 +247,48 @@ def resampled(curve: Curve, metric: str, latency: bool, prompts: int) -> tuple[n
     return curve.reference_macs / macs * (curve.efficiency if latency else 1.0), means
 
 
+def paired(
+    curve: Curve, target: float | np.ndarray, *, other: Curve | None, metric: str, prompts: int, latency: bool = False
+) -> np.ndarray:
+    """How much better a curve's scores are than another's at a speedup, (1 + resamples,): the mean of the differences,
+    prompt by prompt, over those for which both have scores there. target: one, or (1 + resamples,)."""
+    if other is None:
+        return np.full(1 + RESAMPLES, np.nan)
+    gaps = _at_each(curve, metric, prompts, target, latency) - _at_each(other, metric, prompts, target, latency)
+    drawn = weights(prompts, RESAMPLES)
+    totals, counts = (drawn * np.nan_to_num(gaps)).sum(-1), (drawn * ~np.isnan(gaps)).sum(-1)
+    return np.divide(totals, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+
+
+def _at_each(curve: Curve, metric: str, prompts: int, target: float | np.ndarray, latency: bool) -> np.ndarray:
+    """The score of each prompt where the curve has a speedup, (1 + resamples, prompts), on the straight line between
+    the two settings on either side; NaN for a prompt without a score at one of these."""
+    speedups, means = resampled(curve, metric, latency, prompts)
+    costs, cost = 1 / speedups, np.broadcast_to(1 / np.asarray(target, dtype=float), len(speedups))[:, None]
+    order = np.lexsort((np.nan_to_num(means, nan=-np.inf), costs), axis=-1)  # of equally fast settings the best is last
+    costs = np.take_along_axis(costs, order, -1)
+    slower = np.minimum((costs < cost).sum(-1, keepdims=True), costs.shape[-1] - 1)
+    ends = [np.maximum(slower - 1, 0), slower]
+    ends[1] = (costs <= np.take_along_axis(costs, slower, -1)).sum(-1, keepdims=True) - 1
+    (c0, c1), (s0, s1) = ([np.take_along_axis(values, end, -1) for end in ends] for values in (costs, order))
+    first, second = (curve.scores[metric][place[:, 0]] for place in (s0, s1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(c1 == cost, 1.0, np.where(c0 == cost, 0.0, (cost - c0) / (c1 - c0)))
+        line = np.where(share == 0, first, np.where(share == 1, second, (1 - share) * first + share * second))
+    return np.where((c0 <= cost) & (cost <= c1), line, np.nan)
+
+
 def _rows(
+    found: Mapping[str, Curve],
     points: dict[str, tuple[np.ndarray, np.ndarray]],
     baseline: Curve | None,
     measure: Callable[[np.ndarray, np.ndarray, float], np.ndarray],
+    minus: Callable[[Curve, float], np.ndarray] | None,
     targets: Sequence[float],
     style: Cell,
 ) -> list[list[Cell]]:
-    """One row per curve: its number at each target and the paired difference to the baseline; the best first."""
+    """One row per curve: its number at each target and the paired difference to the baseline; the best first.
+    minus: of a curve and a target that difference, if it is not the one of the numbers."""
     measured = {name: [measure(*drawn, target) for target in targets] for name, drawn in points.items()}
     middle = {name: np.nan_to_num(values[len(targets) // 2][0], nan=-np.inf) for name, values in measured.items()}
     baseline_values = measured[baseline.name] if baseline else []
@@ -261,7 +298,11 @@ def _rows(
         for number, values in enumerate(measured[name]):
             row.append(_cell(values, style))
             same = baseline is None or name == baseline.name
-            row.append(Cell() if same else _cell(values - baseline_values[number], style, sign="+"))
+            if same:
+                row.append(Cell())
+                continue
+            gap = minus(found[name], targets[number]) if minus else values - baseline_values[number]
+            row.append(_cell(gap, style, sign="+"))
         rows.append(row)
     return rows
 

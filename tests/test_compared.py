@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from analysis.figures import Options, read_oracle, style
 from analysis.figures.pareto import BY_MACS, BY_SSIM, ORACLE
 from analysis.figures.pareto import pareto as draw
 from analysis.load import benches
+from analysis.pareto import Curve, paired
 from analysis.tables import budget, oracle, tables
 from methods.engine.method import APPROACHES, Method
 
@@ -270,6 +272,19 @@ def test_differences_are_paired(tmp_path):
     _, behind = budget.tables("x", [bench], (1.5, 2.0))
     (cell,) = [row[1] for row in behind.blocks[0].rows if row[0].text == "two"]
     assert (cell.low, cell.high) == pytest.approx((-1, -1))
+
+
+def test_a_difference_is_over_the_prompts_that_both_have_scores_for():
+    """A video that is identical to its reference has no PSNR; the mean of the others is no mean of the same prompts."""
+    nan, macs = math.nan, np.array([[2.0] * 3, [1.0] * 3])
+    one, two = (
+        Curve(name, "", {}, ["a", "b"], macs, 4.0, np.full(2, nan), {"psnr@2": np.array(scores)})
+        for name, scores in (("one", [[nan, 31, 41], [25, 31, 41]]), ("two", [[50, 30, 40], [nan, 30, 40]]))
+    )
+    at = {target: paired(one, target, other=two, metric="psnr@2", prompts=3) for target in (2.0, 3.0, 4.0)}
+    assert [values[0] for values in at.values()] == [1, 1, 1]
+    points = [budget.nearest(curve, 2.0) for curve in (one, two)]
+    assert points[0].minus(points[1]).value == 1
 
 
 def test_the_experiment_has_its_tables_and_its_figure(tmp_path):

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from ..approaches import TITLES
 from ..load import Bench
-from ..pareto import METRICS, Curve, curves, mean_score, short_names, worst_score
-from ..stats import Interval, bootstrap
+from ..pareto import METRICS, Curve, curves, mean_score, paired, short_names, worst_score
+from ..stats import Interval, bootstrap, interval
 from ..tables.layouts import layout_of
 from . import style
 from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError
@@ -235,16 +235,13 @@ def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
         return None
     for target in TARGETS:
         for curve in rival_curves:
-
-            def difference(chosen: np.ndarray, target: float = target, curve: Curve = curve) -> np.ndarray:
-                return lfcache.at(PSNR, target, False, chosen) - curve.at(PSNR, target, False, chosen)
-
-            if not np.isnan(difference(np.arange(prompts))):
+            gap = paired(lfcache, target, other=curve, metric=PSNR, prompts=prompts)
+            if not np.isnan(gap[0]):
                 return Claim(
                     f"At {target:g}× by MACs, is LFCache (PreciseCache) closer to no cache than {curve.name}?",
                     f"it is better than {rival} at higher speed (Table 1)",
                     "Its PSNR minus theirs, in dB,",
-                    bootstrap(difference, prompts, resamples=1000),
+                    interval(gap[0], gap[1:]),
                     ABOVE_ZERO,
                     prompts,
                 )

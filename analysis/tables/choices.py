@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..load import Bench
-from ..pareto import METRICS, SPECS, Curve, curves, resampled, worst_score
+from ..pareto import METRICS, SPECS, Curve, curves, paired, resampled, worst_score
 from ..render import Block, Cell, Table
 from ..stats import Interval, at_speedup, interval
 
@@ -64,7 +64,7 @@ def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
     for metric in METRICS:
         speeds, values = (drawn[:, 0] for drawn in resampled(curve, metric, False, prompts))  # speeds are of any metric
         scores[metric] = interval(values[0], values[1:])
-        gain = values - at_speedup(*resampled(usual, metric, False, prompts), speeds)
+        gain = paired(curve, speeds, other=usual, metric=metric, prompts=prompts)
         gains[metric] = interval(gain[0], gain[1:])
         line = at_speedup(usual.speedups(np.arange(prompts), latency=False), usual.scores[metric].T, speeds[0])
         lowest[metric] = float(worst_score(curve.scores[metric][0] - line))
