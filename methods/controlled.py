@@ -106,11 +106,11 @@ class Controlled(StepwiseRule):
             return
         sigma, self.unseen = self.unseen, None
         prediction = denoiser.cached(denoiser.latent_size, "nearest-exact").float()
-        if len(self.computed) == 2:
-            (b, before), (a, last) = self.computed
+        elsewhere = [each for each in self.computed if abs(each[0] - sigma) > SAME_LEVEL]  # solvers of second order
+        if len(elsewhere) == 2:
+            (b, before), (a, last) = elsewhere
             line = last + (last - before) * ((sigma - a) / (a - b))
             scale = float((prediction - line).square().mean().sqrt()) / self.shape(denoiser, sigma, a, b)
             denoiser.step.details[self.SCALE] = scale
             self.scales = [*self.scales, scale][-self.config.remembered :]
-        elsewhere = [each for each in self.computed if abs(each[0] - sigma) > SAME_LEVEL]  # solvers of second order
         self.computed = [*elsewhere[-1:], (sigma, prediction)]

@@ -7,6 +7,7 @@ other part is test_contract.py.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import json
@@ -17,13 +18,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 from torch.overrides import TorchFunctionMode
 
 from methods import PreciseCacheConfig, ReplayConfig, apply
 from methods.engine.core import HOOK_NAME
 
-from .conftest import STEPS
-from .contract_parts import DISTINCT, Outcome, outcome, state_of, uncached
+from .conftest import STEPS, call
+from .contract_parts import DISTINCT, PRESETS, Outcome, outcome, state_of, uncached
 from .families import SMALL as FAMILIES
 
 EVERYWHERE = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in FAMILIES]
@@ -181,6 +183,32 @@ def test_guidance_may_be_switched_off_and_on_in_mid_call(preset, family):
     to_zero, to_one, _ = handle.traces
     assert rows(to_zero) == rows(to_one)
     assert all(row.forwards <= 1 and row.trials <= 1 for row in to_zero.steps[6:9])
+
+
+@pytest.mark.parametrize("preset", DISTINCT)
+def test_a_solver_of_second_order_is_at_a_noise_level_twice(preset):
+    """Between the two visits there is nothing to measure a slope over."""
+    method, pipe = ran(preset, "wan").method, FAMILIES["wan"].pipeline()
+    if actions := getattr(method, "actions", None):
+        method = dataclasses.replace(method, actions="".join(2 * action for action in actions)[1:])
+    pipe.scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    with warnings.catch_warnings(), apply(pipe, method) as handle:
+        warnings.simplefilter("ignore")
+        latents = FAMILIES["wan"].call(pipe)
+    assert latents.isfinite().all()
+    measured = [value for row in handle.trace.steps for value in row.details.values() if isinstance(value, float)]
+    assert all(abs(value) < 1e4 for value in measured)
+
+
+def test_a_compiled_second_transformer_is_guided_by_its_own_scale():
+    traces = []
+    for wrapped in (lambda module: module, torch.compile):
+        pipe = FAMILIES["wan_two"].pipeline()
+        pipe.transformer_2 = wrapped(pipe.transformer_2)
+        with torch.compiler.set_stance("force_eager"), apply(pipe, PRESETS["precisecache"]) as handle:
+            call(pipe, guidance_scale_2=1.5)
+        traces.append(rows(handle.trace))
+    assert traces[0] == traces[1]
 
 
 def test_a_branch_that_comes_back_is_computed():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .anatomy import Anatomy, Block, Paths, Size
+from .caller import transformers_of
 from .clock import Clock
 from .processes import ALONE, Processes
 from .trace import Call, Step
@@ -78,7 +79,8 @@ class Denoiser:
         """The scale that the pipeline combines this step's branches with. Raises ValueError where it is not known."""
         if self.anatomy.BATCHED is not None or self.anatomy.RESCALES:
             return self.clock.guidance_now()
-        return self.clock.guidance_scale(second=self.transformer is getattr(self.clock.pipe, "transformer_2", None))
+        second = transformers_of(self.clock.pipe).get("transformer_2")  # itself, if the pipeline's is compiled
+        return self.clock.guidance_scale(second=self.transformer is second)
 
     @property
     def latent_size(self) -> Size:
