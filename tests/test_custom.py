@@ -95,6 +95,12 @@ def test_other_weights_and_other_places_are_other_recipes(folders, tmp_path):
     assert recipe_id(run_of(copy).recipe) != recipe_id(other)
 
 
+def test_a_second_transformer_is_guided_as_the_first_unless_something_else_is_said():
+    two = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
+    assert custom._call(two, FAMILIES["wan"], {}) == {"guidance_scale_2": None}
+    assert custom._call({"transformer_2": [None, None]}, FAMILIES["wan"], {}) == {}
+
+
 def test_large_files_count_by_their_ends_and_middle(tmp_path, monkeypatch):
     monkeypatch.setattr(custom, "PIECE", 4)
     file, found = tmp_path / "weights", set()

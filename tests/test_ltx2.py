@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import methods
 from methods import apply
 from methods.engine.anatomy import anatomy_of
 from methods.engine.reuse import STRATEGIES
+from pcbench import backbones
+from pcbench.compose import run_from
 
 from .contract_parts import DISTINCT, PRESETS, REFUSED
 from .ltx2_parts import GUIDED, PLAIN, both_of, small_ltx2_pipeline, transformer
@@ -117,6 +120,17 @@ def test_a_trial_makes_the_video_smaller_and_leaves_the_sound():
         prediction = anatomy.prediction(model(**sent), trial)
     assert prediction.shape == (1, 4, 1 + 2, 2, 2)  # five tokens of sound are two frames of four
     assert anatomy.of_call(inputs, None).as_video(prediction).shape == (1, 4, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "batch"), [({}, 2), ({"audio_guidance_scale": 7.0}, 2), ({"audio_guidance_scale": 1.0}, 1)]
+)
+def test_the_sounds_own_guidance_is_priced_too(said, batch):
+    """Where nothing is said of it, the pipeline's own scale keeps both branches, whatever the video's is."""
+    recipe = run_from(["model=ltx2", "model.sampling.guidance_scale=1"]).recipe
+    call = {name: value for name, value in recipe.backbone.call.items() if name != "audio_guidance_scale"} | said
+    recipe = replace(recipe, backbone=replace(recipe.backbone, call=call))
+    assert backbones.family(recipe.backbone).arguments(recipe, {})["timestep"] == [batch]
 
 
 def test_guidance_is_combined_as_the_pipeline_does(pipe):

@@ -211,7 +211,7 @@ def _call(index: dict[str, Any], family: Family, transformer: dict[str, Any]) ->
     if tokens is not None and tokens != parameters["max_sequence_length"].default:
         call["max_sequence_length"] = tokens
     if (index.get("transformer_2") or [None])[0]:
-        call["guidance_scale_2"] = parameters["guidance_scale"].default  # what the pipeline does without one
+        call["guidance_scale_2"] = None  # the pipeline takes the first one's
     return call
 
 

@@ -6,6 +6,7 @@ calls of other sizes, which the prices here do not know.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,8 @@ def branches(recipe: Recipe) -> int:
 
 
 def _batch(recipe: Recipe) -> int:
-    scales = recipe.sampling.guidance_scale, recipe.backbone.call.get("audio_guidance_scale") or 0.0
+    sound = inspect.signature(LTX2Pipeline.__call__).parameters["audio_guidance_scale"].default
+    scales = recipe.sampling.guidance_scale, recipe.backbone.call.get("audio_guidance_scale", sound) or 0.0
     return 2 if max(scales) > 1 else 1
 
 
