@@ -209,7 +209,7 @@ def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> l
             for latency in ((False, True) if timed else (False,)) if levels else ():
                 points = {curve.name: resampled(curve, metric, latency, prompts) for curve in found.values()}
                 by, n = "latency" if latency else "MACs", f"{prompts} prompts"
-                minus = partial(paired, other=baseline, metric=metric, prompts=prompts, latency=latency)
+                minus = partial(paired, metric=metric, prompts=prompts, latency=latency)
                 rows = _rows(found, points, baseline, at_speedup, minus, TARGETS, Cell(spec=SPECS[metric]))
                 speed.append(Block(f"{title}: {unit} at equal {by}, {n}", rows))
                 rows = _rows(found, points, baseline, at_quality, None, levels, Cell(unit="×"))
@@ -248,12 +248,10 @@ def resampled(curve: Curve, metric: str, latency: bool, prompts: int) -> tuple[n
 
 
 def paired(
-    curve: Curve, target: float | np.ndarray, *, other: Curve | None, metric: str, prompts: int, latency: bool = False
+    curve: Curve, target: float | np.ndarray, *, other: Curve, metric: str, prompts: int, latency: bool = False
 ) -> np.ndarray:
     """How much better a curve's scores are than another's at a speedup, (1 + resamples,): the mean of the differences,
     prompt by prompt, over those for which both have scores there. target: one, or (1 + resamples,)."""
-    if other is None:
-        return np.full(1 + RESAMPLES, np.nan)
     gaps = _at_each(curve, metric, prompts, target, latency) - _at_each(other, metric, prompts, target, latency)
     drawn = weights(prompts, RESAMPLES)
     totals, counts = (drawn * np.nan_to_num(gaps)).sum(-1), (drawn * ~np.isnan(gaps)).sum(-1)
@@ -264,18 +262,8 @@ def _at_each(curve: Curve, metric: str, prompts: int, target: float | np.ndarray
     """The score of each prompt where the curve has a speedup, (1 + resamples, prompts), on the straight line between
     the two settings on either side; NaN for a prompt without a score at one of these."""
     speedups, means = resampled(curve, metric, latency, prompts)
-    costs, cost = 1 / speedups, np.broadcast_to(1 / np.asarray(target, dtype=float), len(speedups))[:, None]
-    order = np.lexsort((np.nan_to_num(means, nan=-np.inf), costs), axis=-1)  # of equally fast settings the best is last
-    costs = np.take_along_axis(costs, order, -1)
-    slower = np.minimum((costs < cost).sum(-1, keepdims=True), costs.shape[-1] - 1)
-    ends = [np.maximum(slower - 1, 0), slower]
-    ends[1] = (costs <= np.take_along_axis(costs, slower, -1)).sum(-1, keepdims=True) - 1
-    (c0, c1), (s0, s1) = ([np.take_along_axis(values, end, -1) for end in ends] for values in (costs, order))
-    first, second = (curve.scores[metric][place[:, 0]] for place in (s0, s1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(c1 == cost, 1.0, np.where(c0 == cost, 0.0, (cost - c0) / (c1 - c0)))
-        line = np.where(share == 0, first, np.where(share == 1, second, (1 - share) * first + share * second))
-    return np.where((c0 <= cost) & (cost <= c1), line, np.nan)
+    scores, each = curve.scores[metric].T, np.asarray(target)[..., None]
+    return at_speedup(speedups[:, None], scores, each, better=means[:, None])
 
 
 def _rows(
@@ -283,12 +271,12 @@ def _rows(
     points: dict[str, tuple[np.ndarray, np.ndarray]],
     baseline: Curve | None,
     measure: Callable[[np.ndarray, np.ndarray, float], np.ndarray],
-    minus: Callable[[Curve, float], np.ndarray] | None,
+    minus: Callable[..., np.ndarray] | None,
     targets: Sequence[float],
     style: Cell,
 ) -> list[list[Cell]]:
     """One row per curve: its number at each target and the paired difference to the baseline; the best first.
-    minus: of a curve and a target that difference, if it is not the one of the numbers."""
+    minus: as `paired`, of a curve, a target and the `other` curve that difference; None: that of the numbers."""
     measured = {name: [measure(*drawn, target) for target in targets] for name, drawn in points.items()}
     middle = {name: np.nan_to_num(values[len(targets) // 2][0], nan=-np.inf) for name, values in measured.items()}
     baseline_values = measured[baseline.name] if baseline else []
@@ -297,12 +285,12 @@ def _rows(
         row = [Cell(text=name)]
         for number, values in enumerate(measured[name]):
             row.append(_cell(values, style))
-            same = baseline is None or name == baseline.name
-            if same:
+            if baseline is None or name == baseline.name:
                 row.append(Cell())
-                continue
-            gap = minus(found[name], targets[number]) if minus else values - baseline_values[number]
-            row.append(_cell(gap, style, sign="+"))
+            elif minus is None:
+                row.append(_cell(values - baseline_values[number], style, sign="+"))
+            else:
+                row.append(_cell(minus(found[name], targets[number], other=baseline), style, sign="+"))
         rows.append(row)
     return rows
 

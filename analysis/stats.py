@@ -89,13 +89,16 @@ def pareto_front(speeds: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return ~((as_fast & as_good & better).any(0) | np.isnan(speeds) | np.isnan(scores))
 
 
-def at_speedup(speedups: np.ndarray, scores: np.ndarray, target: float | np.ndarray) -> Any:
+def at_speedup(
+    speedups: np.ndarray, scores: np.ndarray, target: float | np.ndarray, better: np.ndarray | None = None
+) -> Any:
     """The score of a method at `target` speedup, on straight lines between its settings; NaN outside their range.
 
-    Interpolated over 1/speedup, the share of the cost that is left. Of equally fast settings the best counts.
-    speedups, scores: (..., settings); target: one, or (...). Returns an array (...), a float if it has no axes.
+    Interpolated over 1/speedup, the share of the cost that is left. Of equally fast settings the best counts, by
+    `better` if it is not by these scores. speedups, scores, better: (..., settings); target: one, or (...). Returns an
+    array (...), a float if it has no axes.
     """
-    costs, scores = _lines(speedups, scores)
+    costs, scores = _lines(speedups, scores, better)
     cost = 1 / np.asarray(target, dtype=float)
     after = np.clip((costs < cost[..., None]).sum(-1, keepdims=True), 1, max(costs.shape[-1] - 1, 1))
     if costs.shape[-1] == 1:
@@ -128,10 +131,11 @@ def at_quality(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
     return (1 / np.take_along_axis(candidates, first, -1)[..., 0])[()]
 
 
-def _lines(speedups: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _lines(speedups: np.ndarray, scores: np.ndarray, better: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Costs in rising order and their scores; equal costs all get the best of their scores."""
-    costs, scores = np.broadcast_arrays(1 / np.asarray(speedups, dtype=float), np.asarray(scores, dtype=float))
-    order = np.lexsort((scores, costs), axis=-1)
+    ranks = scores if better is None else np.nan_to_num(better, nan=-np.inf)
+    costs, scores, ranks = np.broadcast_arrays(1 / np.asarray(speedups, dtype=float), np.asarray(scores, float), ranks)
+    order = np.lexsort((ranks, costs), axis=-1)
     costs, scores = np.take_along_axis(costs, order, -1), np.take_along_axis(scores, order, -1)
     for place in range(costs.shape[-1] - 2, -1, -1):
         same = costs[..., place] == costs[..., place + 1]

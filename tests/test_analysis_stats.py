@@ -101,3 +101,11 @@ def test_the_worst_come_first():
 def test_the_front_is_what_nothing_beats():
     speeds, scores = np.array([1, 2, 2, 3, 4, np.nan, 4]), np.array([50, 40, 45, 45, 10, 60, 10])
     assert list(pareto_front(speeds, scores)) == [True, False, False, True, True, False, True]
+
+
+def test_the_best_of_equally_fast_settings_may_be_known_from_elsewhere():
+    """One prompt's scores are read at the setting that is the better one over all prompts."""
+    speedups, scores = np.array([1.0, 2.0, 2.0]), np.array([50.0, 30.0, 40.0])
+    assert at_speedup(speedups, scores, 2.0) == 40
+    assert at_speedup(speedups, scores, 2.0, better=np.array([9.0, 8.0, 7.0])) == 30
+    assert at_speedup(speedups, scores, 4 / 3, better=np.array([9.0, np.nan, 7.0])) == 45

@@ -99,7 +99,7 @@ def test_what_failed_in_an_early_share_is_in_the_record_at_the_end_and_is_not_tr
 def test_a_worker_begins_at_its_place_and_leaves_what_others_made_to_them_at_first(tmp_path, decodes):
     """They have its frames, and those of its reference, in memory."""
     assert cli.main([*WORDS, f"results={tmp_path}", "stages=[generate]", "prompts.limit=2"]) == 0
-    video.kept.__init__()  # another process's
+    video.kept._videos.clear()  # they are another process's
     decodes.clear()
     reference, method, _ = stages.shares(jobs(WORDS, tmp_path))
     said: list[str] = []
