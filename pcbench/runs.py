@@ -34,6 +34,7 @@ from .config import (
     number,
 )
 from .cost.macs import empty_inputs
+from .cost.timesteps import num_steps
 from .fidelity import stage as fidelity
 from .messages import shortened
 from .observe import stage as observe
@@ -101,14 +102,17 @@ def run_of(
     settings: Settings,
 ) -> Run:
     """The run of these parts. Raises RefusedError if the method refuses the backbone, ConfigError for other errors."""
+    recipe = Recipe(
+        backbone=model.chosen_backbone,
+        sampling=model.sampling,
+        method=_fitted(method, model.backbone, label),
+        numerics=model.numerics,
+    )
+    if settings.budget is not None:
+        recipe = dataclasses.replace(recipe, method=_within(recipe.method, num_steps(recipe)))
     run = Run(
         label=label,
-        recipe=Recipe(
-            backbone=model.chosen_backbone,
-            sampling=model.sampling,
-            method=_within(_fitted(method, model.backbone, label), model.sampling.steps, settings.budget),
-            numerics=model.numerics,
-        ),
+        recipe=recipe,
         prompts=prompts,
         images=images,
         seeds=list(seeds),
@@ -129,11 +133,11 @@ def run_of(
     return run
 
 
-def _within(method: Method, num_steps: int, budget: str | None) -> Method:
-    """The method; if it is to be set to a budget, beginning at a setting that so many steps allow."""
-    if budget is None or method.TRADEOFF is None:
+def _within(method: Method, steps: int) -> Method:
+    """The method that is to be set to a budget, beginning at a setting that so many steps allow."""
+    if method.TRADEOFF is None:
         return method
-    low, high = method.TRADEOFF.limits(num_steps)
+    low, high = method.TRADEOFF.limits(steps)
     field = method.TRADEOFF.field
     value = getattr(method, field)
     return method if value is None else dataclasses.replace(method, **{field: min(max(value, low), high)})
@@ -173,7 +177,7 @@ def check(run: Run) -> None:
     with _refusals(f"{run.recipe.backbone.name} {run.label}"):
         if run.budget is not None and run.recipe.method.TRADEOFF is None:
             raise ValueError("no single field trades quality for speed, so it has no budget")
-        run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), sampling.steps)
+        run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), num_steps(run.recipe))
         anatomy, config = anatomy_of(run.recipe.backbone), backbones.transformer_config(run.recipe.backbone)
         with torch.device("meta"):
             inputs = anatomy.received(empty_inputs(family.arguments(run.recipe, config)))

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler, WanPipeline
 
 from pcbench import cli, compose
 from pcbench.backbones import FAMILIES, custom
 from pcbench.config import ConfigError
+from pcbench.cost.estimate import price_of
+from pcbench.cost.macs import PETA
+from pcbench.cost.timesteps import boundary_of
 from pcbench.identity import recipe_id
 from pcbench.store import records
 
@@ -63,6 +67,29 @@ def test_a_folder_is_read_and_runs(name, folders, tmp_path, capsys):
     assert backbone["revision"] == custom.fingerprint(folders[name])
     assert cached["recipe"]["numerics"]["dtype"] == "float32"
     assert cached["fidelity"]["psnr@2"]["n"] == 1
+
+
+def test_a_folder_s_own_solver_and_boundary_are_priced(tmp_path):
+    """A solver of second order calls the transformer 11 times in 6 steps; the boundary decides who answers which."""
+    pipe = toy("wan")
+    pipe.scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    parts = pipe.components | {"transformer_2": type(pipe.transformer).from_config(pipe.transformer.config)}
+    WanPipeline(**parts, boundary_ratio=0.6).to(dtype=torch.float32).save_pretrained(tmp_path / "heun")
+    words = ["model=custom", f"model.backbone.source='{tmp_path / 'heun'}'", *SIZE, *TEXT["wan"], "prompts=smoke"]
+    words += ["prompts.limit=1", "model.sampling.steps=6", f"results={tmp_path / 'results'}", "method=replay"]
+    words += ["observe=[difference]", "stages=[generate,score,observe]"]
+    run = compose.run_from([*words, "method.actions=FrFrFrFrFrF"])
+    assert cli.main([*words, "method.actions=FrFrFrFrFrF"]) == 0
+    made = {record["recipe"]["method"]["name"]: record for record in records(tmp_path / "results")}
+    assert made["none"]["macs"]["speedup"] == 1
+    cached = made["replay"]
+    (sample,) = cached["samples"]
+    assert (cached["status"], sample["steps"], cached["fidelity"]["psnr@2"]["n"]) == ("ok", 11, 1)
+    assert cached["macs"]["speedup"] == pytest.approx(11 / 6)
+    assert price_of(run).expected.total / PETA == pytest.approx(cached["macs"]["peta_per_video"])
+    assert boundary_of(run.recipe.backbone) == 0.6
+    with pytest.raises(ConfigError, match="11"):
+        compose.run_from([*words, "method.actions=FrFrFr"])
 
 
 def test_sizes_are_the_files_own_or_the_pipeline_s(folders):

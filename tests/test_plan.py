@@ -15,10 +15,11 @@ import methods
 from methods import apply
 from pcbench import backbones, cli, plan
 from pcbench.config import Backbone, Numerics, Recipe, Run, Sampling
-from pcbench.cost import dry_run, memory
+from pcbench.cost import memory
 from pcbench.cost.dry_run import rehearse
 from pcbench.cost.estimate import Known, price_of
 from pcbench.cost.macs import PETA, Macs, call_price, forward_price, trace_price
+from pcbench.cost.timesteps import scheduler_of
 from pcbench.job import job_of
 from pcbench.store import records, write_json
 
@@ -339,9 +340,9 @@ def test_a_skipped_module_is_apart_too():
 def test_the_published_schedulers_are_used_where_there_are_no_weights():
     """Wan's shift of 5 moves PAB's window: 25 of 50 steps lie in it."""
     run = run_of("wan")
-    scheduler = dry_run.scheduler_of(run.recipe)
+    scheduler = scheduler_of(run.recipe)
     assert scheduler.config.flow_shift == 5.0
-    tiny = dry_run.scheduler_of(run_of("tiny_wan").recipe)
+    tiny = scheduler_of(run_of("tiny_wan").recipe)
     assert isinstance(tiny, FlowMatchEulerDiscreteScheduler)
     assert tiny.config.shift == 3.0
     assert plan.style_of(False) is None

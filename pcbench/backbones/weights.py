@@ -42,6 +42,17 @@ def config_of(backbone: Backbone, part: str) -> dict[str, Any]:
     return dict(backbone.transformer) if part == "transformer" else {}
 
 
+def stored(backbone: Backbone, file: str) -> dict[str, Any] | None:
+    """A JSON file of the checkpoint, from its folder or the hub's cache; None if it is not on this machine, or if the
+    weights are random, so that no checkpoint is loaded."""
+    if are_random(backbone):
+        return None
+    path: Any = Path(source(backbone)) / file
+    if not path.exists() and backbone.source.count("/") == 1 and not path.is_absolute():
+        path = try_to_load_from_cache(backbone.source, file, revision=backbone.revision)
+    return json.loads(Path(path).read_text()) if isinstance(path, str | Path) and Path(path).exists() else None
+
+
 def revision(backbone: Backbone) -> str | None:
     """The hub commit to load; bundled weights and local folders have none."""
     return None if backbone.source.startswith("bundled:") or Path(backbone.source).is_dir() else backbone.revision

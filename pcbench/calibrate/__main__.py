@@ -31,6 +31,7 @@ from .. import backbones, compose, feasible, options, provenance
 from ..backbones import weights
 from ..command import Command
 from ..config import ConfigError, Run
+from ..cost.timesteps import num_steps
 from ..observe.watch import Caller
 from ..sampling.generate import denoise
 from ..store import write_json
@@ -106,14 +107,14 @@ def parse(arguments: list[str]) -> tuple[str, Run, Search]:
         raise ConfigError(f"{words[0]!r} is an option of method=searched alone")
     others = [word for word in arguments if not word.startswith(("method=", "search."))]
     run = compose.run_from([*others, "method=none"])
-    return names[0], run, Search.of(words, run.recipe.sampling.steps)
+    return names[0], run, Search.of(words, num_steps(run.recipe))
 
 
 def measured(run: Run, method: str, search: Search) -> dict[str, Any]:
     """The calibration on the run's samples, as plain data. Raises ValueError if it cannot be had."""
     pipe = backbones.load(run.recipe, run.device, run.offload)
     header: dict[str, Any] = {"method": method, "signature": calibration.signature(anatomy_of(pipe.transformer))}
-    header["steps"] = run.recipe.sampling.steps
+    header["steps"] = num_steps(run.recipe)
     if method == "planned":
         return header | gram.measure(Caller.of(run, *sample) for sample in _each(run))
     if method == "searched":

@@ -16,10 +16,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 
 from methods import Method, apply
@@ -31,6 +29,7 @@ from methods.engine.reuse import hidden_of, replaced
 from .. import backbones
 from ..config import Recipe
 from .held import Held, Scale
+from .timesteps import boundary_of, scheduler_of, timesteps_on
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     real = anatomy_for(family.TRANSFORMER, config)
     narrow = {**config, **family.NARROW}
     shapes = family.arguments(recipe, narrow)
-    boundary = family.BOUNDARY if "guidance_scale_2" in backbone.call else None  # between Wan2.2's two transformers
+    boundary = boundary_of(backbone)
     key = family.TRANSFORMER, json.dumps(narrow), getattr(torch, recipe.numerics.dtype)
     transformers = [_narrow(*key, number) for number in range(1 if boundary is None else 2)]
     anatomy = anatomy_for(family.TRANSFORMER, transformers[0].config)
@@ -120,7 +119,8 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     hollow = _hollow(transformers, method, lambda: held.look(handle.in_progress[1]))
     with warnings.catch_warnings(), torch.no_grad(), hollow, apply(stage, method) as handle:
         warnings.simplefilter("ignore")
-        timesteps = _timesteps(stage, recipe)
+        timesteps = timesteps_on(stage.scheduler, recipe)
+        stage._num_timesteps = len(timesteps)
         for index, timestep in enumerate(timesteps):
             first = boundary is None or timestep >= boundary * stage.scheduler.config.num_train_timesteps
             transformer = transformers[0 if first else 1]
@@ -141,27 +141,6 @@ def _rehearse(recipe: Recipe) -> Rehearsal:
     looked = any(row.indicator is not None and math.isnan(row.indicator) for row in handle.trace.steps)
     blocks = Counter(ModuleCall(block.path, apply, (), {}).pattern for block in anatomy.blocks(transformers[0]))
     return Rehearsal(trace, not looked, least, held.whole, held.inside, held.waiting, dict(blocks))
-
-
-def scheduler_of(recipe: Recipe) -> Any:
-    """The scheduler that the recipe's pipeline will have: the checkpoint's own if that is here, else the family's."""
-    path = Path(backbones.source(recipe.backbone)) / "scheduler" / "scheduler_config.json"
-    if path.exists() and not backbones.are_random(recipe.backbone):
-        config = json.loads(path.read_text())
-        scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
-    else:
-        scheduler = backbones.family(recipe.backbone).scheduler()
-    name = "flow_shift" if "flow_shift" in scheduler.config else "shift"
-    if recipe.sampling.flow_shift is None or name not in scheduler.config:
-        return scheduler
-    return type(scheduler).from_config(scheduler.config, **{name: recipe.sampling.flow_shift})
-
-
-def _timesteps(stage: Stage, recipe: Recipe) -> torch.Tensor:
-    """The timesteps, set as the family's pipeline sets them on its scheduler."""
-    backbones.family(recipe.backbone).set_timesteps(stage.scheduler, recipe.sampling)
-    stage._num_timesteps = len(stage.scheduler.timesteps)
-    return stage.scheduler.timesteps
 
 
 @functools.lru_cache(maxsize=8)  # to build one takes as long as a rehearsal

@@ -23,6 +23,7 @@ from methods.engine.anatomy import Size, anatomy_for
 from ..backbones.quantized import bytes_saved
 from ..config import QUANTIZATIONS
 from ..job import Job
+from .timesteps import num_steps
 
 PETA = 1e15
 # What scaled dot-product attention becomes on the meta device. Linear layers are mm or addmm.
@@ -182,4 +183,4 @@ def trace_price(transformer: type, config: Mapping[str, Any], trace: Mapping[str
 def reference_macs(job: Job) -> int:
     """MACs of one uncached generation, from the recipe alone."""
     per_call = forward_macs(job.family.TRANSFORMER, job.config, job.family.arguments(job.recipe, job.config))
-    return per_call * job.family.branches(job.recipe) * job.recipe.sampling.steps
+    return per_call * job.family.branches(job.recipe) * num_steps(job.recipe)

@@ -35,6 +35,7 @@ from methods.engine.anatomy import Size
 from .. import backbones
 from ..config import ConfigError, Recipe, Run
 from ..cost.macs import PETA, call_macs
+from ..cost.timesteps import num_steps
 from ..failures import Failure, attempt_each
 from ..job import Job
 from ..sampling.generate import checksum, latents_of
@@ -97,7 +98,7 @@ def missing(run: Run, files: SampleFiles) -> list[Observation]:
 
 def _left(observation: Observation, run: Run, found: Found) -> list[int]:
     """The steps that the observation still has to try."""
-    return observation.left(found.get(observation.name, {}), run.recipe.sampling.steps, run.observe_stride)
+    return observation.left(found.get(observation.name, {}), num_steps(run.recipe), run.observe_stride)
 
 
 def observe(job: Job, say: Callable[[str], None], failed_before: set[str] | None = None) -> list[Failure]:
@@ -202,7 +203,7 @@ class Work:
 def work(job: Job) -> Work:
     """The work of a job's missing observations; an upper bound if the job has a cache."""
     run = job.run
-    total, steps, latent = Work(), run.recipe.sampling.steps, latent_size(run.recipe)
+    total, steps, latent = Work(), num_steps(run.recipe), latent_size(run.recipe)
     for prompt, seed in run.samples:
         files = job.files(prompt, seed)
         todo = missing(run, files)
@@ -240,7 +241,7 @@ def plan(job: Job) -> dict[str, Any] | None:
         "method": run.label,
         "samples": todo.samples,
         "full_steps": todo.steps,
-        "generations": todo.steps / run.recipe.sampling.steps,
+        "generations": todo.steps / num_steps(run.recipe),
         "trials": sum(todo.trials.values()),
         "decodes": todo.decodes,
         "pmacs": sum(count * macs(size) for size, count in calls.items()) / PETA,

@@ -18,6 +18,7 @@ from pathlib import Path
 from .. import compose, feasible, options
 from ..command import Command
 from ..config import ConfigError, Run
+from ..cost.timesteps import num_steps
 from ..job import job_of
 from ..messages import shortened
 from .best import Best
@@ -83,10 +84,10 @@ def parse(arguments: list[str]) -> Question:
     numbers = {name: _whole(name, given[name]) for name in ("steps", "evaluations")}
     rest = [word for word in arguments if word.partition("=")[0] not in OWN]
     run = compose.run_from([*rest, "method=none"])
-    num_steps = run.recipe.sampling.steps
-    if not 2 <= numbers["steps"] < num_steps:
-        raise ConfigError(f"steps={numbers['steps']}: give from 2 to {num_steps - 1} of the {num_steps} steps")
-    replayed = "F" * numbers["steps"] + "r" * (num_steps - numbers["steps"])
+    of = num_steps(run.recipe)
+    if not 2 <= numbers["steps"] < of:
+        raise ConfigError(f"steps={numbers['steps']}: give from 2 to {of - 1} of the {of} steps")
+    replayed = "F" * numbers["steps"] + "r" * (of - numbers["steps"])
     compose.run_from([*rest, "method=replay", f"method.actions={replayed}", f"method.reuse={given['reuse']}"])
     return Question(run, numbers["steps"], given["reuse"], numbers["evaluations"])
 

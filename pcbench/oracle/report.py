@@ -13,6 +13,7 @@ from methods import ReplayConfig
 
 from .. import stages
 from ..config import Run
+from ..cost.timesteps import num_steps
 from ..job import job_of
 from ..record import read
 from ..store import write_json
@@ -24,7 +25,7 @@ def report(run: Run, path: Path, reuse: str, found: dict[str, list[tuple[str, fl
     """Write the summary, and give it as lines. run: uncached. found: per kind, letters and error of each sample."""
     rows = {kind: _row(run, reuse, each) for kind, each in found.items()}
     samples = [{"prompt": prompt, "seed": seed} for prompt, seed in run.samples]
-    backbone, steps = run.recipe.backbone, run.recipe.sampling.steps
+    backbone, steps = run.recipe.backbone, num_steps(run.recipe)
     computed = next(iter(found.values()))[0][0].count("F")
     write_json(path, {
         "model": backbone.name, "revision": backbone.revision, "reuse": reuse, "steps": computed, "of": steps,

@@ -12,6 +12,7 @@ from methods.engine.method import Method, Tradeoff
 from .. import stages
 from ..config import ConfigError, Run
 from ..cost.macs import reference_macs
+from ..cost.timesteps import num_steps
 from ..job import job_of
 from ..record import read
 from ..target import Target
@@ -50,7 +51,7 @@ class Bench:
     @property
     def limits(self) -> tuple[float, float]:
         """The range of the field."""
-        return self.tradeoff.limits(self.run.recipe.sampling.steps)
+        return self.tradeoff.limits(num_steps(self.run.recipe))
 
     @property
     def default(self) -> float:
