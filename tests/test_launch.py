@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pcbench import cli, stages
 from pcbench.launch import worker
@@ -147,3 +148,14 @@ def test_a_launch_that_cannot_be_is_one_line(tmp_path, capsys, words):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert BAD[words] in lines[0]
+
+
+def test_workers_with_more_threads_than_cores_are_refused(tmp_path, capsys, monkeypatch):
+    """Four of two threads on two cores take ten times as long as four of one."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert cli.main([*TINY, f"results={tmp_path}", "launcher=local", "workers=4"]) == 2
+    assert "workers=4 of 2 threads each would slow one another down on 2 cores: set OMP_NUM_THREADS=1" in (
+        capsys.readouterr().err
+    )
+    assert not any(tmp_path.iterdir())

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+import torch
+
 from ..config import ConfigError, Run
 from ..devices import resolve
 from ..vbench.stage import devices
@@ -28,12 +30,19 @@ def gpus(runs: Sequence[Run]) -> list[str]:
 
 
 def count(runs: Sequence[Run], asked: int | None) -> int:
-    """The number of workers. Raises ConfigError if there are too few GPUs, or on a CPU if it is not given."""
+    """The number of workers. Raises ConfigError if there are too few GPUs, on a CPU if it is not given, or if so many
+    would wait for one another: threads of several processes on one core take turns at every matrix product."""
     found = gpus(runs)
     if not found and asked is None:
         raise ConfigError("launcher=local on a CPU needs workers=n; each has as many threads as OMP_NUM_THREADS says")
     if found and asked is not None and asked > len(found):
         raise ConfigError(f"workers={asked}, but there are {len(found)} GPUs here: launcher=local has a worker on each")
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    if not found and threads > 1 and (asked or 1) * threads > cores:
+        raise ConfigError(
+            f"workers={asked} of {threads} threads each would slow one another down on {cores} cores:"
+            f" set OMP_NUM_THREADS={max(1, cores // (asked or 1))}"
+        )
     return asked or len(found)
 
 
