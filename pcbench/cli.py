@@ -5,6 +5,7 @@ A mistake of the user's is reported in one line, with exit code 2. If a run fail
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import warnings
@@ -160,9 +161,12 @@ def _fitting(jobs: list[Job], leave_out: bool) -> tuple[list[Job], list[str]]:
 
 
 def _carry_out_all(work: Work) -> int:
-    results, shard = work.jobs[0].run.results, shards.parse(work.settings.shard)
+    shard = shards.parse(work.settings.shard)
     worker.begin(work.jobs)
-    with away.watching(results), tracking.beside(results, work.settings.wandb):
+    with contextlib.ExitStack() as stack:
+        for folder in dict.fromkeys(job.run.results for job in work.jobs):
+            stack.enter_context(away.watching(folder))
+            stack.enter_context(tracking.beside(folder, work.settings.wandb))
         budgets = Budgets(lambda line: print(line, flush=True))
         jobs = jobs_of(shards.take(budgets.settle(job.run for job in work.jobs), shard))
         failed, notes = list(budgets.failed), []
@@ -189,8 +193,9 @@ def _carry_out_all(work: Work) -> int:
             for line in failed:
                 print(f"pcbench: failed: {line}", file=sys.stderr)
         machine = (jobs or work.jobs)[0].place.machine
-        print(f"records: {results / 'records' / machine}")
-        print(f"videos:  {results / 'samples' / machine}", flush=True)
+        for folder in dict.fromkeys(job.run.results for job in jobs or work.jobs):
+            print(f"records: {folder / 'records' / machine}")
+            print(f"videos:  {folder / 'samples' / machine}", flush=True)
     return code
 
 

@@ -19,6 +19,7 @@ ALL_STAGES = (*STAGES, "observe")
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "float8")
 WEIGHTS = ("pretrained", "random")
+BUNDLED = "bundled:"  # begins the name of weights or prompts that come with pcbench
 RANDOM = "random"  # a backbone's source when its weights are random
 LARGEST_FILE = 100_000_000  # bytes of a prompt file
 LONGEST_PROMPT = 10_000  # characters; VBench's longest augmented ones have under a thousand
@@ -183,7 +184,7 @@ class Model:
         """The backbone with its source set as `weights` asks."""
         if self.weights != RANDOM:
             return self.backbone
-        source, bundled = self.backbone.source, self.backbone.source.startswith("bundled:")
+        source, bundled = self.backbone.source, self.backbone.source.startswith(BUNDLED)
         source = f"{RANDOM}:{source}" if bundled or Path(source).is_dir() else RANDOM
         return replace(self.backbone, source=source, revision=None)
 
@@ -205,8 +206,10 @@ class Prompts:
             raise ConfigError("prompts.seeds holds a seed twice")
 
     def path(self, folder: Path) -> Path | None:
-        """The file, whose name begins in the working directory or else in `folder`; None if there is none."""
-        return next((path for path in (Path(self.file), folder / self.file) if path.is_file()), None)
+        """The file; None if there is none. `bundled:NAME` is in `folder`; any other name begins in the working
+        directory, or where there is none, in `folder`."""
+        places = [Path(self.file)] * (not self.file.startswith(BUNDLED)) + [folder / self.file.removeprefix(BUNDLED)]
+        return next((path for path in places if path.is_file()), None)
 
     def read(self, folder: Path) -> list[str]:
         """The lines of the file, which begins as `path` says. Raises ConfigError."""

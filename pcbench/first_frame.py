@@ -18,7 +18,10 @@ from .messages import shortened
 
 BETWEEN = " | "
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
-DEFAULT, INSTEAD = "demo.txt", "first_frame.txt"  # the default prompts; those for a model that starts from an image
+DEFAULT, INSTEAD = (
+    "bundled:demo.txt",
+    "bundled:first_frame.txt",
+)  # the default prompts; those for a model that starts from an image
 LETTERS = 12  # hex digits of an image's SHA-256 in its prompt's name
 
 

@@ -46,6 +46,12 @@ class RefusedError(ConfigError):
     """A method does not support a backbone, or not yet; the message names both and says why."""
 
 
+# Options of a command line, not of one of its runs.
+OF_THE_LINE = (
+    "plan", "plan_gpu", "plan_utilisation", "wandb", "launcher", "workers", "slurm", "ray", "shard", "shards",
+)  # fmt: skip
+
+
 @dataclass(kw_only=True)
 class Settings:
     """The options that belong to no config group: the top level of conf/config.yaml."""

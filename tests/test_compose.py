@@ -14,6 +14,8 @@ from pcbench.compose import schemas
 from pcbench.compose.composer import Composer
 from pcbench.config import ConfigError
 
+SMALLEST = ["prompts=smoke", "prompts.limit=1", "stages=[generate]"]
+
 # Each a command line; what it means is what hydra.compose says.
 LINES = [
     [],
@@ -197,3 +199,47 @@ def test_what_could_run_code_is_never_composed(tmp_path):
         with pytest.raises(ConfigError, match="unknown option '_target_'"):
             compose.compose(words)
     assert cli.main(["--config-dir", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        "shard=1/2,2/2",
+        "launcher=none,local",
+        "wandb=off,offline",
+        "plan=false,true",
+        "plan_gpu=H200,A100",
+        "shards=2,3",
+    ],
+)
+def test_options_of_the_whole_line_have_one_value(swept, tmp_path, capsys):
+    """Of several, the first was taken, and half of the samples were in no shard."""
+    assert cli.main(["-m", *SMALLEST, swept, f"results={tmp_path}"]) == 2
+    option = swept.partition("=")[0]
+    assert f"{option} is for the whole command line, and cannot have several values" in capsys.readouterr().err
+
+
+def test_a_preset_of_ones_own_is_overridden_from_either_side(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [_precisecache, _self_]\nalpha: 0.9\nnorm: l2\n")
+    for words in (["method.alpha=0.3", f"method={path}"], [f"method={path}", "method.alpha=0.3"]):
+        method = cli.run_from(words).recipe.method
+        assert (method.alpha, method.norm) == (0.3, "l2")
+
+
+@pytest.mark.parametrize("text", ["2024_10", "007", "1e3", "true", "1_000.5"])
+def test_text_that_looks_like_a_number_stays_text(text):
+    run = cli.run_from([f"results={text}", f"model.sampling.negative_prompt={text}"])
+    assert (str(run.results), run.recipe.sampling.negative_prompt) == (text, text)
+    swept = compose.compose([f"results=a,{text},choice", "prompts=smoke"], multirun=True).runs
+    assert [str(run.results) for run in swept] == ["a", text, "choice"]
+
+
+def test_a_bundled_suite_is_not_hidden_by_a_file_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke.txt").write_text("one of my own\n")
+    (tmp_path / "demo.txt").write_text("another of my own\n")
+    assert "one of my own" not in cli.run_from(["prompts=smoke"]).prompts
+    assert "another of my own" not in cli.run_from([]).prompts
+    assert cli.run_from(["prompts.file=smoke.txt"]).prompts == ["one of my own"]
+    assert cli.run_from(["prompts.file=held_out.txt"]).prompts == cli.run_from(["prompts=held_out"]).prompts

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import random
+from dataclasses import replace
 
 import pytest
 import yaml
 
-from pcbench import cli
+from pcbench import cli, compose
 from pcbench import target as targets
 from pcbench.calibrate import __main__ as calibrate
 from pcbench.config import ConfigError
 from pcbench.store import records
 from pcbench.tune import __main__ as tune
+from pcbench.tune.budget import Budgets
 from pcbench.tune.search import MOST, Search, UnreachableError
 
 SMALL = [
@@ -195,3 +197,20 @@ def test_prompts_sorted_by_kind_are_in_both_halves():
 def test_more_prompts_are_asked_for_where_others_could_differ(error, prompts, needed):
     lines = tune.too_few(targets.parse("2x"), (2.0, error), prompts)
     assert (lines == []) if needed is None else needed in lines[0]
+
+
+def test_runs_without_a_budget_are_all_carried_out(tmp_path):
+    """A sweep's runs may differ in nothing but where they go and what is done with their samples."""
+    run = compose.run_from([*SMALL, "method=uniform", "method.steps=4", f"results={tmp_path}"])
+    changes = {
+        "results": tmp_path / "other", "stages": ("generate",), "fidelity": ("videosys",), "offload": "group",
+        "observe": ("difference",), "fps": 8, "label": "another",
+    }  # fmt: skip
+    runs = [run, *(replace(run, **{name: value}) for name, value in changes.items()), run]
+    budgets = Budgets(pytest.fail)
+    assert budgets.settle(runs) == runs
+    tuned = [replace(run, budget="2x", label=label) for label in ("one", "other")]
+    budgets._settled = lambda run: replace(run, budget=None, label=f"{run.label} tuned")
+    assert budgets.settle([*runs, *tuned]) == runs  # it is there already
+    elsewhere = [replace(each, results=tmp_path / "third") for each in tuned]
+    assert [each.label for each in budgets.settle(elsewhere)] == ["one tuned"]

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from ..config import ConfigError, Run
 from ..messages import shortened
-from ..runs import RefusedError, Settings, narrowed
+from ..runs import OF_THE_LINE, RefusedError, Settings, narrowed
 from .composer import Composer, Request
 from .errors import one_line
 from .overrides import chosen, parsed
@@ -41,16 +41,25 @@ def compose(words: Sequence[str], multirun: bool = False) -> Composed:
     runs, left_out, settings = [], [], None
     for line, swept in _lines(composer, list(words), multirun):
         for request in composer.requests(line, swept):
-            settings = settings or composer.settings(request)
+            own = composer.settings(request)
+            settings = settings or own
+            check_alike(own, settings)
             try:
                 runs.append(composer.run(request))
             except RefusedError as error:
-                if not composer.settings(request).sweeps:
+                if not own.sweeps:
                     raise
                 left_out.append(str(error))
     if settings is None or not runs:
         raise RefusedError(left_out[0] if left_out else "there is nothing to run")
     return Composed(runs, settings, list(dict.fromkeys(left_out)))
+
+
+def check_alike(settings: Settings, first: Settings) -> None:
+    """Raise ConfigError if a run of the command line differs from the first in an option of the whole line."""
+    for name in OF_THE_LINE:
+        if getattr(settings, name) != getattr(first, name):
+            raise ConfigError(f"{name} is for the whole command line, and cannot have several values in one: split it")
 
 
 def run_from(words: Sequence[str]) -> Run:

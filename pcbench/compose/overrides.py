@@ -7,24 +7,26 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType, ValueType
 
 from ..backbones import custom
-from ..config import ConfigError
+from ..config import ConfigError, Model, Prompts
 from ..messages import nearest, shortened
+from ..runs import Settings
 from .schemas import EXPERIMENT, GROUPS, names, schemas
 
 CUSTOM, SOURCE, REVISION = "custom", "model.backbone.source", "model.backbone.revision"
 MOST_RUNS = 100_000  # the most runs of one command line
+ELEMENT = r"(?<![^,(])[\w.+-]+(?![^,)])"  # a value, or one of several that a sweep lists
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
     """The words as Hydra parses them. Raises ConfigError for what is not supported: deletions, packages, hydra.*."""
-    words = [opened for word in opened_model(words) for opened in opened_preset(word)]
+    words = opened_presets(opened_model(words))
     for word in words:
         if word.startswith("~"):
             raise ConfigError(f"{shortened(word)!r}: an option cannot be taken away; give it another value")
@@ -33,7 +35,7 @@ def parsed(words: Sequence[str]) -> list[Override]:
     overrides = []
     for word in words:
         try:
-            overrides.append(OverridesParser.create().parse_override(word))
+            overrides.append(OverridesParser.create().parse_override(as_text(word)))
         except Exception as error:  # raised by Hydra's parser, or by the parser generator under it
             key = shortened(word.partition("=")[0])
             raise ConfigError(
@@ -73,6 +75,42 @@ def opened_model(words: Sequence[str]) -> list[str]:
 
 def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def as_text(word: str) -> str:
+    """The word with quotes around what Hydra would read as a number or a truth value, if its field is for text:
+    `results=2024_10` is no number."""
+    key, _, value = word.partition("=")
+    if not is_text(key.lstrip("+")) or set(value) & set("'\"$"):
+        return word
+    return f"{key}={re.sub(ELEMENT, _quoted_number, value)}"
+
+
+def _quoted_number(element: re.Match[str]) -> str:
+    text = element[0]
+    if text.lower() not in ("true", "false"):
+        try:
+            float(text)
+        except ValueError:
+            return text
+    return f"'{text}'"
+
+
+def is_text(key: str) -> bool:
+    """Whether a single value's field holds text and nothing else; a method's fields are not looked at."""
+    first, *rest = key.split(".")
+    kind: Any = {"model": Model, "prompts": Prompts}.get(first)
+    for name in rest if kind else (first, *rest):
+        hints = get_type_hints(kind or Settings) if kind is None or dataclasses.is_dataclass(kind) else {}
+        kind = hints.get(name)
+    return kind in (str, str | None)
+
+
+def opened_presets(words: Sequence[str]) -> list[str]:
+    """The words with presets of the user's own opened; what is read from them comes first, as from a named preset."""
+    opened = {word: opened_preset(word) for word in words}
+    return [*(own for word in words for own in opened[word] if opened[word] != [word]),
+            *(word for word in words if opened[word] == [word])]  # fmt: skip
 
 
 def opened_preset(word: str) -> list[str]:

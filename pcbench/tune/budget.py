@@ -20,6 +20,11 @@ CLOSE = 0.015  # relative distance from the budget that is close enough
 NARROW = 1.005  # nor is a setting tried that differs by less
 
 
+def same_but_for_names(run: Run, other: Run) -> bool:
+    """Whether two runs do the same work: two budgets of a method may be met by one setting."""
+    return replace(run, label="", preset=None) == replace(other, label="", preset=None)
+
+
 @dataclass
 class Budgets:
     """Finds settings one after another; what was tried for one budget of a method brackets the next.
@@ -37,15 +42,16 @@ class Budgets:
 
         A budget out of reach gets the nearest setting.
         """
-        settled: dict[str, Run] = {}
+        settled: list[Run] = []
         for run in runs:
             try:
                 done = run if run.budget is None else self._settled(run)
             except FailedError as error:
                 self.failed.append(f"{run.recipe.backbone.name} {run.label}: {error}")
             else:
-                settled.setdefault(repr((done.recipe, done.prompts, done.seeds)), done)
-        return list(settled.values())
+                if run.budget is None or not any(same_but_for_names(done, other) for other in settled):
+                    settled.append(done)
+        return settled
 
     def _settled(self, run: Run) -> Run:
         assert run.budget is not None
