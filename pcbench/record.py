@@ -29,16 +29,34 @@ LETTERS = {"full": "F", "partial": "p", "reuse": "r"}
 def write(job: Job, error: str | None = None, finished: bool = True) -> dict[str, Any]:
     """Write the job's record and return it; `error` marks it as failed. Samples may be missing unless it is `finished`.
 
-    Raises FileNotFoundError, after writing it, if samples of the run or of its reference have disappeared.
+    Raises FileNotFoundError if samples of the run or of its reference have disappeared, after writing it; and without
+    writing it, if the present record has samples that are neither there nor to be made by this run.
     """
     place, whole = job.place, finished and error is None and "generate" in job.run.stages
     loss = _loss(job) if whole else None
     with alone(place.folder):  # of two processes, the later one includes what the earlier one made
         data = build(job, error or loss)
+        _keep_what_is_known(job, data)
         write_record(place.record, data)
     if loss:
         raise FileNotFoundError(loss)
     return data
+
+
+def _keep_what_is_known(job: Job, data: dict[str, Any]) -> None:
+    """Raise FileNotFoundError if `data` lacks samples of the present record that nobody is about to make."""
+    try:
+        present = read_record(job.place.record, sums=False)["samples"]
+    except (FileNotFoundError, DamagedError):
+        return
+    kept = {(sample["prompt"], sample["seed"]) for sample in data["samples"]}
+    coming = set(job.whole.run.samples) if "generate" in job.run.stages else set()
+    lost = [sample for sample in present if (sample["prompt"], sample["seed"]) not in kept | coming]
+    if lost:
+        raise FileNotFoundError(
+            f"{len(lost)} of the record's {len(present)} samples are no longer in {job.place.folder}: the record is"
+            " left as it is; put their files back, make them again with stage generate, or delete the record"
+        )
 
 
 def _loss(job: Job) -> str | None:
@@ -73,7 +91,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
         _sample(job, trace, scores) | {"vbench": vbench.get(files.stem.name, {})}
         for (files, trace), scores in zip(pairs, entries, strict=True)
     ]
-    timed = latency.stored(job)
+    timed = latency.known(job)
     revisions = [trace["revision"] for _, trace in pairs]
     failures = _failures(place)
     lines = [f"{failure['prompt']!r} seed {failure['seed']}: {failure['error']}" for failure in failures]

@@ -270,3 +270,25 @@ def test_a_failed_run_raises_an_error_of_its_own(monkeypatch, tmp_path, prompts)
     assert caught.value.__cause__ is caught.value.__context__ is None
     assert [failure.what for failure in caught.value.failures] == ["generate", "generate"]
     assert Path(job_of(run).place.record).exists()
+
+
+@pytest.mark.parametrize("away", ["*.safetensors", "*"])
+def test_a_record_never_loses_samples_without_a_word(tmp_path, prompts, capsys, away):
+    """Their files are the largest, and are the first to be moved away."""
+    words = ["method=uniform", "method.steps=4", *SMALL[:-1], prompts, f"results={tmp_path / 'results'}"]
+    assert cli.main([*words, "stages=[generate,score]"]) == 0
+    kept = {path: path.read_bytes() for path in tmp_path.glob("results/records/*/*/*.json")}
+    folder = next(iter((tmp_path / "results" / "samples").glob("*/*/uniform-*")))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = [path for path in folder.glob(away) if path.is_file()]
+    for path in moved:
+        path.rename(elsewhere / path.name)
+    for asked in (["stages=[score]", "fidelity=videosys"], ["stages=[generate,score]", "prompts.limit=1"]):
+        assert cli.main([*words, *asked]) == 1
+        assert "of the record's 3 samples are no longer in" in capsys.readouterr().err
+        assert all(path.read_bytes() == text for path, text in kept.items() if "uniform" in path.name)
+    for path in moved:
+        path.unlink(missing_ok=True)
+        (elsewhere / path.name).rename(path)
+    assert cli.main([*words, "stages=[score]", "fidelity=videosys"]) == 0

@@ -172,3 +172,33 @@ def test_the_text_encoder_is_timed_warm(run, monkeypatch):
 def test_latency_needs_at_least_one_prompt():
     with pytest.raises(ConfigError, match=r"latency\.prompts"):
         Latency(prompts=0)
+
+
+def test_runs_over_other_seeds_or_prompts_add_to_what_was_timed(run, called):
+    """Those of a sweep timed each other's samples anew, at every repetition of the line."""
+    both = [replace(run, seeds=[seed]) for seed in (0, 1)]
+    for each in both:
+        latency.profile(job_of(each), quiet)
+    timed = latency.stored(job_of(run))
+    assert [(sample["prompt"], sample["seed"]) for sample in timed["prompts"]] == [
+        (run.prompts[0], 0),
+        (run.prompts[0], 1),
+    ]
+    before = called.total()
+    for each in both:
+        latency.profile(job_of(each), quiet)
+    assert called.total() == before
+    latency.profile(job_of(replace(both[1], latency=Latency(repeats=3))), quiet)
+    again = latency.stored(job_of(run))
+    assert again["prompts"][0] == timed["prompts"][0]
+    assert [len(sample["speedup"]["values"]) for sample in again["prompts"]] == [1, 3]
+    assert again["repeats"] == 1
+
+
+def test_a_record_keeps_its_timing_when_other_things_are_asked_for_under_other_conditions(run):
+    stages.execute(job_of(replace(run, stages=("generate", "latency", "score"))), quiet)
+    timed = record.read(job_of(run))["latency"]
+    stages.execute(job_of(replace(run, stages=("score",), fidelity=("videosys",), offload="group")), quiet)
+    data = record.read(job_of(run))
+    assert data["latency"] == timed
+    assert data["latency"]["conditions"]["offload"] == "none"

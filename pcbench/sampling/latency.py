@@ -46,6 +46,16 @@ def stored(job: Job) -> dict[str, Any] | None:
     return read_json(_path(job))
 
 
+def known(job: Job) -> dict[str, Any] | None:
+    """The latency for the job's record: under the run's conditions, or if the run does not time and there is none,
+    under those that were timed most; None if nothing was timed."""
+    found = stored(job)
+    if found is not None or "latency" in job.run.stages:
+        return found
+    others = [read_json(path) for path in sorted(job.place.folder.glob("*.latency.json"))]
+    return max((other for other in others if other), key=lambda other: other["repeats"], default=None)
+
+
 def _path(job: Job) -> Any:
     text = json.dumps(conditions(job.run), sort_keys=True)
     return job.place.latency(hashlib.sha256(text.encode()).hexdigest()[:8])
@@ -62,18 +72,21 @@ def is_own(run: Run) -> bool:
 
 
 def profile(job: Job, say: Say) -> None:
-    """Time the job's method, unless it was already timed on these samples with at least as many repeats."""
-    run, samples = job.run, timed_samples(job.run)
-    done = parallel.broadcast_from_rank0(stored(job))
-    if done is not None and _covers(done, samples, run.latency.repeats):
+    """Time the job's method on its samples, but for those that were already timed with at least as many repeats."""
+    run = job.run
+    done = parallel.broadcast_from_rank0(stored(job)) or {"prompts": []}
+    timed = {(sample["prompt"], sample["seed"]): sample for sample in done["prompts"]}
+    todo = [key for key in timed_samples(run) if key not in timed or _repeats(timed[key]) < run.latency.repeats]
+    if not todo:
         return
     pipe = backbones.load(run.recipe, run.device, run.offload)
-    prompts = [_Timing(pipe, job, prompt, seed).measure(say) for prompt, seed in samples]
+    timed |= {key: _Timing(pipe, job, *key).measure(say) for key in todo}
+    prompts = list(timed.values())
     write_sealed(
         _path(job),
         {
             "recipe": job.id,
-            "repeats": run.latency.repeats,
+            "repeats": min(map(_repeats, prompts)),
             "conditions": conditions(run),
             "text_seconds": statistics.median(sample["text_seconds"] for sample in prompts),
             **{name: spread([x for sample in prompts for x in sample[name]["values"]]) for name in SPREADS},
@@ -86,9 +99,8 @@ def profile(job: Job, say: Say) -> None:
     )
 
 
-def _covers(done: dict[str, Any], samples: list[tuple[str, int]], repeats: int) -> bool:
-    timed = [(sample["prompt"], sample["seed"]) for sample in done["prompts"]]
-    return done["repeats"] >= repeats and timed[: len(samples)] == samples
+def _repeats(timed: dict[str, Any]) -> int:
+    return len(timed["speedup"]["values"])
 
 
 def spread(values: list[float]) -> dict[str, Any]:
