@@ -18,6 +18,7 @@ from methods import Method
 from methods.engine.anatomy import Anatomy, anatomy_for
 
 from . import backbones, feasible, target
+from .backbones import custom
 from .config import (
     ALL_STAGES,
     STAGES,
@@ -108,8 +109,11 @@ def run_of(
     settings: Settings,
 ) -> Run:
     """The run of these parts. Raises RefusedError if the method refuses the backbone, ConfigError for other errors."""
+    backbone = model.chosen_backbone
+    if (folder := Path(backbone.source)).is_dir():  # so that other weights are another recipe
+        backbone = dataclasses.replace(backbone, revision=custom.fingerprint(folder))
     recipe = Recipe(
-        backbone=model.chosen_backbone,
+        backbone=backbone,
         sampling=model.sampling,
         method=_fitted(method, model.backbone, label),
         numerics=model.numerics,

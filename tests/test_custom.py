@@ -122,6 +122,22 @@ def test_other_weights_and_other_places_are_other_recipes(folders, tmp_path):
     assert recipe_id(run_of(copy).recipe) != recipe_id(other)
 
 
+def test_a_known_models_weights_from_a_folder_count_too(folders, tmp_path, monkeypatch):
+    """A path alone would compare new videos with references of the weights before."""
+    copy = tmp_path / "weights"
+    shutil.copytree(folders["wan"], copy)
+    words = ["model=wan", f"model.backbone.source={copy}", "method=none"]
+    before = compose.run_from(words).recipe
+    monkeypatch.chdir(tmp_path)
+    beside = compose.run_from([words[0], "model.backbone.source=weights", words[2]]).recipe
+    assert beside.backbone.revision == before.backbone.revision == custom.fingerprint(copy)
+    (weights,) = (copy / "transformer").glob("*.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert recipe_id(compose.run_from(words).recipe) != recipe_id(before)
+
+
 def test_a_second_transformer_is_guided_as_the_first_unless_something_else_is_said():
     two = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
     assert custom._call(two, FAMILIES["wan"], {}) == {"guidance_scale_2": None}

@@ -6,6 +6,7 @@ of its transformer's weights; for what they do not say, the pipeline call's defa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -139,13 +140,21 @@ def _like(source: str) -> str:
 def fingerprint(folder: Path) -> str:
     """Twelve hex digits of a hash of the folder's files: names, sizes, contents; of files over three MiB, the contents
     of their beginning, middle and end."""
-    digest = hashlib.sha256()
+    files = []
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\n{size}\n".encode())
-        with path.open("rb") as stream:
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            files.append((name.as_posix(), path.stat().st_size, path.stat().st_mtime_ns))
+    return _digest(folder, tuple(files))
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    """Of files by name, size and time of change, which are read once in a process: a sweep asks for every run."""
+    digest = hashlib.sha256()
+    for name, size, _ in files:
+        digest.update(f"{name}\n{size}\n".encode())
+        with (folder / name).open("rb") as stream:
             if size <= 3 * PIECE:
                 digest.update(stream.read())
                 continue
