@@ -128,7 +128,7 @@ def _failures(place: Place) -> list[dict[str, Any]]:
     paths = sorted(place.folder.glob("*.failed.json"))
     tried = [(place.sample(path.name.removesuffix(".failed.json")), read_json(path)) for path in paths]
     return [
-        {name: value for name, value in failure.items() if name != "launch"}
+        {name: value for name, value in failure.items() if name not in ("launch", "workers")}
         for files, failure in tried
         if failure and not files.complete
     ]

@@ -6,13 +6,15 @@ import itertools
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
-from pcbench import cli, stages
+from pcbench import backbones, cli, launch, stages
 from pcbench.launch import worker
+from pcbench.sampling import generate
 
 from . import forks
 from .faults.harness import Child
@@ -118,7 +120,7 @@ def no_room_for(key: str) -> None:
     forks.workers()
 
 
-def test_a_failed_sample_is_tried_once_and_told_at_the_end(tmp_path, undisturbed):
+def test_a_failed_sample_is_tried_by_two_workers_and_told_at_the_end(tmp_path, undisturbed):
     (job, *_) = jobs(TINY, tmp_path)
     key = job.files(*job.run.samples[0]).stem.name
     code, said = Child(tmp_path, lambda: no_room_for(key), LOCAL).wait()
@@ -127,8 +129,33 @@ def test_a_failed_sample_is_tried_once_and_told_at_the_end(tmp_path, undisturbed
     assert len(told) == len(set(told)) == 3, said
     assert all("no room for it" in line for line in told)
     assert "3 of 6 samples done, 0 running, 3 failed, 0 left" in said
-    assert sum("  sample " in line and "  failed  " in line for line in logs(tmp_path).splitlines()) == 3
+    assert sum("  sample " in line and "  failed  " in line for line in logs(tmp_path).splitlines()) == 6
     assert cli.main([*TINY, f"results={tmp_path}"]) == 0
+    same(tmp_path, undisturbed)
+
+
+def on_a_bad_gpu(module, name: str) -> None:
+    """From now on, this function fails in worker 1; a worker that ends is soon followed by the others."""
+    sound = getattr(module, name)
+
+    def broken(*args, **kwargs):
+        if os.environ.get(worker.WORKER, "").startswith("1/"):
+            raise RuntimeError("CUDA error: out of memory")
+        time.sleep(0.2)
+        return sound(*args, **kwargs)
+
+    setattr(module, name, broken)
+    launch.GRACE = 0.1
+    forks.workers()
+
+
+@pytest.mark.parametrize(("module", "name"), [(backbones, "load"), (generate, "denoise")])
+def test_a_worker_whose_gpu_is_full_costs_the_others_nothing(tmp_path, undisturbed, module, name):
+    """One that cannot load ends at once, one whose every call fails runs ahead through all samples."""
+    code, said = Child(tmp_path, lambda: on_a_bad_gpu(module, name), LOCAL).wait()
+    assert code == 0, said + logs(tmp_path)
+    assert "failures of one worker were made up for by others" in said
+    assert "6 of 6 samples done" in said
     same(tmp_path, undisturbed)
 
 

@@ -91,13 +91,14 @@ def run(settings: Settings, words: Sequence[str], jobs: Sequence[Job], main: Mai
         codes = pool.codes()
     finally:
         pool.stop()
-    return _outcome(launch, codes)
+    return _outcome(launch, codes, jobs)
 
 
 def _works(pool: Pool, since: list[float]) -> bool:
-    """Whether any worker is still to end. One that ends by itself has seen everything done: after it the others have
-    so long, and those that have not ended by then hang. since: the time when the first one was seen to have ended."""
-    if not since and {0, 1} & set(pool.codes().values()):
+    """Whether any worker is still to end. One that ends without failures has seen everything done: after it the others
+    have so long, and those that have not ended by then hang. since: the time when the first one was seen to have ended.
+    """
+    if not since and 0 in pool.codes().values():
         since.append(time.monotonic())
     return pool.works() and not (since and time.monotonic() - since[0] > GRACE)
 
@@ -138,21 +139,30 @@ def on(jobs: Sequence[Job], machines: Sequence[str]) -> list[Job]:
     return [there(job) for job in jobs]
 
 
-def _outcome(launch: Launch, codes: Mapping[int, int | None]) -> Outcome:
+def _outcome(launch: Launch, codes: Mapping[int, int | None], jobs: Sequence[Job]) -> Outcome:
     logs = {number: _lines(launch, number) for number in codes}
     failures = [line for log in logs.values() for line in log if line.startswith(FAILED)]
-    failed = [line.removeprefix(FAILED).removesuffix(OUTLOOK) for line in failures]
-    outcome = Outcome(list(dict.fromkeys(failed)), machines=launch.machines())
+    failed = dict.fromkeys(line.removeprefix(FAILED).removesuffix(OUTLOOK) for line in failures)
+    outcome = Outcome(machines=launch.machines())
+    outcome.failed = [line for line in failed if not _made_up_for(line, on(jobs, outcome.machines))]
+    if made_up_for := len(failed) - len(outcome.failed):
+        outcome.notes.append(f"{made_up_for} failures of one worker were made up for by others; see {launch.folder}")
     for number, code in codes.items():
         if code not in (0, 1):
             last = logs[number][-1] if logs[number] else "it printed nothing"
             how = "had not ended when the others were done" if code is None else f"ended with exit code {code}"
             how = f"was ended by signal {-code}" if code is not None and code < 0 else how
             outcome.notes.append(f"worker {number} {how}: {last}")
-    if not {0, 1} & set(codes.values()):  # a worker that ends by itself has seen everything done
+    if not {0, 1} & set(codes.values()):
         outcome.failed += [f"no worker finished: {note}" for note in outcome.notes]
         outcome.notes = []
     return outcome
+
+
+def _made_up_for(line: str, jobs: Sequence[Job]) -> bool:
+    """Whether everything is there by now of the runs that a worker's line about a failure begins with."""
+    meant = {each for job in jobs for each in (job, job.reference) if line.startswith(f"{each.run.label}: ")}
+    return bool(meant) and all(map(integrity.settled, meant))
 
 
 def _lines(launch: Launch, number: int) -> list[str]:

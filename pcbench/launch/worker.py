@@ -15,14 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..job import Job
-from ..sampling.generate import LAUNCH
+from ..sampling.generate import LAUNCH, WORKER
 from ..stages import Share
 from ..store import read_json, write_json
 from . import hang
 from .shards import Shard, Unit, group_of, parse, units
 
 Main = Callable[[Sequence[str]], int]  # carries out a command line and returns its exit code
-WORKER = "PCBENCH_WORKER"
 DRIVER = "PCBENCH_DRIVER"  # "stdin": a pipe that is open as long as the driver is there
 FOLDER = "launches"  # in the results folder
 OWN = ("launcher=none", "workers=null", "wandb=off")  # of the options, a worker's own

@@ -31,7 +31,9 @@ from .video import is_whole_mp4, kept
 
 _latest: list[Trace] = []  # of the method that is at work, or was last
 
-LAUNCH = "PCBENCH_LAUNCH"  # in the environment of a worker: the launch it is of; its failures are tried once
+# In the environment of a worker: which of how many it is, and the launch it is of
+WORKER, LAUNCH = "PCBENCH_WORKER", "PCBENCH_LAUNCH"
+ATTEMPTS = 2  # workers of a launch that try a sample which fails, each once
 
 
 def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor:
@@ -105,9 +107,16 @@ def generate(
 
 
 def _failed_in_this_launch(files: SampleFiles, sample: str) -> list[Failure]:
-    """The failure of a sample that another worker of the same launch has tried."""
+    """The failure of a sample that enough workers of the same launch have tried: it may have been the worker's fault,
+    whose GPU somebody else fills."""
+    found = _tried(files)
+    return [Failure(sample, found["error"], "")] if len(found.get("workers", [])) >= ATTEMPTS else []
+
+
+def _tried(files: SampleFiles) -> dict[str, Any]:
+    """What is noted of a sample's failures in this launch; {} if there is nothing."""
     launch, found = os.environ.get(LAUNCH), read_json(files.failure)
-    return [Failure(sample, found["error"], "")] if found and launch and found.get("launch") == launch else []
+    return found if found and launch and found.get("launch") == launch else {}
 
 
 def _try_one(
@@ -125,7 +134,10 @@ def _try_one(
     if failed is None:
         return []
     say(f"{name}  failed  {failed.line}")
-    launch = {"launch": os.environ[LAUNCH]} if LAUNCH in os.environ else {}
+    launch = {}
+    if LAUNCH in os.environ:
+        workers = [*_tried(files).get("workers", []), os.environ.get(WORKER)]
+        launch = {"launch": os.environ[LAUNCH], "workers": workers}
     write_sealed(files.failure, {"prompt": prompt, "seed": seed, "error": failed.why, **launch})
     return [failed]
 
