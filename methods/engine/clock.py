@@ -125,7 +125,7 @@ class Clock:
         """Record the call's schedule and guidance."""
         self.forget()
         is_resumed = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
-        self._schedule, self.guided = now.schedule, self._says_guided() is True
+        self._schedule, self.guided = now.schedule, self.says_guided() is True
         self._scales = getattr(self.pipe, "_guidance_scale", None), getattr(self.pipe, "_guidance_scale_2", None)
         if now.schedule is None:
             return
@@ -143,7 +143,7 @@ class Clock:
     def start_step(self, now: Reading) -> int:
         """Begin a step and return its index."""
         self.seen = []
-        self.guided |= self._says_guided() is True
+        self.guided |= self.says_guided() is True
         if now.step is not None:
             self.index = now.step
         elif now.place is not None and self._levels is not None:
@@ -228,9 +228,10 @@ class Clock:
 
     def unguided(self) -> bool:
         """Whether the pipeline says that it will no longer call the unconditional branch, as it said it would."""
-        return self.guided and self._says_guided() is False
+        return self.guided and self.says_guided() is False
 
-    def _says_guided(self) -> Any:
+    def says_guided(self) -> Any:
+        """Whether the pipeline computes the unconditional branch at this step; None if it does not say."""
         if isinstance(guider := getattr(self.pipe, "guider", None), BaseGuidance):
             return guider.num_conditions > 1
         return getattr(self.pipe, "do_classifier_free_guidance", None)
