@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import threading
@@ -96,6 +97,15 @@ def test_a_second_thread_is_refused_and_the_first_call_is_right(pipe):
         assert all("cannot be called by another thread" in each for each in refused)
         assert torch.equal(call(pipe), expected)
     assert all(len(trace.steps) == STEPS for trace in handle.traces)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_scale_is_taken_only_where_the_pipeline_does_not_tell_its_own(family):
+    pipe = FAMILIES[family].pipeline()
+    refused = pytest.raises(ValueError, match="tells its own scale of guidance")
+    with contextlib.nullcontext() if family.startswith("hunyuan") and family != "hunyuan15" else refused:
+        apply(pipe, TRIALS, guidance_scale=6.0).remove()
+    apply(pipe, TRIALS).remove()
 
 
 def test_a_scale_given_for_one_pipeline_is_not_anothers():

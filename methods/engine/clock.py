@@ -71,6 +71,11 @@ class Clock:
 
     def __post_init__(self) -> None:
         self._owner = self.pipe
+        if self.guidance is not None and publishes_guidance(self.pipe):
+            raise ValueError(
+                f"apply(…, guidance_scale={self.guidance:g}): a {type(self.pipe).__name__} tells its own scale of"
+                " guidance; give it to the pipeline's call alone"
+            )
 
     def look_at(self, pipe: Any) -> None:
         """Another pipeline that shares the transformer is calling; None is the one that the method was applied to.
@@ -215,11 +220,11 @@ class Clock:
     def _scale_or(self, value: float | None) -> float:
         if self.guidance is not None:
             return self.guidance
-        guider: Any = getattr(self.pipe, "guider", None)
-        if type(guider) is ClassifierFreeGuidance and not guider.guidance_rescale:
+        if _has_plain_guider(self.pipe):
+            guider = self.pipe.guider
             return float(guider.guidance_scale) + guider.use_original_formulation  # which adds s (F_c - F_u) to F_c
         value = getattr(self.pipe, "guidance_scale", None) if value is None else value
-        if value is None or any(base.__name__.startswith("Hunyuan") for base in type(self.pipe).__mro__):
+        if value is None or not publishes_guidance(self.pipe):
             raise ValueError(
                 f"{type(self.pipe).__name__} does not tell its scale of classifier-free guidance (true_cfg_scale): give"
                 " it to apply(…, guidance_scale=…), or look at the conditional branch alone (guidance=cond)"
@@ -235,6 +240,19 @@ class Clock:
         if isinstance(guider := getattr(self.pipe, "guider", None), BaseGuidance):
             return guider.num_conditions > 1
         return getattr(self.pipe, "do_classifier_free_guidance", None)
+
+
+def publishes_guidance(pipe: Any) -> bool:
+    """Whether the pipeline has its scale of classifier-free guidance as an attribute; HunyuanVideo's of that name is
+    another, embedded, scale."""
+    known = hasattr(type(pipe), "guidance_scale") or "guidance_scale" in vars(pipe)
+    of_hunyuan = any(base.__name__.startswith("Hunyuan") for base in type(pipe).__mro__)
+    return _has_plain_guider(pipe) or (known and not of_hunyuan)
+
+
+def _has_plain_guider(pipe: Any) -> bool:
+    guider: Any = getattr(pipe, "guider", None)
+    return type(guider) is ClassifierFreeGuidance and not guider.guidance_rescale
 
 
 def noise_levels(scheduler: Any) -> list[float] | None:
