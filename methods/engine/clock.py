@@ -195,6 +195,11 @@ class Clock:
             return level if announced is None else announced
         return announced if abs(announced - level) < 2e-3 else level
 
+    @property
+    def passed_over(self) -> int:
+        """How many of the schedule's entries come before this call's first: some for a strength below 1."""
+        return 0 if self._levels is None else self._start
+
     def levels(self) -> list[float] | None:
         """The noise levels of the steps of this call, as in `sigma`. None if the pipeline has no schedule."""
         return None if self._levels is None else self._levels[self._start :]

@@ -110,6 +110,16 @@ class Denoiser:
         return self.anatomy.timestep(self.transformer, known_inputs)
 
     @property
+    def place(self) -> tuple[int, int | None]:
+        """Where in its whole schedule the step is, and how long that is; None if not known.
+
+        For what belongs to a noise level but is counted in steps. A call with a strength below 1 begins part way down:
+        its `step.index` and `num_steps` count from there.
+        """
+        before = self.clock.passed_over
+        return before + self.step.index, None if self.num_steps is None else before + self.num_steps
+
+    @property
     def levels(self) -> list[float] | None:
         """The noise level of each step of this call; None if it is not known."""
         return self.clock.levels()
