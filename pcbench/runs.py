@@ -191,6 +191,11 @@ def check(run: Run) -> None:
         with torch.device("meta"):
             inputs = anatomy.received(empty_inputs(family.arguments(run.recipe, config)))
         run.recipe.method.check_call(anatomy, inputs, None)
+    if sampling.negative_prompt and family.branches(run.recipe) == 1 and anatomy.batch(inputs) == 1:
+        raise ConfigError(
+            f"{run.recipe.backbone.name} without classifier-free guidance has no use for"
+            " model.sampling.negative_prompt: leave it empty"
+        )
     stored = getattr(run.recipe.method, "kept", "exact")
     if stored == "bfloat16" and run.recipe.numerics.dtype != "float32":
         raise ConfigError(f"method.kept=bfloat16 saves nothing with {run.recipe.numerics.dtype}: float8 or cpu does")
