@@ -22,6 +22,7 @@ CANNOT_WORK = {
     "model=tiny_cogvideox model.weights=random model.sampling.flow_shift=3": "leave model.sampling.flow_shift at null",
     "model=ltx2 method=adacache": "where to measure the attention of a LTX2VideoTransformerBlock is not known",
     "model=ltx2 method=dicache": "ltx2 makes sound too",
+    "model=cogvideox_5b +model.backbone.transformer.patch_size_t=2": "has patches of [2, 2, 2] latent frames",
 }
 NO_EFFECT = {
     "model=tiny_wan method=precisecache method.block_cache_rate=0.05": "block_cache_rate 0.05 is less than one of 6 bl",
