@@ -267,13 +267,14 @@ class AdaptiveCaching(StepwiseRule):
             denoiser.step.details["moreg"] = regularised
             measure *= regularised
         denoiser.step.indicator = measure
-        self.rate = self.config.steps_after(measure, denoiser.num_steps)
+        self.rate = self.config.steps_after(measure, denoiser.place[1])
 
     def _moreg(self, denoiser: Denoiser, totals: dict[Any, float]) -> float:
         """The motion factor (1 outside the window), plus how fast it changes per step."""
         config = self.config
         self.moreg = 1.0
-        if config.in_moreg_window(denoiser.index + 1, denoiser.num_steps):
+        place, total = denoiser.place
+        if config.in_moreg_window(place + 1, total):
             strides = config.moreg_strides
             motion = sum(_ratio(totals["between", stride], totals["frames", stride]) for stride in strides)
             motion /= len(strides)

@@ -164,15 +164,16 @@ class _FasterCache(Rule):
     def _begin(self, denoiser: Denoiser) -> None:
         """Decide what this step computes."""
         config, number = self.config, denoiser.step.index + 1
-        stretch = config.steps / denoiser.num_steps if config.scale_to_steps and denoiser.num_steps else 1
-        self._step, self._lead, self._time = denoiser.step, None, number * stretch
+        place, total = denoiser.place
+        stretch = config.steps / total if config.scale_to_steps and total else 1
+        self._step, self._lead, self._time = denoiser.step, None, (place + 1) * stretch
         may_skip = not denoiser.must_compute
         self._lead_only = may_skip and self._time >= config.cfg_start and number % config.cfg_every > 0
         self._lead_only = self._lead_only and self._low is not None
         due = number % config.attention_every == config.attention_phase
         fits = self._newest_whole or self._lead_only or not config.match_batch
         self._extrapolate = may_skip and self._time >= config.attention_start and not due and fits
-        self._keeps = (number + 2) * stretch >= config.attention_start and not denoiser.is_last_step
+        self._keeps = (place + 3) * stretch >= config.attention_start and not denoiser.is_last_step
         if not self._extrapolate:
             self._newest_whole = not self._lead_only
         reused = {"attention": self._extrapolate, "guidance": self._lead_only}

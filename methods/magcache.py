@@ -152,13 +152,13 @@ class MagCache(StepwiseRule):
 
     def _ratio(self, denoiser: Denoiser) -> float:
         """The ratio of the current step for the current branch."""
-        ratios, total = self.config.ratios, denoiser.num_steps
+        ratios, (place, total) = self.config.ratios, denoiser.place
         assert ratios is not None
         assert total is not None
         branch = "uncond" if denoiser.anatomy.is_unconditional(denoiser.branch.name) else "cond"
         row = ratios.get("all") or ratios[branch]
         power = 1.0 if self.config.ratio_power is None else self.config.ratio_power
-        return nearest(row, denoiser.step.index, total) ** power
+        return nearest(row, place, total) ** power
 
 
 def nearest(row: list[float], index: int, total: int) -> float:

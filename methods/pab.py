@@ -96,6 +96,9 @@ class PABConfig(Cache):
         for name, fallback in (("window", ELSEWHERE["window"]), ("mlp_timesteps", ())):
             given = getattr(self, name)
             settings[name] = published.get(name, fallback) if given is None else given
+        for name in ("mlp_blocks", "mlp_skip_count"):
+            if not settings["mlp_timesteps"] and getattr(self, name) != getattr(PABConfig, name):
+                raise ValueError(f"pab: {name} has no effect on {anatomy.family} without mlp_timesteps")
         return replace(self, **settings)
 
     @property
@@ -109,12 +112,15 @@ class PABConfig(Cache):
         return True
 
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
-        found = []
+        found, mlps = [], False
         for block in anatomy.blocks(transformer):
             for kind, paths in block.kinds.items():
                 of_mlp = kind == "mlp" and self.mlp_timesteps and _number(block.path) in self.mlp_blocks
+                mlps |= bool(of_mlp)
                 if kind in self.ranges or of_mlp:
                     found += [*paths, *(block.gates[path] for path in paths if path in block.gates)]
+        if self.mlp_timesteps and not mlps:
+            raise ValueError(f"pab: {anatomy.family} has no MLP in any of mlp_blocks {self.mlp_blocks}")
         return found
 
     def rule(self) -> Rule:

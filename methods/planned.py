@@ -83,6 +83,11 @@ class PlannedConfig(StepwiseCache):
             raise ValueError(f"{self.NAME}: this pipeline does not announce its number of steps")
         if self.actions is None:
             check_fits(self.NAME, self.steps, num_steps)
+            if (needed := len(protected(self, num_steps))) > self.steps:
+                raise ValueError(
+                    f"planned: {needed} steps are protected, more than the {self.steps} to compute: raise steps, or"
+                    " lower protect_first or protect_last"
+                )
         elif num_steps != len(self.actions):
             raise ValueError(f"{self.NAME}: {len(self.actions)} actions for {num_steps} steps")
 
@@ -114,7 +119,6 @@ class Planned(StepwiseRule):
 def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] | None = None) -> str:
     """The letters of the best schedule for these noise levels, by a calibration's data or by the config's own."""
     num_steps = len(levels)
-    forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
     damping, in_steps = _line(config)
     positions = tuple(range(0, -num_steps, -1)) if in_steps else tuple(levels)
     if known is None:
@@ -124,7 +128,13 @@ def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] |
     else:
         errors = errors_by(known, levels, positions, damping)
     weights = np.abs(np.diff([*levels, 0.0])) * gain(known, levels) ** config.gain_power
-    return best_schedule(errors, weights, config.steps, forced)
+    return best_schedule(errors, weights, config.steps, protected(config, num_steps))
+
+
+def protected(config: PlannedConfig, num_steps: int) -> list[int]:
+    """The steps that any plan computes."""
+    first, last = max(1, config.first_steps(num_steps)), num_steps - config.protect_last
+    return [step for step in range(num_steps) if step < first or step >= last]
 
 
 def gain(known: dict[str, Any], levels: Sequence[float]) -> np.ndarray:

@@ -147,7 +147,10 @@ class PreciseCacheConfig(StepwiseCache):
 
     def modules(self, anatomy: Anatomy, transformer: torch.nn.Module) -> list[str]:
         if self.block_cache_rate:
-            return [block.path for block in anatomy.blocks(transformer)]
+            paths = [block.path for block in anatomy.blocks(transformer)]
+            if round(self.block_cache_rate * len(paths)) == 0:
+                raise ValueError(f"block_cache_rate {self.block_cache_rate} is less than one of {len(paths)} blocks")
+            return paths
         return super().modules(anatomy, transformer)
 
     def shares_guidance(self, anatomy: Anatomy) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-import numpy as np
 
 from .engine.anatomy import Anatomy, Size
 from .engine.denoiser import Denoiser
@@ -33,7 +32,11 @@ class NoCacheConfig(Method):
 
 @dataclass(kw_only=True)
 class FewerStepsConfig(Method):
-    """No cache, but a schedule of `steps` steps whatever the pipeline is asked for: the baseline of equal compute."""
+    """No cache, but a pipeline that takes `steps` steps whatever it is asked for: the baseline of equal compute.
+
+    It is the pipeline's own call with another `num_inference_steps`, on which more than the schedule may depend (a
+    guidance scale that changes from step to step).
+    """
 
     steps: int = 25
 
@@ -57,46 +60,53 @@ class FewerStepsConfig(Method):
         return True
 
     def patch(self, pipe: Any) -> Callable[[], None]:
-        scheduler, original_class = pipe.scheduler, type(pipe.scheduler)
-        scheduler.__class__ = shortened = _shortened(original_class, self.steps)
+        original_class = type(pipe)
+        pipe.__class__ = shortened = _shortened(original_class, self.steps)
 
         def undo() -> None:
             shortened.shortened_to = None  # type: ignore[attr-defined]  # for copies made meanwhile, too
-            scheduler.__class__ = original_class
+            pipe.__class__ = original_class
 
         return undo
 
     def check_call(self, anatomy: Anatomy, inputs: Mapping[str, Any], pipe: Any) -> None:
-        if pipe is not None and getattr(type(pipe.scheduler), "shortened_to", None) != self.steps:
+        if pipe is not None and not getattr(pipe, "_is_shortened", False):
             raise ValueError(
-                f"fewer_steps was applied to another scheduler than the one of the {type(pipe).__name__} that is"
-                " calling: remove() the handle, and apply it to this pipeline with this scheduler"
+                f"fewer_steps shortens the calls of the pipeline it was applied to, and no other {type(pipe).__name__}"
+                " and no loop of your own: apply the method to the one that is called"
             )
 
 
-def _shortened(scheduler_class: type, steps: int) -> type:
-    """A scheduler class that takes `steps` steps whatever it is asked for, as long as `shortened_to` is not None.
+def _shortened(pipeline_class: type, steps: int) -> type:
+    """A class of pipelines whose calls take `steps` steps whatever they are asked for, until `shortened_to` is None."""
+    original = pipeline_class.__call__
+    signature = inspect.signature(original)
+    if "num_inference_steps" not in signature.parameters:
+        raise ValueError(f"fewer_steps: a {pipeline_class.__name__} cannot be asked for a number of steps")
 
-    A class, not a replaced method: a copy of the scheduler then sets its own timesteps, not the original's.
-    """
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 (it is to be a pipeline's)
+        if type(self).shortened_to is None:
+            return original(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        asked = bound.arguments
+        for name in ("sigmas", "timesteps"):
+            if asked.get(name) is not None:
+                raise ValueError(f"fewer_steps cannot shorten a schedule that is given itself, as {name}=…")
+        if asked.get("strength", 1) < 1:
+            raise ValueError(
+                "fewer_steps: a strength below 1 takes a part of the schedule; ask for fewer steps instead"
+            )
+        check_fits(FewerStepsConfig.NAME, steps, asked["num_inference_steps"])
+        asked["num_inference_steps"], self._is_shortened = steps, True
+        try:
+            return original(*bound.args, **bound.kwargs)
+        finally:
+            del self._is_shortened
 
-    @functools.wraps(scheduler_class.set_timesteps)  # type: ignore[attr-defined]
-    def set_timesteps(self: Any, num_inference_steps: int | None = None, *args: Any, **kwargs: Any) -> None:
-        budget, sigmas = type(self).shortened_to, kwargs.get("sigmas")
-        if budget is not None and sigmas is not None:  # a pipeline with its own noise levels: the same curve
-            asked_at = np.arange(len(sigmas)) / len(sigmas)
-            kwargs["sigmas"] = np.interp(np.arange(budget) / budget, asked_at, sigmas).tolist()
-        elif budget is not None:
-            num_inference_steps = budget
-        return scheduler_class.set_timesteps(self, num_inference_steps, *args, **kwargs)  # type: ignore[attr-defined]
-
-    members = {
-        "shortened_to": steps,
-        "set_timesteps": set_timesteps,
-        "__module__": scheduler_class.__module__,
-        "__doc__": scheduler_class.__doc__,
-    }
-    return type(scheduler_class.__name__, (scheduler_class,), members)
+    members = {"shortened_to": steps, "__call__": __call__, "__module__": pipeline_class.__module__}
+    return type(pipeline_class.__name__, (pipeline_class,), {**members, "__doc__": pipeline_class.__doc__})
 
 
 @dataclass(kw_only=True)

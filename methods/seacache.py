@@ -71,14 +71,11 @@ class SeaCacheConfig(StepwiseCache):
         super().__post_init__()
         if self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
-        for name, value in VARIANTS[self.variant].items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        if not (self.threshold is not None and self.threshold >= 0 and math.isfinite(self.threshold)):
+        if self.threshold is not None and not (self.threshold >= 0 and math.isfinite(self.threshold)):
             raise ValueError(f"threshold must be a finite number of at least 0, not {self.threshold}")
         if self.max_reused is not None and self.max_reused < 0:
             raise ValueError(f"max_reused must be at least 0, not {self.max_reused}")
-        if self.residual_order not in (0, 1):
+        if self.residual_order not in (None, 0, 1):
             raise ValueError(f"residual_order must be 0 or 1, not {self.residual_order}")
         if not (self.power_exp > 0 and math.isfinite(self.power_exp)):
             raise ValueError(f"power_exp must be a finite number above 0, not {self.power_exp}")
@@ -91,10 +88,9 @@ class SeaCacheConfig(StepwiseCache):
             )
         if self.variant == "diffusers" and not (anatomy.family == "wan" and _is_text_to_video(anatomy)):
             raise ValueError("seacache: diffusers' variant works on wan's text-to-video models alone")
-        if self.filter_protected is not None:
-            return self
-        filters_all = self.variant == "diffusers" or anatomy.family != "wan"
-        return dataclasses.replace(self, filter_protected=filters_all)
+        own = {**VARIANTS[self.variant], "filter_protected": self.variant == "diffusers" or anatomy.family != "wan"}
+        missing = {name: value for name, value in own.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
     @property
     def needs_noise_level(self) -> bool:

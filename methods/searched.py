@@ -135,6 +135,12 @@ class _Searched(StepwiseRule):
         self.actions = config.schedule()
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
+        place, total = denoiser.place
+        if place > step.index and self.config.actions is None:
+            raise ValueError(
+                f"searched: this schedule is of a whole denoising, and the pipeline takes the last {denoiser.num_steps}"
+                f" of {total} steps (a strength below 1): give the schedule itself as actions"
+            )
         if step.index >= len(self.actions):
             raise ValueError(f"searched: {len(self.actions)} actions, but the pipeline goes on")
         return denoiser.must_compute or self.actions[step.index] == "F"

@@ -145,8 +145,9 @@ class SenCache(StepwiseRule):
         return True
 
     def _threshold(self, denoiser: Denoiser) -> float:
-        assert denoiser.num_steps is not None
-        first = denoiser.step.index < round(self.config.first_share * denoiser.num_steps)
+        place, total = denoiser.place
+        assert total is not None
+        first = place < round(self.config.first_share * total)
         threshold = self.config.threshold_first if first else self.config.threshold
         assert threshold is not None
         return threshold

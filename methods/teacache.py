@@ -68,7 +68,7 @@ class TeaCacheConfig(StepwiseCache):
     coefficients: list[float] | None = None
     coefficient_set: str | None = None
     retention_steps: bool = False
-    protect_first: float | None = None  # type: ignore[assignment]  # a number after __init__
+    protect_first: float | None = None  # type: ignore[assignment]  # numbers once the backbone is known
     protect_last: int | None = None  # type: ignore[assignment]
     reuse: str = "stack"
 
@@ -78,9 +78,6 @@ class TeaCacheConfig(StepwiseCache):
     EAGER: ClassVar = {"threshold": 1.5, "coefficients": [1.0, 0.0]}
 
     def __post_init__(self) -> None:
-        first, last = (5, 0) if self.retention_steps else (1, 1)
-        self.protect_first = float(first if self.protect_first is None else self.protect_first)
-        self.protect_last = last if self.protect_last is None else self.protect_last
         super().__post_init__()
         if self.threshold is not None and not (self.threshold >= 0 and math.isfinite(self.threshold)):
             raise ValueError(f"threshold must be a finite number of at least 0, not {self.threshold}")
@@ -92,6 +89,12 @@ class TeaCacheConfig(StepwiseCache):
             raise ValueError(
                 f"coefficient_set must be one of {', '.join(self._sets)}"
                 f"{' with retention_steps' if self.retention_steps else ''}, not {self.coefficient_set!r}"
+            )
+        chosen = self._sets[self.coefficient_set].coefficients if self.coefficient_set else None
+        if chosen and self.coefficients is not None and list(self.coefficients) != list(chosen):
+            raise ValueError(
+                "give either coefficients or coefficient_set; the coefficients given are not those of"
+                f" {self.coefficient_set}"
             )
 
     @property
@@ -123,7 +126,14 @@ class TeaCacheConfig(StepwiseCache):
                 coefficients = list(chosen.coefficients)
         if threshold is None:
             threshold = getattr(chosen, self.speed) if chosen else SPEEDS[self.speed]
-        return dataclasses.replace(self, coefficients=coefficients, threshold=threshold)
+        first, last = (5.0, 0) if self.retention_steps else (1.0, 1)
+        return dataclasses.replace(
+            self,
+            coefficients=coefficients,
+            threshold=threshold,
+            protect_first=first if self.protect_first is None else float(self.protect_first),
+            protect_last=last if self.protect_last is None else self.protect_last,
+        )
 
     def rule(self) -> TeaCache:
         return TeaCache(self)

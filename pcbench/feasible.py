@@ -9,6 +9,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from diffusers.models.attention_dispatch import (
     _AttentionBackendRegistry,
     _check_attention_backend_requirements,
 )
+
+from methods.engine.anatomy import anatomy_for
 
 from . import backbones, devices
 from .backbones import quantized, weights
@@ -61,7 +64,21 @@ def _check_backbone(fields: str) -> None:
             raise ConfigError(f"model.backbone.transformer.{key}: {name}'s weights have {shortened(stored.get(key))}")
         if "layers" in key and not (isinstance(value, int) and 0 < value <= DEEPEST):
             raise ConfigError(f"model.backbone.transformer.{key} must be from 1 to {DEEPEST}, not {shortened(value)}")
+    own, patch = family.ANATOMY.patch, _patch(family.TRANSFORMER, backbones.transformer_config(backbone))
+    if patch != own:  # as CogVideoX-1.5's, of two frames: its pipeline pads latents to whole patches
+        raise ConfigError(
+            f"{name} has patches of {shortened(list(patch))} latent frames, rows and columns; those of {kind} are of"
+            f" {list(own)}"
+        )
     _check_call(family, call, _json(folder / "model_index.json"))
+
+
+def _patch(kind: type, config: dict[str, Any]) -> Sequence[Any]:
+    """Latent frames, rows and columns of a token; of a config that is none, whatever it says."""
+    try:
+        return anatomy_for(kind, config).patch
+    except (TypeError, ValueError):
+        return [config["patch_size"]]
 
 
 def _check_call(family: Any, call: dict[str, Any], index: dict[str, Any]) -> None:

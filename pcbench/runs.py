@@ -173,6 +173,18 @@ def _anatomy_of(fields: str) -> Anatomy:
     return anatomy_for(kind, backbones.transformer_config(backbone), backbone.name)
 
 
+def _outline(backbone: Backbone) -> torch.nn.Module:
+    """A transformer without data, at toy width, with all the blocks of the backbone's."""
+    family = backbones.family(backbone)
+    return _outline_of(family.TRANSFORMER, json.dumps({**backbones.transformer_config(backbone), **family.NARROW}))
+
+
+@functools.lru_cache(maxsize=16)
+def _outline_of(kind: Any, config: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return kind.from_config(json.loads(config))
+
+
 def check(run: Run) -> None:
     """Raise ConfigError for every error in a run that can be found before a model is loaded."""
     if wrong := [name for name in run.stages if name not in ALL_STAGES]:
@@ -187,11 +199,17 @@ def check(run: Run) -> None:
     with _refusals(f"{run.recipe.backbone.name} {run.label}"):
         if run.budget is not None and run.recipe.method.TRADEOFF is None:
             raise ValueError("no single field trades quality for speed, so it has no budget")
-        run.recipe.method.check(family.ANATOMY, family.latent_size(sampling), num_steps(run.recipe))
         anatomy, config = anatomy_of(run.recipe.backbone), backbones.transformer_config(run.recipe.backbone)
+        run.recipe.method.check(anatomy, family.latent_size(sampling), num_steps(run.recipe))
+        run.recipe.method.modules(anatomy, _outline(run.recipe.backbone))
         with torch.device("meta"):
             inputs = anatomy.received(empty_inputs(family.arguments(run.recipe, config)))
         run.recipe.method.check_call(anatomy, inputs, None)
+    if sampling.negative_prompt and family.branches(run.recipe) == 1 and anatomy.batch(inputs) == 1:
+        raise ConfigError(
+            f"{run.recipe.backbone.name} without classifier-free guidance has no use for"
+            " model.sampling.negative_prompt: leave it empty"
+        )
     stored = getattr(run.recipe.method, "kept", "exact")
     if stored == "bfloat16" and run.recipe.numerics.dtype != "float32":
         raise ConfigError(f"method.kept=bfloat16 saves nothing with {run.recipe.numerics.dtype}: float8 or cpu does")

@@ -162,9 +162,10 @@ def _outcome(preset: str, family: str) -> Outcome | str:
 
 
 def state_of(pipe) -> tuple:
-    """All that apply() could have left behind: attributes of the modules, hooks, the scheduler's own."""
+    """All that apply() could have left behind: classes, attributes of the modules, hooks, the scheduler's own."""
     modules = {
         name: sorted(k for k in vars(m) if k != "_diffusers_hook") for name, m in pipe.transformer.named_modules()
     }
     hooks = [list(m._diffusers_hook.hooks) for m in pipe.transformer.modules() if getattr(m, "_diffusers_hook", None)]
-    return modules, [h for h in hooks if h], sorted(vars(pipe.scheduler)), pipe.transformer.is_cache_enabled
+    kinds = type(pipe), type(pipe.scheduler)
+    return kinds, modules, [h for h in hooks if h], sorted(vars(pipe.scheduler)), pipe.transformer.is_cache_enabled

@@ -74,10 +74,9 @@ def _call_wan_video_to_video(
         height=height,
         width=width,
         num_inference_steps=steps * 4 // 3,
-        strength=0.75,
         guidance_scale=4.0,
         output_type="latent",
-        **options,
+        **{"strength": 0.75, **options},
     ).frames
 
 

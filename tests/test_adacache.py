@@ -12,6 +12,7 @@ import torch
 
 from methods import apply
 from methods.adacache import CODEBOOKS, AdaCacheConfig, AdaptiveCaching, Sums
+from methods.engine.clock import Clock
 from methods.engine.denoiser import Denoiser
 from methods.engine.trace import Step
 from pcbench.cost.macs import trace_macs
@@ -69,7 +70,7 @@ def test_the_schedule_by_hand():
     for index in range(12):
         denoiser = Denoiser.__new__(Denoiser)
         denoiser.index, denoiser.num_steps, denoiser.must_compute = index, 12, index in (0, 10, 11)
-        denoiser.step = Step(index)
+        denoiser.step, denoiser.clock = Step(index), Clock(None)
         if rule.decide(denoiser, denoiser.step):
             seen.append(index)
             if index in measures:
@@ -83,14 +84,14 @@ def test_motion_by_hand():
     config = AdaCacheConfig(codebook=BOOK, moreg=True, moreg_steps=(1, 9), moreg_scale=0.5, moreg_power=2, mograd=10)
     rule = AdaptiveCaching(config)
     denoiser = Denoiser.__new__(Denoiser)
-    denoiser.index, denoiser.num_steps, denoiser.step = 4, 12, Step(4)
+    denoiser.num_steps, denoiser.step, denoiser.clock = 12, Step(4), Clock(None)
     rule.last_rate = 2
     rule.sums = norms(change=0.4, before=1.0)  # motion 1/4, (.25 / .5)^2 = 1/4, gradient 10 (1/4 - 1) / 2
     rule.sums.norms |= {("between", 1): [torch.tensor(1.0).double()], ("frames", 1): [torch.tensor(4.0).double()]}
     rule.observe(denoiser, torch.zeros(1))
     assert denoiser.step.details["moreg"] == pytest.approx(0.25 + 3.75)
     assert denoiser.step.indicator == pytest.approx(0.2 * 4.0)
-    denoiser.index = 9  # step 10 is beyond the window
+    denoiser.step = Step(9)  # step 10 is beyond the window
     rule.last_moreg = 1.0
     rule.observe(denoiser, torch.zeros(1))
     assert denoiser.step.details["moreg"] == 1.0

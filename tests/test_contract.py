@@ -100,7 +100,8 @@ def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
     ran.pipe._guidance_scale, ran.pipe._num_timesteps = 1.0, 3
     try:
         with apply(ran.pipe, ran.method, **ran.family.options) as handle:
-            if ran.family.options:  # a scale given by hand, for the other one
+            # a scale given by hand, or a number of steps, was for the other one
+            if ran.family.options or ran.method.NAME == "fewer_steps":
                 with pytest.raises(ValueError, match="apply the method to the one that is called"):
                     ran.family.call(other)
                 return
@@ -174,6 +175,8 @@ def test_branches_are_isolated(ran):
         return seen, [row.action for row in handle.trace.steps]
 
     method = ran.method
+    if method.NAME == "fewer_steps":
+        pytest.skip("shortens a pipeline's call, and this is none")
     if hasattr(method, "guidance"):
         method = dataclasses.replace(method, guidance="cond")
     if hasattr(method, "block_sets"):

@@ -23,9 +23,11 @@ from torch.overrides import TorchFunctionMode
 
 from methods import PreciseCacheConfig, ReplayConfig, apply
 from methods.engine.core import HOOK_NAME
+from methods.engine.method import StepwiseRule
+from methods.engine.reuse import STRATEGIES
 
 from .conftest import STEPS, call
-from .contract_parts import DISTINCT, PRESETS, Outcome, outcome, state_of, uncached
+from .contract_parts import DISTINCT, PRESETS, STEPWISE, Outcome, outcome, state_of, uncached
 from .families import SMALL as FAMILIES
 
 EVERYWHERE = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in FAMILIES]
@@ -216,7 +218,32 @@ def test_a_branch_that_comes_back_is_computed():
     pipe = family.pipeline()
     with apply(pipe, ReplayConfig(actions="FFrrrrrrrrrr")) as handle:
         family.call(pipe, callback_on_step_end=guidance({3: 1.0, 6: 4.0}))
-    assert [row.forwards for row in handle.trace.steps] == [2, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+    assert [row.forwards for row in handle.trace.steps] == [2, 2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("family", ["wan", "wan_two"])
+@pytest.mark.parametrize("reuse", STRATEGIES)
+@pytest.mark.parametrize("preset", sorted(STEPWISE))
+def test_what_is_computed_was_decided_to_be(preset, reuse, family, monkeypatch):
+    """Where nothing is kept, too: at another transformer's first step, and where a guidance branch comes back."""
+    decide, computed = StepwiseRule.decide_together, set()
+
+    def recorded(rule: StepwiseRule, denoiser: Any, step: Any) -> bool:
+        compute = decide(rule, denoiser, step)
+        computed.update({step.index} if compute else ())
+        return compute
+
+    monkeypatch.setattr(StepwiseRule, "decide_together", recorded)
+    try:
+        method = dataclasses.replace(STEPWISE[preset], reuse=reuse)
+    except ValueError as error:
+        pytest.skip(f"refused: {error}")
+    pipe = FAMILIES[family].pipeline()
+    with warnings.catch_warnings(), apply(pipe, method) as handle:
+        warnings.simplefilter("ignore")
+        FAMILIES[family].call(pipe, callback_on_step_end=guidance({3: 1.0, 8: 4.0}))
+    assert handle.trace.steps[9].action == "full"
+    assert {row.index for row in handle.trace.steps if row.action != "reuse"} == computed
 
 
 def test_guidance_fixed_at_the_start_is_not_read_from_what_becomes_of_the_scale():

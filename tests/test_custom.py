@@ -167,6 +167,10 @@ def test_what_is_not_known_is_refused_in_a_line(folders, tmp_path):
         ): "has a WanVACETransformer3DModel; the known one is WanTransformer3DModel",
         changed(folders["wan"], tmp_path / "d", "vae/config.json", scale_factor_spatial=16): "cells of 16 pixels",
         changed(folders["wan"], tmp_path / "e", "transformer/config.json", patch_size=[1, 1, 1]): "has patches of",
+        changed(folders["wan"], tmp_path / "h", "transformer/config.json", patch_size="two"): "has patches of",
+        changed(  # CogVideoX-1.5
+            folders["cogvideox"], tmp_path / "i", "transformer/config.json", patch_size_t=2
+        ): r"has patches of \[2, 2, 2\] latent frames, rows and columns; those of cogvideox are of \[1, 2, 2\]",
     }
     (tmp_path / "f" / "unet").mkdir(parents=True)
     (tmp_path / "g").mkdir()

@@ -113,6 +113,14 @@ def test_so_many_steps_are_computed_as_asked_whatever_was_calibrated(pipe, measu
     assert actions[0] == actions[-1] == "full"
 
 
+@pytest.mark.parametrize("protected", [{"protect_first": STEPS + 3}, {"protect_last": STEPS + 3}])
+def test_more_protected_steps_than_there_are_protect_all(pipe, measured, protected):
+    config = PlannedConfig(steps=STEPS, calibration=measured[1], **protected)
+    with apply(pipe, config) as handle, pytest.warns(UserWarning, match="the cache never hit"):
+        call(pipe)
+    assert all(row.action == "full" for row in handle.trace.steps)
+
+
 def test_it_is_planned_for_what_a_reused_step_answers(pipe, measured):
     def plan(**fields) -> str:
         with apply(pipe, PlannedConfig(steps=6, **fields)) as handle:

@@ -117,10 +117,11 @@ def test_families_and_variants_without_a_rule_are_refused():
 
 
 def test_each_variant_fills_in_what_is_its_own():
-    official, other = SeaCacheConfig(), SeaCacheConfig(variant="diffusers")
+    wan = anatomy_of(FAMILIES["wan"].pipeline().transformer)
+    official, other = (SeaCacheConfig(variant=name).for_backbone(wan) for name in ("official", "diffusers"))
     assert (official.threshold, official.max_reused, official.residual_order) == (0.2, 0, 0)
     assert (other.threshold, other.max_reused, other.residual_order) == (0.25, 2, 1)
-    assert SeaCacheConfig(variant="diffusers", max_reused=0).max_reused == 0
+    assert SeaCacheConfig(variant="diffusers", max_reused=0).for_backbone(wan).max_reused == 0
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def test_an_unknown_backbone_needs_a_calibration(tmp_path, monkeypatch):
         ({"speed": "quick"}, "speed must be one of slow, fast"),
         ({"coefficients": []}, "coefficients"),
         ({"coefficients": [float("inf")]}, "coefficients"),
+        ({"coefficients": LINE, "coefficient_set": "wan2.1-t2v-14b"}, "give either coefficients or coefficient_set"),
         ({"coefficient_set": "flux"}, "coefficient_set must be one of wan2.1"),
         ({"coefficient_set": "hunyuanvideo", "retention_steps": True}, "with retention_steps"),
         ({"protect_first": -1}, "protect_first"),

@@ -148,9 +148,9 @@ def apply(pipe: Any, method: Method, guidance_scale: float | None = None) -> Han
     """Attach `method` to a diffusers pipeline; every later call of the pipeline uses it until the handle is removed.
 
     Apply before `enable_model_cpu_offload()`, which otherwise drops the hook after the first video.
-    `guidance_scale` is needed only where a pipeline does not publish its own (HunyuanVideo's `true_cfg_scale`).
-    Raises TypeError for an unsupported pipeline; ValueError if its transformer already has a cache or is offloaded, or
-    if the method cannot work on this family.
+    `guidance_scale` is for pipelines that do not publish their own (HunyuanVideo's `true_cfg_scale`).
+    Raises TypeError for an unsupported pipeline; ValueError if its transformer already has a cache or is offloaded, if
+    it publishes a guidance scale and one is given, or if the method cannot work on this family.
     """
     return Handle(pipe, method, guidance_scale)
 

@@ -71,6 +71,11 @@ class Clock:
 
     def __post_init__(self) -> None:
         self._owner = self.pipe
+        if self.guidance is not None and publishes_guidance(self.pipe):
+            raise ValueError(
+                f"apply(…, guidance_scale={self.guidance:g}): a {type(self.pipe).__name__} tells its own scale of"
+                " guidance; give it to the pipeline's call alone"
+            )
 
     def look_at(self, pipe: Any) -> None:
         """Another pipeline that shares the transformer is calling; None is the one that the method was applied to.
@@ -125,7 +130,7 @@ class Clock:
         """Record the call's schedule and guidance."""
         self.forget()
         is_resumed = now.schedule is self._schedule  # the pipeline goes on after a failure in mid-call
-        self._schedule, self.guided = now.schedule, self._says_guided() is True
+        self._schedule, self.guided = now.schedule, self.says_guided() is True
         self._scales = getattr(self.pipe, "_guidance_scale", None), getattr(self.pipe, "_guidance_scale_2", None)
         if now.schedule is None:
             return
@@ -143,7 +148,7 @@ class Clock:
     def start_step(self, now: Reading) -> int:
         """Begin a step and return its index."""
         self.seen = []
-        self.guided |= self._says_guided() is True
+        self.guided |= self.says_guided() is True
         if now.step is not None:
             self.index = now.step
         elif now.place is not None and self._levels is not None:
@@ -190,6 +195,11 @@ class Clock:
             return level if announced is None else announced
         return announced if abs(announced - level) < 2e-3 else level
 
+    @property
+    def passed_over(self) -> int:
+        """How many of the schedule's entries come before this call's first: some for a strength below 1."""
+        return 0 if self._levels is None else self._start
+
     def levels(self) -> list[float] | None:
         """The noise levels of the steps of this call, as in `sigma`. None if the pipeline has no schedule."""
         return None if self._levels is None else self._levels[self._start :]
@@ -215,11 +225,11 @@ class Clock:
     def _scale_or(self, value: float | None) -> float:
         if self.guidance is not None:
             return self.guidance
-        guider: Any = getattr(self.pipe, "guider", None)
-        if type(guider) is ClassifierFreeGuidance and not guider.guidance_rescale:
+        if _has_plain_guider(self.pipe):
+            guider = self.pipe.guider
             return float(guider.guidance_scale) + guider.use_original_formulation  # which adds s (F_c - F_u) to F_c
         value = getattr(self.pipe, "guidance_scale", None) if value is None else value
-        if value is None or any(base.__name__.startswith("Hunyuan") for base in type(self.pipe).__mro__):
+        if value is None or not publishes_guidance(self.pipe):
             raise ValueError(
                 f"{type(self.pipe).__name__} does not tell its scale of classifier-free guidance (true_cfg_scale): give"
                 " it to apply(…, guidance_scale=…), or look at the conditional branch alone (guidance=cond)"
@@ -228,12 +238,26 @@ class Clock:
 
     def unguided(self) -> bool:
         """Whether the pipeline says that it will no longer call the unconditional branch, as it said it would."""
-        return self.guided and self._says_guided() is False
+        return self.guided and self.says_guided() is False
 
-    def _says_guided(self) -> Any:
+    def says_guided(self) -> Any:
+        """Whether the pipeline computes the unconditional branch at this step; None if it does not say."""
         if isinstance(guider := getattr(self.pipe, "guider", None), BaseGuidance):
             return guider.num_conditions > 1
         return getattr(self.pipe, "do_classifier_free_guidance", None)
+
+
+def publishes_guidance(pipe: Any) -> bool:
+    """Whether the pipeline has its scale of classifier-free guidance as an attribute; HunyuanVideo's of that name is
+    another, embedded, scale."""
+    known = hasattr(type(pipe), "guidance_scale") or "guidance_scale" in vars(pipe)
+    of_hunyuan = any(base.__name__.startswith("Hunyuan") for base in type(pipe).__mro__)
+    return _has_plain_guider(pipe) or (known and not of_hunyuan)
+
+
+def _has_plain_guider(pipe: Any) -> bool:
+    guider: Any = getattr(pipe, "guider", None)
+    return type(guider) is ClassifierFreeGuidance and not guider.guidance_rescale
 
 
 def noise_levels(scheduler: Any) -> list[float] | None:

@@ -142,7 +142,15 @@ class Generation:
                 del denoiser.branches[name]
                 rule.forget_branch(name)
         denoiser.begin_step(inputs)
+        denoiser.branch_returns = self._branch_returns(last_seen)
         denoiser.must_compute = isinstance(self.method, Cache) and self.method.protects(denoiser)
+
+    def _branch_returns(self, last_seen: list[str]) -> bool:
+        """Whether the pipeline says that it will call the unconditional branch, which it did not at the last step."""
+        assert self.denoiser is not None
+        anatomy = self.denoiser.anatomy
+        called = anatomy.BATCHED is not None or any(map(anatomy.is_unconditional, last_seen))
+        return bool(last_seen) and not called and self.clock.says_guided() is True
 
     def _answer(self, root: StepHook, module: Any, now: Reading, inputs: dict[str, Any]) -> torch.Tensor:
         denoiser, rule = self.denoiser, self.rule

@@ -35,6 +35,7 @@ class Denoiser:
         same unless the pipeline says otherwise.
     must_compute: the step is protected (`Cache.protects`).
     switched: at this step another transformer has taken over (Wan2.2).
+    branch_returns: at this step the unconditional branch is called, and at the last one it was not.
     reused: set by the rule when it answers for the transformer from the cache.
     processes: those that share the video; what is measured on tokens, of which each holds a part, goes through them.
     """
@@ -47,6 +48,7 @@ class Denoiser:
     index: int = -1
     must_compute: bool = True
     switched: bool = False
+    branch_returns: bool = False
     reused: bool = False
     branches: dict[str, Branch] = field(default_factory=dict)
     branch: Branch = field(default_factory=lambda: Branch("", {}))
@@ -106,6 +108,16 @@ class Denoiser:
             return None
         known_inputs = {**inputs, "timestep": torch.tensor([known], dtype=inputs["timestep"].dtype)}
         return self.anatomy.timestep(self.transformer, known_inputs)
+
+    @property
+    def place(self) -> tuple[int, int | None]:
+        """Where in its whole schedule the step is, and how long that is; None if not known.
+
+        For what belongs to a noise level but is counted in steps. A call with a strength below 1 begins part way down:
+        its `step.index` and `num_steps` count from there.
+        """
+        before = self.clock.passed_over
+        return before + self.step.index, None if self.num_steps is None else before + self.num_steps
 
     @property
     def levels(self) -> list[float] | None:

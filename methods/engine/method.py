@@ -189,9 +189,6 @@ class Cache(Method):
     kept: str = "exact"
 
     APPROACH: ClassVar[str] = "blocks"
-    # Whether it keeps only whole predictions, which mean the same whichever transformer of a pipeline made them. If
-    # not, the first step of a transformer that takes over in mid-call is computed.
-    KEEPS_PREDICTIONS: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,6 +205,12 @@ class Cache(Method):
     def keeps_blocks(self) -> bool:
         """Whether it keeps what blocks or their parts computed, by `KeptTensors`."""
         return True
+
+    @property
+    def answers_with_predictions(self) -> bool:
+        """Whether a reused step is answered with whole predictions alone, which mean the same whichever transformer
+        made them. If not, the first step of a transformer that takes over in mid-call is computed."""
+        return False
 
     def check(self, anatomy: Anatomy, latent_size: Size, num_steps: int | None) -> None:
         if num_steps is None and (self.protect_last or 0 < (self.protect_first or 0) < 1):
@@ -229,7 +232,8 @@ class Cache(Method):
         return (
             denoiser.index < self.first_steps(denoiser.num_steps)
             or bool(last)
-            or (denoiser.switched and not self.KEEPS_PREDICTIONS)
+            or denoiser.branch_returns
+            or (denoiser.switched and not self.answers_with_predictions)
         )
 
 
@@ -252,7 +256,6 @@ class StepwiseCache(Cache):
     blend: float = 1.0
 
     APPROACH: ClassVar[str] = "threshold"
-    KEEPS_PREDICTIONS: ClassVar[bool] = True
     DECIDES_PER_BRANCH: ClassVar[bool] = False  # each guidance branch for itself, as some methods were published
 
     def __post_init__(self) -> None:
@@ -276,6 +279,10 @@ class StepwiseCache(Cache):
     @property
     def keeps_blocks(self) -> bool:
         return self.reuses_stack
+
+    @property
+    def answers_with_predictions(self) -> bool:
+        return not self.reuses_stack
 
     def blocks_run(self, blocks: Mapping[str, int]) -> dict[str, int] | None:
         return {} if self.reuses_stack else None

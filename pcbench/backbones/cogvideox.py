@@ -27,9 +27,7 @@ TEXT_ENCODERS = ((T5EncoderModel, shared.t5_xxl, TEXT_TOKENS),)  # class, config
 
 
 def load(source: str, recipe: Recipe) -> CogVideoXPipeline:
-    """The pipeline at the recipe's dtype, with the repository's scheduler. Raises ConfigError if flow_shift is set."""
-    if recipe.sampling.flow_shift is not None:
-        raise ConfigError("CogVideoX does not sample a flow: leave model.sampling.flow_shift out")
+    """The pipeline at the recipe's dtype, with the repository's scheduler."""
     dtype, revision = getattr(torch, recipe.numerics.dtype), weights.revision(recipe.backbone)
     return CogVideoXPipeline.from_pretrained(source, revision=revision, dtype=dtype)
 
@@ -55,8 +53,10 @@ def set_timesteps(scheduler: CogVideoXDDIMScheduler, sampling: Sampling) -> None
 
 
 def check(sampling: Sampling) -> None:
-    """Raise ConfigError for a size the pipeline refuses or silently changes."""
+    """Raise ConfigError for a size the pipeline refuses or silently changes, and for a shift it has no use for."""
     shared.check_size(sampling, SPATIAL * PATCH, FRAMES)
+    if sampling.flow_shift is not None:
+        raise ConfigError("CogVideoX does not sample a flow: leave model.sampling.flow_shift at null")
 
 
 def latent_size(sampling: Sampling) -> tuple[int, int, int]:

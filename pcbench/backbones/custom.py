@@ -55,7 +55,7 @@ def options(source: str, revision: str | None, taken: Iterable[str]) -> dict[str
     index = files.json(INDEX)
     name, family = _family(source, index)
     transformer, vae = files.json("transformer/config.json"), files.json("vae/config.json")
-    _check_parts(source, family, index, transformer, vae)
+    _check_parts(source, family, index, vae)
     declared = {} if files.folder else _declared(family, transformer)
     guider = files.json("guider/guider_config.json") if index.get("guider") else {}
     return {
@@ -174,9 +174,7 @@ def _family(source: str, index: dict[str, Any]) -> tuple[str, Family]:
     return name, FAMILIES[name]
 
 
-def _check_parts(
-    source: str, family: Family, index: dict[str, Any], transformer: dict[str, Any], vae: dict[str, Any]
-) -> None:
+def _check_parts(source: str, family: Family, index: dict[str, Any], vae: dict[str, Any]) -> None:
     """Raise ConfigError for a pipeline of a known class whose parts are not what the family's module expects."""
     own, place = family.TRANSFORMER.__name__, shortened(source)
     kind = (index.get("transformer") or [None, None])[1]
@@ -189,9 +187,6 @@ def _check_parts(
         raise ConfigError(
             f"{place} has latent cells of {cell} pixels a side; those of its kind of model have {family.SPATIAL}"
         )
-    patch = transformer.get("patch_size", family.ANATOMY.patch)
-    if patch not in (list(family.ANATOMY.patch), family.ANATOMY.patch, family.ANATOMY.patch[-1]):
-        raise ConfigError(f"{place} has patches of {patch}; those of {own} are of {list(family.ANATOMY.patch)}")
 
 
 def _sampling(family: Family, transformer: dict[str, Any], guider: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from methods import Method, apply
+from methods import FewerStepsConfig, Method, NoCacheConfig, apply
 from methods.engine.anatomy import Anatomy, Block, Size, anatomy_for
 from methods.engine.denoiser import ModuleCall
 from methods.engine.kept_tensors import tensors_in
@@ -90,6 +90,9 @@ _rehearsed: dict[str, Rehearsal] = {}
 def rehearse(recipe: Recipe) -> Rehearsal:
     """Run the recipe's method through all steps on the stand-in, once in a process: what is priced or refused again, as
     a sweep's reference is for every method, is looked up. Its trace is shared: read it only."""
+    if isinstance(recipe.method, FewerStepsConfig):  # the pipeline itself, asked for so many
+        sampling = replace(recipe.sampling, steps=recipe.method.steps)
+        recipe = replace(recipe, sampling=sampling, method=NoCacheConfig())
     read = backbones.transformer_config(recipe.backbone), scheduler_of(recipe)  # from files beside the weights
     key = repr((recipe, *read))
     if key not in _rehearsed:
