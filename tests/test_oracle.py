@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from pcbench.oracle import __main__ as oracle
+from pcbench.oracle import best
 from pcbench.oracle.climb import Climb, neighbours
 
 from .test_tune import SMALL
@@ -32,14 +35,11 @@ def test_the_climb_finds_the_best_of_a_separable_cost(seed):
 
     choices = itertools.combinations(range(1, 10), 4)
     best = min(cost("F" + "".join("F" if step in chosen else "r" for step in range(1, 10))) for chosen in choices)
-    climb = Climb(cost, {})
-    assert cost(climb.find(["FFFFFrrrrr"], 1000)) == pytest.approx(best)
-    again = Climb(lambda actions: pytest.fail("it was measured before"), climb.tried)
-    assert cost(again.find(["FFFFFrrrrr"], 1000)) == pytest.approx(best)
+    assert cost(Climb(cost).find(["FFFFFrrrrr"], 1000)) == pytest.approx(best)
 
 
 def test_the_climb_measures_no_more_than_it_may():
-    climb = Climb(lambda actions: float(hash(actions) % 97), {})
+    climb = Climb(lambda actions: float(hash(actions) % 97))
     climb.find(["F" * 10 + "r" * 10], 17)
     assert len(climb.tried) == 17
 
@@ -79,6 +79,59 @@ def test_a_search_beats_where_it_began_and_goes_on_where_it_stopped(tmp_path, ca
     assert oracle.main([*words, "evaluations=12"]) == 0
     assert (path.read_bytes(), json.loads(path.with_suffix(".tried.json").read_text())) == (before, tried)
     assert "best for all" in capsys.readouterr().out
+
+
+@dataclass
+class Guessed:
+    """A sample whose errors are random numbers, each schedule's always the same."""
+
+    caller: str
+    seen: None
+    reuse: str
+    tried: dict[str, float]
+
+    def error(self, actions: str) -> float:
+        return self.tried.setdefault(actions, random.Random(f"{self.caller} {actions}").uniform(0.001, 1.0))
+
+
+@pytest.fixture
+def guessed(monkeypatch, tmp_path):
+    """A search over four samples with guessed errors, 6 of 12 steps, of which every call goes on with one file."""
+    caller = SimpleNamespace(of=lambda run, prompt, seed: Callers(f"{seed} {prompt}"))
+    monkeypatch.setattr(best, "Caller", caller)
+    monkeypatch.setattr(best, "Sample", Guessed)
+    monkeypatch.setattr(best.Best, "_starts", lambda *_: {"uniform": "FrFrFrFrFrFr"})
+    run = SimpleNamespace(samples=[(f"prompt {number}", 0) for number in range(4)])
+    path = tmp_path / "search.tried.json"
+
+    def search(evaluations: int) -> dict[str, list[tuple[str, float]]]:
+        return best.Best(run, 6, "extrapolate", path, print).search(evaluations)
+
+    return search, path
+
+
+class Callers(str):
+    def watch(self) -> None:
+        return None
+
+
+def test_a_samples_best_schedule_is_the_best_of_all_that_were_tried_for_it(guessed):
+    """The search for all samples together tries more of them, after the sample's own."""
+    search, path = guessed
+    found = search(20)
+    least = [min(tried.values()) for tried in json.loads(path.read_text()).values()]
+    assert [error for _, error in found["best per prompt"]] == least
+    kinds = zip(*([error for _, error in each] for each in found.values()), strict=True)
+    assert all(min(errors) == errors[list(found).index("best per prompt")] for errors in kinds)
+
+
+def test_the_same_search_finds_the_same_again_whatever_was_tried_before(guessed):
+    search, path = guessed
+    first = search(20)
+    assert search(20) == first
+    path.unlink()
+    search(5)
+    assert search(20) == first
 
 
 def test_errors_of_one_recipe_are_not_taken_for_anothers(tmp_path):

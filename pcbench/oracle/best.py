@@ -87,10 +87,13 @@ class Best:
             for kind, actions in starts.items():
                 found[kind].append(actions)
             what = f"sample {len(self._samples)}/{len(self.run.samples)}"
-            climb = Climb(partial(self._error, sample, what), sample.tried)
-            found["best per prompt"].append(climb.find(starts.values(), evaluations))
+            found["best per prompt"].append(
+                Climb(partial(self._error, sample, what)).find(starts.values(), evaluations)
+            )
         found["best for all"] = [self._shared(found, evaluations)] * len(self._samples)
         self._keep()
+        # Only now: the search for all has tried more schedules, and one of them may be a sample's best.
+        found["best per prompt"] = [min(sample.tried, key=lambda a: sample.tried[a]) for sample in self._samples]
         return {
             kind: [
                 (actions, self._error(sample, kind, actions))
@@ -108,7 +111,7 @@ class Best:
             return statistics.fmean(math.log(max(error, 1e-12)) for error in errors)
 
         starts = list(dict.fromkeys(actions for each in found.values() for actions in each))
-        return Climb(cost, {}).find(starts, len(starts) + evaluations)
+        return Climb(cost).find(starts, len(starts) + evaluations)
 
     def _starts(self, seen: Seen) -> dict[str, str]:
         """Schedules to begin at: evenly spaced, as planned for the backbone, and from this very call."""
