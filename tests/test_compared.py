@@ -15,12 +15,12 @@ from matplotlib.text import Text
 import methods
 from analysis import figures, pareto
 from analysis.approaches import OLDER, TITLES
-from analysis.figures import Options, read_oracle, style
-from analysis.figures.pareto import BY_MACS, BY_SSIM, ORACLE
+from analysis.figures import Options, style
+from analysis.figures.pareto import BY_MACS
 from analysis.figures.pareto import pareto as draw
 from analysis.load import benches
 from analysis.pareto import Curve, paired
-from analysis.tables import budget, oracle, tables
+from analysis.tables import budget, tables
 from methods.engine.method import APPROACHES, Method
 
 from . import figure_parts as parts
@@ -172,62 +172,6 @@ def test_asking_for_what_is_not_there_is_one_line(tmp_path, capsys):
     assert figures.main([str(tmp_path), "--highlight", "planned,magic"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("analysis: nothing to highlight is called 'magic'; there are: fewer_steps, magcache stack,")
-    for content, words in (
-        ("[1, 2]", "has neither {model: [[speedup, PSNR], …]} nor a summary"),
-        ('{"wan": [[2, 50]]}', "no records of 'wan'"),
-    ):
-        (tmp_path / "oracle.json").write_text(content)
-        assert figures.main([str(tmp_path), "--oracle", str(tmp_path / "oracle.json")]) == 2
-        assert words in capsys.readouterr().err
-
-
-def test_the_best_schedules_found_are_a_dashed_line(tmp_path):
-    compared(tmp_path)
-    options = Options(oracle={"tiny": [(3.0, 45.0), (1.5, 60.0), (2.0, 55.0)]})
-    mean, worst = drawn(tmp_path, options).figure.axes
-    (line,) = [line for line in mean.lines if line.get_linestyle() == "--" and line.get_color() == style.BLACK]
-    assert list(zip(*line.get_data(), strict=True)) == [(1.5, 60.0), (2.0, 55.0), (3.0, 45.0)]
-    assert ORACLE in told(mean)
-    assert ORACLE not in told(worst)
-    assert ORACLE not in told(drawn(tmp_path, options, BY_SSIM).figure.axes[0])  # whose quality is another
-
-
-def test_summaries_of_a_search_are_read(tmp_path):
-    """As pcbench.oracle writes them; at one number of steps the best payload counts. Other JSON beside them is not."""
-    for name, steps, scores in (("a", 25, [50.0, 60.0]), ("b", 25, [40.0, 41.0]), ("c", 20, [None, 45.0])):
-        data = {"model": "tiny_wan", "steps": steps, "of": 50, "schedules": {"best per prompt": {"psnr": scores}}}
-        (tmp_path / f"{name}.json").write_text(json.dumps(data))
-    (tmp_path / "tried.json").write_text('{"a prompt": {"FrF": 0.1}}')
-    assert read_oracle(tmp_path) == {"tiny_wan": [(2.0, 55.0), (2.5, 45.0)]}
-    assert read_oracle(tmp_path / "b.json") == {"tiny_wan": [(2.0, 40.5)]}
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(ValueError, match="no summary"):
-        read_oracle(empty)
-
-
-def test_a_method_reaches_a_share_of_what_a_search_finds(tmp_path):
-    """Over the videos that were searched, at their cost; settings elsewhere do not count."""
-    results = compared(tmp_path)
-    (bench,) = benches(results)
-    assert oracle.tables("compared", [bench]) == []
-    (record,) = [each for each in bench.raw if each["recipe"]["method"]["name"] == "planned"][:1]
-    speedup, samples = record["macs"]["speedup"], record["samples"][:2]
-    mean = sum(sample["fidelity"]["psnr@2"] for sample in samples) / 2
-    for name, of, low in (("a", 100 * speedup, mean - 30), ("b", 700, mean)):
-        schedules = {"uniform": {"psnr": [low, low]}, "best per prompt": {"psnr": [low + 40, low + 40]}}
-        data = {"model": bench.model, "steps": 100, "of": of, "schedules": schedules}
-        data["samples"] = [{"prompt": sample["prompt"], "seed": sample["seed"]} for sample in samples]
-        (bench.root / "oracle").mkdir(exist_ok=True)
-        (bench.root / "oracle" / f"{name}.json").write_text(json.dumps(data))
-    (bench.root / "oracle" / "tried.json").write_text("{}")
-    (table,) = oracle.tables("compared", [bench])
-    assert table.columns == ("schedule", f"PSNR (dB) at {speedup:g}×", "PSNR (dB) at 7×")
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.blocks[0].rows}
-    assert rows["evenly spaced"] == [f"{mean - 30:.2f} (0%)", f"{mean:.2f} (0%)"]
-    assert rows["each video's best"][0] == f"{mean + 10:.2f} (100%)"
-    assert rows["planned"][0] == f"{mean:.2f} (75%)"
-    assert not rows["planned"][1]
 
 
 def test_the_worst_prompt_is_beside_the_mean(tmp_path):

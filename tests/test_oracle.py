@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from analysis.searches import searches
+from pcbench.job import job_of
 from pcbench.oracle import __main__ as oracle
-from pcbench.oracle import best
+from pcbench.oracle import best, report
 from pcbench.oracle.climb import Climb, neighbours
 
 from .test_tune import SMALL
@@ -65,7 +67,7 @@ def test_what_cannot_be_searched_is_one_line_before_anything_runs(words, message
 def test_a_search_beats_where_it_began_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     words = ["steps=4", *SMALL, "prompts.limit=2", f"results={tmp_path}"]
     assert oracle.main([*words, "evaluations=12"]) == 0
-    (path,) = (tmp_path / "oracle").glob("tiny_wan-*-extrapolate-4.json")
+    (path,) = (tmp_path / "oracle").glob("*/tiny_wan-*-extrapolate-4.json")
     rows = json.loads(path.read_text())["schedules"]
     for number in range(2):
         reached = {kind: row["latent_db"][number] for kind, row in rows.items()}
@@ -132,6 +134,31 @@ def test_the_same_search_finds_the_same_again_whatever_was_tried_before(guessed)
     path.unlink()
     search(5)
     assert search(20) == first
+
+
+def test_identical_latents_and_videos_have_a_summary(guessed, tmp_path, monkeypatch):
+    """Their PSNR and the decibels of their latents are infinite."""
+    search, _ = guessed
+    monkeypatch.setattr(best, "EVERY", 0.0)
+    monkeypatch.setattr(Guessed, "error", lambda self, actions: self.tried.setdefault(actions, 0.0))
+    found = search(3)
+    run = oracle.parse(["steps=4", *SMALL, "prompts.limit=4", f"results={tmp_path}"]).run
+    monkeypatch.setattr(report.stages, "execute", lambda *_: None)
+    samples = [{"prompt": prompt, "seed": seed, "fidelity": {report.PSNR: None}} for prompt, seed in run.samples]
+    monkeypatch.setattr(report, "read", lambda job: {"samples": samples})
+    path = tmp_path / "summary.json"
+    lines = list(report.report(run, path, "extrapolate", found))
+    assert sum("240.00  every video is identical" in line for line in lines) == 3
+    (read,) = searches(tmp_path)
+    assert (read.machine, read.reference) == (job_of(run).place.machine, job_of(run).id)
+    assert read.samples == tuple(run.samples)
+
+
+def test_errors_on_one_machine_are_not_taken_for_anothers(tmp_path, monkeypatch):
+    question = oracle.parse(["steps=4", *SMALL, f"results={tmp_path}"])
+    before = question.path
+    monkeypatch.setattr("pcbench.provenance.torch.get_num_threads", lambda: 77)
+    assert question.path != before
 
 
 def test_errors_of_one_recipe_are_not_taken_for_anothers(tmp_path):

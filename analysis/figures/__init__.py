@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> str:
         highlight = args.highlight.split(",") if args.highlight else None
-        options = Options(highlight, read_oracle(args.oracle) if args.oracle else {})
+        options = Options(highlight, read_oracle(args.oracle) if args.oracle else [])
         return f"{write(args.results, args.out, options=options)} figures"
 
     return run(work)
