@@ -17,6 +17,7 @@ from .metrics import Metric, metric_of
 
 IDENTICAL_PSNR_1 = 100.0
 NO_CACHE = "none"
+REPLAY = "replay"  # a given schedule, which is no method
 USUAL = 0.75  # share of a method's records above which a common value is not named
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .load import NO_CACHE, Bench
+from .load import NO_CACHE, REPLAY, Bench
 from .render import Block, Cell, Table
 from .stats import at_quality, at_speedup, interval, weights
 
@@ -106,7 +106,7 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
     Raises ValueError if the records have no prompt and seed in common. Failed records, without samples, are left out,
     and so are replayed schedules, whose settings are not more or less of one thing.
     """
-    cached = bench.records[~bench.records["method"].isin([NO_CACHE, "replay"]) & (bench.records["samples"] > 0)]
+    cached = bench.records[~bench.records["method"].isin([NO_CACHE, REPLAY]) & (bench.records["samples"] > 0)]
     samples = bench.samples[bench.samples["id"].isin(cached["id"])]
     groups = [set(zip(group["prompt"], group["seed"], strict=True)) for _, group in samples.groupby("id")]
     keys = set.intersection(*groups) if groups else set()

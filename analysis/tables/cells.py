@@ -13,7 +13,8 @@ import pandas as pd
 from ..load import EFFICIENCY, NO_CACHE, Bench
 from ..metrics import PEAK_MEMORY, RAW, metric_of
 from ..render import Cell
-from ..stats import mean_interval, pareto_front
+from ..stats import mean_interval
+from .videos import on_front
 
 PETA, GIB = 1e15, 2**30
 NOT_TIMED = "latency was not measured (stages without latency)"
@@ -180,14 +181,10 @@ def lowest(row: Row) -> Cell:
     return Cell(None if name is None else row.samples[name].min(), why=row.why("psnr"))
 
 
-def on_front(row: Row) -> Cell:
-    """Whether no record of the bench has as few MACs and as high a PSNR and is better in one of them."""
-    name, bench = row.metric("psnr"), row.bench
-    if name is None:
-        return Cell()
-    means = bench.samples.groupby("id")[["macs", name]].mean().reindex(bench.records["id"])
-    front = pareto_front(-means["macs"].to_numpy(float), means[name].to_numpy(float))
-    return Cell(text="●") if front[row.number] else Cell()
+def front(row: Row) -> Cell:
+    """Whether no record is as cheap and as good and better in one."""
+    name = row.metric("psnr")
+    return Cell(text="●") if name and on_front(row.bench, row.record["id"], name) else Cell()
 
 
 def count(row: Row) -> Cell:
@@ -227,7 +224,7 @@ COLUMNS = {
     "ssim": Column("SSIM ↑", score_of("ssim")),
     "psnr": Column("PSNR (dB) ↑", score_of("psnr")),
     "worst": Column("worst", lowest),
-    "front": Column("Pareto", on_front),
+    "front": Column("Pareto", front),
     "count": Column("n", count),
     "uncached_latency": Column("uncached (s)", uncached_latency),
     "cached_latency": Column("+ PreciseCache (s)", latency),
