@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -222,6 +223,15 @@ def benches(results: Path) -> list[Bench]:
     return found
 
 
+def names_of(benches: Sequence[Bench]) -> list[str]:
+    """A name for each bench of a figure: its model, with what tells it from the others if that is not enough."""
+    forms = [
+        (bench.model, bench.title, bench.heading, f"{bench.heading}; against {bench.reference}") for bench in benches
+    ]
+    counts = Counter(form for each in forms for form in dict.fromkeys(each))
+    return [next((form for form in each if counts[form] == 1), each[-1]) for each in forms]
+
+
 def experiments(results: Path) -> dict[str, list[Bench]]:
     """The benches by the name of their experiment. Raises ValueError if there is none."""
     found: dict[str, list[Bench]] = {}
@@ -236,7 +246,8 @@ def _benches_of(root: Path, results: Path) -> Iterator[Bench]:
     name = results.resolve().name if root == results else root.relative_to(results).as_posix()
     for key, group in frame.groupby(["machine", "model", "reference"], sort=True):
         machine, model, reference = (str(part) for part in key)
-        bench_samples = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
+        of_model = (samples["machine"] == machine) & (samples["model"] == model)
+        bench_samples = samples[of_model & samples["id"].isin(group["id"])]
         bench_raw = tuple(raw[int(place)] for place in group.index)
         labelled = group.assign(label=labels(group)).reset_index(drop=True)
         yield Bench(name, root, machine, model, reference, labelled, bench_samples.reset_index(drop=True), bench_raw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,14 @@ def test_the_experiment_has_its_tables_and_its_figure(tmp_path):
     assert out_of_reach == [0, 1]
 
 
+def test_two_references_of_one_size_have_a_row_each(tmp_path):
+    (bench,) = benches(budgeted(tmp_path / "budget"))
+    with style.styled():
+        drawing = figures.budget.budget([bench, replace(bench, reference="another")])
+    labels = [axes.get_ylabel().replace("\n", " ") for axes in drawing.figure.axes if axes.get_ylabel()]
+    assert [label.rpartition("against ")[2] for label in labels] == [bench.reference, "another"]
+
+
 def test_other_experiments_have_none(tmp_path):
     budgeted(tmp_path / "mine")
     assert not [table for table in tables(tmp_path) if table.name.endswith(("-at", "-behind"))]
@@ -265,18 +274,54 @@ def test_the_committed_records_can_be_read_at_budgets():
 # -- from how many steps caching pays
 
 
+def shorter(root: Path, gains: dict[int, float], machine: str = "m", model: str = "tiny_wan", size: int = 128) -> None:
+    """Records of a method that gains so much over fewer steps, by the number of steps without a cache."""
+    for steps, gained in gains.items():
+        for made in (
+            record("none", model=model, machine=machine),
+            record("fewer_steps", 1.5, 40.0, model=model, machine=machine),
+            record("one", 1.52, 40 + gained, model=model, machine=machine),
+            record("fast", 3.0, 60.0, model=model, machine=machine),
+        ):
+            ending = f"-{steps}-{size}"
+            made |= {"id": made["id"] + ending, "reference": "none1.0{}" + ending}
+            made["recipe"]["sampling"] |= {"steps": steps, "height": size}
+            write(root, made)
+
+
+def test_gains_of_other_models_machines_and_sizes_have_figures_of_their_own(tmp_path):
+    """They would be points of one line, or take each other's place at one number of steps."""
+    root = tmp_path / "fewsteps"
+    shorter(root, {8: 1.0, 20: 1.0})
+    shorter(root, {8: 2.0, 50: 2.0}, machine="other")
+    shorter(root, {8: 3.0, 50: 3.0}, model="tiny_hunyuan")
+    shorter(root, {8: 4.0, 50: 4.0}, size=256)
+    made = [each for each in figures.drawings(tmp_path)[0] if each.kind == "fewsteps"]
+    assert len({drawing.name for drawing in made}) == 4
+    lines = [line for each in made for line in each.figure.axes[0].lines if line.get_label() == "one"]
+    assert sorted((*line.get_xdata(), *line.get_ydata().round(6)) for line in lines) == [
+        (8, 20, 1.0, 1.0), (8, 50, 2.0, 2.0), (8, 50, 3.0, 3.0), (8, 50, 4.0, 4.0),
+    ]  # fmt: skip
+
+
+def test_one_unsuitable_record_ends_no_other_figure(tmp_path):
+    """A record without a number of steps, in the one experiment that draws over them."""
+    shorter(tmp_path / "fewsteps", {8: 1.0, 20: 1.0})
+    for path in (tmp_path / "fewsteps").rglob("*.json"):
+        data = json.loads(path.read_text())
+        if data["recipe"]["sampling"]["steps"] == 8:
+            del data["recipe"]["sampling"]["steps"]
+            path.write_text(json.dumps(data))
+    compared(tmp_path / "mine")
+    found, missing = figures.drawings(tmp_path)
+    assert "pareto" in {drawing.kind for drawing in found}
+    (line,) = [line for line in missing if "fewsteps: not drawn of fewsteps on" in line]
+    assert "NaN" in line
+
+
 def test_gains_over_fewer_steps_are_drawn_against_the_number_of_steps(tmp_path):
     root = tmp_path / "fewsteps_tiny"
-    for steps, gained in ((8, -2.0), (20, 3.0), (50, 6.0)):
-        for made in (
-            record("none"),
-            record("fewer_steps", 1.5, 40.0),
-            record("one", 1.52, 40 + gained),
-            record("fast", 3.0, 60.0),
-        ):
-            made |= {"id": f"{made['id']}-{steps}", "reference": f"none1.0{{}}-{steps}"}
-            made["recipe"]["sampling"] |= {"steps": steps}
-            write(root, made)
+    shorter(root, {8: -2.0, 20: 3.0, 50: 6.0})
     (drawing,) = [each for each in figures.drawings(tmp_path)[0] if each.kind == "fewsteps"]
     assert [(claim.question, claim.answer) for claim in drawing.claims] == [
         ("Does caching pay at 8 steps?", "no"),
