@@ -132,6 +132,18 @@ def test_what_cannot_be_tuned_is_one_line_before_anything_runs(words, message, t
     assert not (tmp_path / "results").exists()
 
 
+def test_a_preset_of_another_recipe_is_not_overwritten(tmp_path):
+    """Of another size, or with another payload, tuned to the same target; tuned once more it keeps its name."""
+    words = ["method=uniform", "method.steps=2", "target=2x", "prompts.limit=2", f"results={tmp_path}", *SMALL]
+    variants = [[], ["model.sampling.frames=9"], ["method.reuse=residual"]]
+    for _ in range(2):
+        for more in variants:
+            assert tune.main([*words, *more]) == 0
+    found = sorted(path.name for path in (tmp_path / "presets").iterdir())
+    assert len(found) == len(variants)
+    assert found[-1] == "uniform-tiny_wan-2x.yaml"
+
+
 @pytest.mark.parametrize("command", [tune, calibrate])
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("methods.calibration.FOLDER", tmp_path / "file" / "calibrations")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pcbench.store import write_whole
 
 from ..command import Parser, run
-from ..load import Bench, benches
+from ..load import Bench, benches, file_names
 from . import blocks, bound, budget, choices, fewsteps, pareto, quality, reuse, sizes, steps, strips, style, trial_map
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
 from .highlight import DEFAULT, Options, read_oracle
@@ -107,9 +107,10 @@ def _groups(kind: Kind, found: Sequence[Bench]) -> list[list[Bench]]:
 def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
     """Drawings of one kind, each with the shortest name that tells it from the others. Of two that could have one
     name, the one with more records gets it."""
+    folders = file_names(bench.experiment for bench, _ in drawn)
 
     def names(bench: Bench) -> list[str]:
-        folder = bench.experiment.replace("/", "-")
+        folder = folders[bench.experiment]
         if kind.together:
             candidates = [kind.name if folder == kind.name else f"{kind.name}-{folder}"]
         else:

@@ -71,7 +71,7 @@ def strip(videos: Path) -> Figure:
     rows = bench.records.sort_values("macs_speedup", kind="stable")
     names = ["no cache" if row["id"] == bench.reference else title_of(bench, row) for _, row in rows.iterrows()]
     speeds = [f"{name} {speedup:.1f}×" for name, speedup in zip(names, rows["macs_speedup"], strict=True)]
-    return strips(bench, dict(zip(speeds, rows["id"], strict=True)))[0]
+    return strips(bench, dict(zip(rows["id"], speeds, strict=True)))[0]
 
 
 def _benches(results: Path, experiment: str) -> list[Bench]:

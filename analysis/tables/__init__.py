@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .. import pareto
 from ..command import Parser, publish, run
-from ..load import Bench, experiments
+from ..load import Bench, experiments, file_names
 from ..render import Block, Cell, Table
 from ..stats import worst
 from . import budget, choices, oracle
@@ -34,8 +34,9 @@ def tables(results: Path, convention: str = CONVENTION, against: str | None = No
     """
     made, found = [], experiments(results)
     _check(convention, [bench for benches in found.values() for bench in benches])
+    names = file_names(found)
     for experiment, benches in found.items():
-        name = experiment.replace("/", "-")
+        name = names[experiment]
         layout = layout_of(benches[0]).with_more() if more else layout_of(benches[0])
         made.append(main_table(name, layout, benches, convention))
         made += pareto.tables(name, benches, against) if layout.curves else []
