@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pcbench.store import records
-
-from .load import labels, one_machine
+from .load import NO_CACHE, one_bench
 from .render import Block, Cell, Table
 
 METRICS = {"psnr": 2, "ssim": 4, "lpips": 4}  # metric -> digits
@@ -18,15 +16,12 @@ METRICS = {"psnr": 2, "ssim": 4, "lpips": 4}  # metric -> digits
 def conventions_table(results: Path, model: str, metric: str, machine: str | None = None) -> pd.DataFrame:
     """One row per convention, one column per method: the mean over videos as that convention takes it.
 
-    Raises ValueError if there are no records, records of two machines, or none with the metric.
+    Raises ValueError if there are no records, records of two machines or references, or none with the metric.
     """
-    frame = one_machine(results, model, machine)
-    frame = frame.assign(label=labels(frame))
-    cached = frame[frame["method"] != "none"].sort_values("macs_peta_per_video", ascending=False)
-    summaries = {record["id"]: record["fidelity"] for record in records(results)}
-    table = pd.DataFrame(
-        {row["label"]: _column(summaries[row["id"]], metric) for _, row in cached.iterrows()}, dtype=object
-    )
+    bench = one_bench(results, model, machine)
+    cached = bench.records[bench.records["method"] != NO_CACHE].sort_values("macs_peta_per_video", ascending=False)
+    columns = [pd.Series(_column(bench.raw[number]["fidelity"], metric), dtype=object) for number in cached.index]
+    table = pd.concat(columns, axis=1, keys=cached["label"]) if columns else pd.DataFrame()
     if not len(table):
         raise ValueError(f"no record of {model} under {results} has a score called {metric}")
     table = table.loc[sorted(table.index, key=lambda name: (name != "raw", name))]  # ours first

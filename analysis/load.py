@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from .metrics import Metric, metric_of
 
 IDENTICAL_PSNR_1 = 100.0
 NO_CACHE = "none"
+REPLAY = "replay"  # a given schedule, which is no method
 USUAL = 0.75  # share of a method's records above which a common value is not named
 
 
@@ -150,19 +152,6 @@ def _samples_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
     return _numeric(pd.DataFrame(rows, columns=[*names, "fields", *metrics]))
 
 
-def one_machine(results: Path, model: str, machine: str | None = None) -> pd.DataFrame:
-    """The records of one model. Raises ValueError if there are none, or of two machines and none is named."""
-    frame = load_records(results)
-    frame = frame[(frame["model"] == model) & ((frame["machine"] == machine) | (machine is None))]
-    if not len(frame):
-        raise ValueError(f"no records of {model} under {results}")
-    if frame["machine"].nunique() > 1:
-        raise ValueError(
-            f"records of several machines: {', '.join(frame['machine'].unique())}; latency cannot be mixed"
-        )
-    return frame
-
-
 @dataclass(frozen=True)
 class Bench:
     """What may share a table: one folder, one machine, one model, one uncached reference.
@@ -221,6 +210,41 @@ def benches(results: Path) -> list[Bench]:
     return found
 
 
+def names_of(benches: Sequence[Bench]) -> list[str]:
+    """A name for each bench of a figure: its model, with what tells it from the others if that is not enough."""
+    forms = [
+        (bench.model, bench.title, bench.heading, f"{bench.heading}; against {bench.reference}") for bench in benches
+    ]
+    counts = Counter(form for each in forms for form in dict.fromkeys(each))
+    return [next((form for form in each if counts[form] == 1), each[-1]) for each in forms]
+
+
+def one_bench(results: Path, model: str, machine: str | None = None) -> Bench:
+    """The bench of a model in one folder. Raises ValueError if there is none, or more than one."""
+    found = [each for each in _benches_of(results, results) if each.model == model and machine in (None, each.machine)]
+    if not found:
+        raise ValueError(f"no records of {model} under {results}")
+    for what, names in (
+        ("machines", [bench.machine for bench in found]),
+        ("uncached references", [f"{bench.reference} ({bench.title})" for bench in found]),
+    ):
+        if len(set(names)) > 1:
+            raise ValueError(f"records of several {what}: {', '.join(dict.fromkeys(names))}; they cannot be mixed")
+    return found[0]
+
+
+def file_names(experiments: Iterable[str]) -> dict[str, str]:
+    """The names that the files of experiments begin with: "mine/first" is "mine-first". Raises ValueError if two have
+    the same."""
+    found: dict[str, str] = {}
+    for experiment in dict.fromkeys(experiments):
+        name = experiment.replace("/", "-")
+        if name in found:
+            raise ValueError(f"files of {found[name]} and {experiment} would have one name; rename one of the folders")
+        found[name] = experiment
+    return {experiment: name for name, experiment in found.items()}
+
+
 def experiments(results: Path) -> dict[str, list[Bench]]:
     """The benches by the name of their experiment. Raises ValueError if there is none."""
     found: dict[str, list[Bench]] = {}
@@ -235,7 +259,8 @@ def _benches_of(root: Path, results: Path) -> Iterator[Bench]:
     name = results.resolve().name if root == results else root.relative_to(results).as_posix()
     for key, group in frame.groupby(["machine", "model", "reference"], sort=True):
         machine, model, reference = (str(part) for part in key)
-        bench_samples = samples[(samples["machine"] == machine) & samples["id"].isin(group["id"])]
+        of_model = (samples["machine"] == machine) & (samples["model"] == model)
+        bench_samples = samples[of_model & samples["id"].isin(group["id"])]
         bench_raw = tuple(raw[int(place)] for place in group.index)
         labelled = group.assign(label=labels(group)).reset_index(drop=True)
         yield Bench(name, root, machine, model, reference, labelled, bench_samples.reset_index(drop=True), bench_raw)

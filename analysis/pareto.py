@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .load import NO_CACHE, Bench
+from .load import NO_CACHE, REPLAY, Bench
 from .render import Block, Cell, Table
 from .stats import at_quality, at_speedup, interval, weights
 
@@ -106,7 +106,7 @@ def curves(bench: Bench) -> tuple[dict[str, Curve], int]:
     Raises ValueError if the records have no prompt and seed in common. Failed records, without samples, are left out,
     and so are replayed schedules, whose settings are not more or less of one thing.
     """
-    cached = bench.records[~bench.records["method"].isin([NO_CACHE, "replay"]) & (bench.records["samples"] > 0)]
+    cached = bench.records[~bench.records["method"].isin([NO_CACHE, REPLAY]) & (bench.records["samples"] > 0)]
     samples = bench.samples[bench.samples["id"].isin(cached["id"])]
     groups = [set(zip(group["prompt"], group["seed"], strict=True)) for _, group in samples.groupby("id")]
     keys = set.intersection(*groups) if groups else set()
@@ -217,7 +217,7 @@ def tables(name: str, benches: Sequence[Bench], against: str | None = None) -> l
                 quality.append(Block(f"{title}: speedup by {by} at {unit} {at}, {n}", rows))
         if qualities(found, PSNR):
             heading = f"{title}: {METRICS[PSNR]} of the worst prompt at equal MACs, {prompts} prompts"
-            speed.append(Block(heading, _worst_rows(found, baseline, prompts)))
+            speed.append(Block(heading, _worst_rows(found, baseline)))
     notes = [
         "Over the prompts that all records of a block have; brackets: 95 % bootstrap intervals over prompts.",
         "On straight lines between a method's settings, over the share of the cost that is left; – where no two "
@@ -266,6 +266,16 @@ def _at_each(curve: Curve, metric: str, prompts: int, target: float | np.ndarray
     return at_speedup(speedups[:, None], scores, each, better=means[:, None])
 
 
+def at_least(curve: Curve, metric: str, target: float) -> np.ndarray:
+    """The score of each prompt at a speedup, (prompts,), of means over the prompts. Where a video is identical to its
+    reference at one of the two settings on either side, which has no PSNR, it is no worse than at the other one."""
+    scores = curve.scores[metric].T
+    speedups, known = curve.speedups(np.arange(len(scores)), latency=False), ~np.isnan(scores)
+    total = at_speedup(speedups, np.where(known, scores, 0.0), target)
+    weight = at_speedup(speedups, known.astype(float), target)
+    return np.divide(total, weight, out=np.full(len(scores), np.nan), where=weight > 1e-9)  # more than rounding
+
+
 def _rows(
     found: Mapping[str, Curve],
     points: dict[str, tuple[np.ndarray, np.ndarray]],
@@ -295,16 +305,12 @@ def _rows(
     return rows
 
 
-def _worst_rows(found: dict[str, Curve], baseline: Curve | None, prompts: int) -> list[list[Cell]]:
+def _worst_rows(found: dict[str, Curve], baseline: Curve | None) -> list[list[Cell]]:
     """One row per curve: the PSNR at each target of the prompt that is worst there, and how much more it is than the
     baseline's worst; the best first. Speeds are means over the prompts."""
-    everything = np.arange(prompts)
-
-    def lowest(curve: Curve) -> list[float]:
-        speedups = curve.speedups(everything, latency=False)
-        return [float(worst_score(at_speedup(speedups, curve.scores[PSNR].T, target))) for target in TARGETS]
-
-    measured = {name: lowest(curve) for name, curve in found.items()}
+    measured = {
+        name: [float(worst_score(at_least(curve, PSNR, target))) for target in TARGETS] for name, curve in found.items()
+    }
     behind = measured[baseline.name] if baseline else []
     rows = []
     for name in sorted(

@@ -78,17 +78,6 @@ def worst(samples: pd.DataFrame, metric: str, count: int, lower_is_better: bool 
     return scored.sort_values([metric, "prompt"], ascending=[not lower_is_better, True], kind="stable").head(count)
 
 
-def pareto_front(speeds: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Booleans: which points have no other point as fast and as good, and better in one. Higher is better.
-
-    Points without a speed or a score are not on the front; of equal points all are.
-    """
-    speeds, scores = np.asarray(speeds, dtype=float), np.asarray(scores, dtype=float)
-    as_fast, as_good = speeds[:, None] >= speeds, scores[:, None] >= scores
-    better = (speeds[:, None] > speeds) | (scores[:, None] > scores)
-    return ~((as_fast & as_good & better).any(0) | np.isnan(speeds) | np.isnan(scores))
-
-
 def at_speedup(
     speedups: np.ndarray, scores: np.ndarray, target: float | np.ndarray, better: np.ndarray | None = None
 ) -> Any:

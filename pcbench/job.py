@@ -85,6 +85,26 @@ def jobs_of(runs: Iterable[Run]) -> list[Job]:
     return jobs
 
 
+def distinct(jobs: Iterable[Job]) -> list[Job]:
+    """Every recipe (and budget) of a results folder once, each after its reference, with the samples of all its runs:
+    the runs of a sweep over prompts or seeds have one recipe, and one record."""
+    found: dict[tuple[Place, str | None], Job] = {}
+    for job in jobs:
+        for each in (job.reference, job):
+            key = each.place, each.run.budget
+            found[key] = _with_samples_of(found[key], each) if key in found else each
+    return list(found.values())
+
+
+def _with_samples_of(job: Job, other: Job) -> Job:
+    run, more = job.run, other.run
+    if (run.prompts, run.seeds, run.only) == (more.prompts, more.seeds, more.only):
+        return job
+    prompts, seeds = (list(dict.fromkeys([*a, *b])) for a, b in ((run.prompts, more.prompts), (run.seeds, more.seeds)))
+    only = frozenset([*run.samples, *more.samples])
+    return replace(job, run=replace(run, prompts=prompts, seeds=seeds, only=only, images=run.images | more.images))
+
+
 def job_of(run: Run) -> Job:
     """The job of one run."""
     (job,) = jobs_of([run])

@@ -23,7 +23,7 @@ from .cost.estimate import Price, price_of
 from .cost.macs import PETA, reference_macs
 from .cost.memory import GIB, needed
 from .cost.pace import in_words, pace_of
-from .job import Job
+from .job import Job, distinct
 from .observe import stage as observe
 from .sampling import latency
 from .store import records
@@ -129,16 +129,10 @@ def calibration(words: Sequence[str]) -> str:
 
 
 def priced(jobs: Sequence[Job]) -> list[tuple[Job, Price]]:
-    """Every distinct recipe among the jobs and their references, with the price of one video; of several runs of one
-    recipe in one folder, that of the most samples."""
-    distinct: dict[tuple[Path, str | None], Job] = {}
-    for job in jobs:
-        for each in (job.reference, job):
-            largest = distinct.setdefault((each.place.record, each.run.budget), each)
-            if len(each.run.samples) > len(largest.run.samples):
-                distinct[each.place.record, each.run.budget] = each
+    """Every distinct recipe among the jobs and their references, with the price of one video."""
+    recipes = distinct(jobs)
     known = {folder: known_records(folder) for folder in {job.run.results for job in jobs}}
-    return [(job, price_of(job.run, known[job.run.results])) for job in distinct.values()]
+    return [(job, price_of(job.run, known[job.run.results])) for job in recipes]
 
 
 def known_records(results: Path) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ def build(job: Job, error: str | None = None) -> dict[str, Any]:
     run, place, recipe = job.run, job.place, job.recipe
     pairs = list(place.traces())
     vbench = results.per_sample(place.folder)
-    entries = [fidelity.at_any_rate(job, files)[1] for files, _ in pairs]
+    entries = fidelity.at_one_rate(job, [files for files, _ in pairs])
     samples = [
         _sample(job, trace, scores) | {"vbench": vbench.get(files.stem.name, {})}
         for (files, trace), scores in zip(pairs, entries, strict=True)

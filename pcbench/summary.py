@@ -1,4 +1,4 @@
-"""The table printed at the end of a run: one row per method, every number from its record."""
+"""The table printed at the end of a run: one row per recipe, every number from its record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.table import Table
 from . import record
 from .cost.macs import PETA
 from .fidelity.metrics import CONVENTIONS, IDENTICAL, METRICS
-from .job import Job
+from .job import Job, distinct
+from .store import Place
 
 COLUMNS = ("method", "steps", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM")
 HEADLINE = ("psnr@2", "ssim@2")
@@ -25,23 +26,22 @@ WIDTH = 400  # characters available, more than any table needs: rich would short
 
 def show(jobs: Sequence[Job]) -> None:
     """Print one table for each reference among the jobs, the reference first."""
-    tables: dict[str, dict[str, Job]] = {}
-    for job in jobs:
-        rows = tables.setdefault(job.reference.id, {job.reference.id: job.reference})
-        rows[job.id] = job
+    tables: dict[Place, list[Job]] = {}
+    for job in distinct(jobs):
+        tables.setdefault(job.reference.place, []).append(job)
     console = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
     for rows in tables.values():
-        first = next(iter(rows.values()))
+        first = rows[0]
         sampling = first.recipe.sampling
         size = f"{sampling.frames}x{sampling.height}x{sampling.width}, {sampling.steps} steps"
         title = f"{first.recipe.backbone.name}, {size}, guidance {sampling.guidance_scale:g}"
         table = Table(title=title, title_justify="left")
-        records = {identity: record.read(job) for identity, job in rows.items()}
-        metrics = _more_metrics(rows.values(), records.values())
+        records = [record.read(job) for job in rows]
+        metrics = _more_metrics(rows, records)
         for name in (*COLUMNS, *map(_heading, metrics), "n"):
             table.add_column(name, justify="left" if name == "method" else "right", max_width=44)
-        for identity, job in rows.items():
-            table.add_row(*row(job, metrics, records[identity]))
+        for job, data in zip(rows, records, strict=True):
+            table.add_row(*row(job, metrics, data))
         console.print(table)
         print(CAPTION)
 

@@ -19,6 +19,7 @@ PSNR = "psnr@2"
 @dataclass(frozen=True)
 class Target:
     """value: the number aimed at. unit: "x", "steps" or "dB". faster_is_more: whether a faster setting has more of it.
+    at_least: whether less of it than that will not do, however close it is.
 
     measure: its value over samples, given the MACs of a video without a cache. error: the standard error of that value
     as the mean over these prompts; infinite if only all prompts together say anything.
@@ -31,6 +32,7 @@ class Target:
     error: Callable[[Sequence[Sample], float], float]
     stages: tuple[str, ...] = ("generate",)
     faster_is_more: bool = False
+    at_least: bool = False
 
     def __str__(self) -> str:
         return f"{self.value:g}{self.unit}" if self.unit == "x" else f"{self.value:g} {self.unit}"
@@ -54,13 +56,13 @@ def computed(samples: Sequence[Sample], reference_macs: float) -> float:
 
 def error_of_speedup(samples: Sequence[Sample], reference_macs: float) -> float:
     """Standard error of `speedup`: relatively, that of the mean MACs."""
-    macs = [sample["macs"] for sample in samples]
-    return speedup(samples, reference_macs) * _standard_error(macs) / statistics.fmean(macs)
+    mean = statistics.fmean(sample["macs"] for sample in samples)
+    return speedup(samples, reference_macs) * _standard_error(samples, lambda sample: sample["macs"]) / mean
 
 
 def error_of_computed(samples: Sequence[Sample], reference_macs: float) -> float:
     """Standard error of `computed`."""
-    return _standard_error([sample["computed"] for sample in samples])
+    return _standard_error(samples, lambda sample: sample["computed"])
 
 
 def needs_all(samples: Sequence[Sample], reference_macs: float) -> float:
@@ -68,17 +70,25 @@ def needs_all(samples: Sequence[Sample], reference_macs: float) -> float:
     return float("inf")
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("inf")
+def _standard_error(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
+    """Of the mean over these prompts; infinite for one prompt. Videos of one prompt are alike, whatever their seeds:
+    each prompt counts once, with its mean."""
+    of_prompt: dict[str, list[float]] = {}
+    for sample in samples:
+        of_prompt.setdefault(sample["prompt"], []).append(value(sample))
+    means = [statistics.fmean(values) for values in of_prompt.values()]
+    return statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("inf")
 
 
 def safe_psnr(samples: Sequence[Sample], reference_macs: float) -> float:
-    """Lower end of the 95 % interval of the mean PSNR over videos; infinite if all are identical to their reference."""
-    values = [value for sample in samples if (value := sample["fidelity"][PSNR]) is not None]
-    if not values:
+    """Lower end of the 95 % interval of the mean PSNR over videos; infinite if all are identical to their reference.
+    For one prompt, which has no interval, the mean."""
+    scored = [sample for sample in samples if sample["fidelity"][PSNR] is not None]
+    if not scored:
         return float("inf")
-    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return statistics.fmean(values) - half
+    error = _standard_error(scored, lambda sample: sample["fidelity"][PSNR])
+    mean = statistics.fmean(sample["fidelity"][PSNR] for sample in scored)
+    return mean - 1.96 * error if math.isfinite(error) else mean
 
 
 def parse(text: str) -> Target:
@@ -94,4 +104,4 @@ def parse(text: str) -> Target:
         return Target(value, unit, speedup, error_of_speedup, faster_is_more=True)
     if unit == "steps":
         return Target(value, unit, computed, error_of_computed)
-    return Target(value, unit, safe_psnr, needs_all, ("generate", "score"))
+    return Target(value, unit, safe_psnr, needs_all, ("generate", "score"), at_least=True)

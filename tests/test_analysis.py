@@ -11,7 +11,7 @@ import pytest
 
 from analysis.__main__ import COMMANDS, main
 from analysis.conventions import conventions_table
-from analysis.load import Column, benches, experiments, folders, labels, load_records, load_samples, one_machine
+from analysis.load import Column, benches, experiments, folders, labels, load_records, load_samples, one_bench
 from analysis.tables.noise import noise_floor
 
 from .analysis_parts import record, table1, write
@@ -85,13 +85,13 @@ def test_machines_models_and_references_are_benches_of_their_own(tmp_path):
 def test_machines_are_not_mixed(tmp_path):
     write(tmp_path, record("none", machine="a"), record("none", machine="b"))
     with pytest.raises(ValueError, match="several machines: a, b"):
-        one_machine(tmp_path, "tiny_wan")
-    assert len(one_machine(tmp_path, "tiny_wan", "a")) == 1
+        one_bench(tmp_path, "tiny_wan")
+    assert len(one_bench(tmp_path, "tiny_wan", "a").records) == 1
 
 
 def test_no_records_is_said(tmp_path):
     with pytest.raises(ValueError, match="no records of tiny"):
-        one_machine(tmp_path, "tiny")
+        one_bench(tmp_path, "tiny")
     with pytest.raises(ValueError, match="no records under"):
         benches(tmp_path)
 
@@ -183,6 +183,32 @@ def test_conventions_side_by_side(tmp_path):
     assert conventions_table(tmp_path, "tiny_wan", "lpips").to_numpy().tolist() == [["videosys", "not scored"]]
     with pytest.raises(ValueError, match="has a score called ssim"):
         conventions_table(tmp_path, "tiny_wan", "ssim")
+
+
+def test_conventions_are_of_one_machine_and_one_reference(tmp_path):
+    """The same recipe on another machine has the same id; another size has the same labels."""
+    slow, fast = (
+        record("teacache", 2.0, 30.0, machine=machine, threshold=0.1) | {"fidelity": {"psnr@2": {"mean": mean}}}
+        for machine, mean in (("a", 42.0), ("b", 24.0))
+    )
+    write(tmp_path, slow, fast)
+    for machine, mean in (("a", "42.00"), ("b", "24.00")):
+        assert conventions_table(tmp_path, "tiny_wan", "psnr", machine).to_numpy().tolist() == [["raw", mean]]
+    write(tmp_path, slow | {"id": "larger", "reference": "another"})
+    with pytest.raises(ValueError, match=r"several uncached references: another .*, none .*; they cannot be mixed"):
+        conventions_table(tmp_path, "tiny_wan", "psnr", "a")
+
+
+@pytest.mark.parametrize("command", ["tables", "figures"])
+def test_two_experiments_never_share_a_file(command, tmp_path, capsys):
+    for folder in ("mine/first", "mine-first"):
+        write(tmp_path / folder, record("none"), *(record("pab", speed, 40.0, interval=speed) for speed in (2.0, 3.0)))
+        write(tmp_path / folder, *(record("fora", speed, 30.0, interval=speed) for speed in (2.0, 3.0)))
+    assert main([command, str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        "analysis: files of mine/first and mine-first would have one name; rename one of the folders\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_document_on_fidelity_says_what_its_records_say():

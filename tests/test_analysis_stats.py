@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import at_quality, at_speedup, bootstrap, mean_interval, pareto_front, weights, worst
+from analysis.stats import at_quality, at_speedup, bootstrap, mean_interval, weights, worst
 
 
 def test_interpolation_is_linear_in_the_cost_left():
@@ -96,11 +96,6 @@ def test_the_worst_come_first():
     samples = pd.DataFrame({"prompt": list("abcd"), "x": [3.0, 1.0, np.nan, 2.0]})
     assert list(worst(samples, "x", 2)["prompt"]) == ["b", "d"]
     assert list(worst(samples, "x", 9, lower_is_better=True)["prompt"]) == ["a", "d", "b"]
-
-
-def test_the_front_is_what_nothing_beats():
-    speeds, scores = np.array([1, 2, 2, 3, 4, np.nan, 4]), np.array([50, 40, 45, 45, 10, 60, 10])
-    assert list(pareto_front(speeds, scores)) == [True, False, False, True, True, False, True]
 
 
 def test_the_best_of_equally_fast_settings_may_be_known_from_elsewhere():

@@ -216,6 +216,30 @@ def test_another_convention_may_be_asked_for(tmp_path, capsys):
     assert capsys.readouterr().err == "analysis: no record has scores by 'magic'; there are: raw, videosys\n"
 
 
+def test_a_mean_is_as_its_convention_takes_it(tmp_path):
+    """VideoSys averages batches of 16 videos first, so the short last one weighs more; the record says the result."""
+    scored = record("pab", 1.3, 30.0) | {"fidelity": {"videosys.psnr@1": {"mean": 27.0}}}
+    for sample in scored["samples"]:
+        sample["fidelity"]["videosys.psnr@1"] = sample["fidelity"]["psnr@2"]
+    write(tmp_path / "mine", record("none"), scored)
+    (found, *_) = tables(tmp_path, "videosys")
+    cell, plain = rows(found)["pab"]["PSNR (dB) ↑"], rows(table(tmp_path, "mine"))["pab"]["PSNR (dB) ↑"]
+    assert (cell.value, plain.value) == (27.0, 31.5)
+    assert (cell.low - 27.0, cell.high - 27.0) == pytest.approx((plain.low - 31.5, plain.high - 31.5))
+
+
+def test_a_metrics_version_is_the_newest_that_the_block_was_scored_by(tmp_path):
+    """Records of another machine in the same folder may have a newer one."""
+    older = [record("none", machine="old"), record("pab", 1.3, 30.0, machine="old")]
+    for sample in older[1]["samples"]:
+        sample["fidelity"] = {"psnr@1": 30.0, "ssim@1": 0.9}
+    write(tmp_path / "mine", *older, record("none"), record("pab", 1.3, 30.0))
+    found = table(tmp_path, "mine")
+    by_machine = {block.heading.rpartition("; ")[2]: rows(found, at)["pab"] for at, block in enumerate(found.blocks)}
+    assert by_machine["old"]["SSIM ↑"].value == pytest.approx(0.9)
+    assert by_machine["m"]["SSIM ↑"].value == pytest.approx(0.315)
+
+
 def test_the_worst_prompts_and_who_is_worst_on_them(tmp_path):
     found = table1()
     found[3]["samples"][2]["fidelity"]["psnr@2"] = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from matplotlib.text import Text
 import methods
 from analysis import figures, pareto
 from analysis.approaches import OLDER, TITLES
-from analysis.figures import Options, read_oracle, style
-from analysis.figures.pareto import BY_MACS, BY_SSIM, ORACLE
+from analysis.figures import Options, style
+from analysis.figures.pareto import BY_MACS
 from analysis.figures.pareto import pareto as draw
 from analysis.load import benches
 from analysis.pareto import Curve, paired
-from analysis.tables import budget, oracle, tables
+from analysis.tables import budget, tables
 from methods.engine.method import APPROACHES, Method
 
 from . import figure_parts as parts
@@ -172,62 +173,6 @@ def test_asking_for_what_is_not_there_is_one_line(tmp_path, capsys):
     assert figures.main([str(tmp_path), "--highlight", "planned,magic"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("analysis: nothing to highlight is called 'magic'; there are: fewer_steps, magcache stack,")
-    for content, words in (
-        ("[1, 2]", "has neither {model: [[speedup, PSNR], …]} nor a summary"),
-        ('{"wan": [[2, 50]]}', "no records of 'wan'"),
-    ):
-        (tmp_path / "oracle.json").write_text(content)
-        assert figures.main([str(tmp_path), "--oracle", str(tmp_path / "oracle.json")]) == 2
-        assert words in capsys.readouterr().err
-
-
-def test_the_best_schedules_found_are_a_dashed_line(tmp_path):
-    compared(tmp_path)
-    options = Options(oracle={"tiny": [(3.0, 45.0), (1.5, 60.0), (2.0, 55.0)]})
-    mean, worst = drawn(tmp_path, options).figure.axes
-    (line,) = [line for line in mean.lines if line.get_linestyle() == "--" and line.get_color() == style.BLACK]
-    assert list(zip(*line.get_data(), strict=True)) == [(1.5, 60.0), (2.0, 55.0), (3.0, 45.0)]
-    assert ORACLE in told(mean)
-    assert ORACLE not in told(worst)
-    assert ORACLE not in told(drawn(tmp_path, options, BY_SSIM).figure.axes[0])  # whose quality is another
-
-
-def test_summaries_of_a_search_are_read(tmp_path):
-    """As pcbench.oracle writes them; at one number of steps the best payload counts. Other JSON beside them is not."""
-    for name, steps, scores in (("a", 25, [50.0, 60.0]), ("b", 25, [40.0, 41.0]), ("c", 20, [None, 45.0])):
-        data = {"model": "tiny_wan", "steps": steps, "of": 50, "schedules": {"best per prompt": {"psnr": scores}}}
-        (tmp_path / f"{name}.json").write_text(json.dumps(data))
-    (tmp_path / "tried.json").write_text('{"a prompt": {"FrF": 0.1}}')
-    assert read_oracle(tmp_path) == {"tiny_wan": [(2.0, 55.0), (2.5, 45.0)]}
-    assert read_oracle(tmp_path / "b.json") == {"tiny_wan": [(2.0, 40.5)]}
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(ValueError, match="no summary"):
-        read_oracle(empty)
-
-
-def test_a_method_reaches_a_share_of_what_a_search_finds(tmp_path):
-    """Over the videos that were searched, at their cost; settings elsewhere do not count."""
-    results = compared(tmp_path)
-    (bench,) = benches(results)
-    assert oracle.tables("compared", [bench]) == []
-    (record,) = [each for each in bench.raw if each["recipe"]["method"]["name"] == "planned"][:1]
-    speedup, samples = record["macs"]["speedup"], record["samples"][:2]
-    mean = sum(sample["fidelity"]["psnr@2"] for sample in samples) / 2
-    for name, of, low in (("a", 100 * speedup, mean - 30), ("b", 700, mean)):
-        schedules = {"uniform": {"psnr": [low, low]}, "best per prompt": {"psnr": [low + 40, low + 40]}}
-        data = {"model": bench.model, "steps": 100, "of": of, "schedules": schedules}
-        data["samples"] = [{"prompt": sample["prompt"], "seed": sample["seed"]} for sample in samples]
-        (bench.root / "oracle").mkdir(exist_ok=True)
-        (bench.root / "oracle" / f"{name}.json").write_text(json.dumps(data))
-    (bench.root / "oracle" / "tried.json").write_text("{}")
-    (table,) = oracle.tables("compared", [bench])
-    assert table.columns == ("schedule", f"PSNR (dB) at {speedup:g}×", "PSNR (dB) at 7×")
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.blocks[0].rows}
-    assert rows["evenly spaced"] == [f"{mean - 30:.2f} (0%)", f"{mean:.2f} (0%)"]
-    assert rows["each video's best"][0] == f"{mean + 10:.2f} (100%)"
-    assert rows["planned"][0] == f"{mean:.2f} (75%)"
-    assert not rows["planned"][1]
 
 
 def test_the_worst_prompt_is_beside_the_mean(tmp_path):
@@ -302,6 +247,14 @@ def test_the_experiment_has_its_tables_and_its_figure(tmp_path):
     assert out_of_reach == [0, 1]
 
 
+def test_two_references_of_one_size_have_a_row_each(tmp_path):
+    (bench,) = benches(budgeted(tmp_path / "budget"))
+    with style.styled():
+        drawing = figures.budget.budget([bench, replace(bench, reference="another")])
+    labels = [axes.get_ylabel().replace("\n", " ") for axes in drawing.figure.axes if axes.get_ylabel()]
+    assert [label.rpartition("against ")[2] for label in labels] == [bench.reference, "another"]
+
+
 def test_other_experiments_have_none(tmp_path):
     budgeted(tmp_path / "mine")
     assert not [table for table in tables(tmp_path) if table.name.endswith(("-at", "-behind"))]
@@ -321,18 +274,54 @@ def test_the_committed_records_can_be_read_at_budgets():
 # -- from how many steps caching pays
 
 
+def shorter(root: Path, gains: dict[int, float], machine: str = "m", model: str = "tiny_wan", size: int = 128) -> None:
+    """Records of a method that gains so much over fewer steps, by the number of steps without a cache."""
+    for steps, gained in gains.items():
+        for made in (
+            record("none", model=model, machine=machine),
+            record("fewer_steps", 1.5, 40.0, model=model, machine=machine),
+            record("one", 1.52, 40 + gained, model=model, machine=machine),
+            record("fast", 3.0, 60.0, model=model, machine=machine),
+        ):
+            ending = f"-{steps}-{size}"
+            made |= {"id": made["id"] + ending, "reference": "none1.0{}" + ending}
+            made["recipe"]["sampling"] |= {"steps": steps, "height": size}
+            write(root, made)
+
+
+def test_gains_of_other_models_machines_and_sizes_have_figures_of_their_own(tmp_path):
+    """They would be points of one line, or take each other's place at one number of steps."""
+    root = tmp_path / "fewsteps"
+    shorter(root, {8: 1.0, 20: 1.0})
+    shorter(root, {8: 2.0, 50: 2.0}, machine="other")
+    shorter(root, {8: 3.0, 50: 3.0}, model="tiny_hunyuan")
+    shorter(root, {8: 4.0, 50: 4.0}, size=256)
+    made = [each for each in figures.drawings(tmp_path)[0] if each.kind == "fewsteps"]
+    assert len({drawing.name for drawing in made}) == 4
+    lines = [line for each in made for line in each.figure.axes[0].lines if line.get_label() == "one"]
+    assert sorted((*line.get_xdata(), *line.get_ydata().round(6)) for line in lines) == [
+        (8, 20, 1.0, 1.0), (8, 50, 2.0, 2.0), (8, 50, 3.0, 3.0), (8, 50, 4.0, 4.0),
+    ]  # fmt: skip
+
+
+def test_one_unsuitable_record_ends_no_other_figure(tmp_path):
+    """A record without a number of steps, in the one experiment that draws over them."""
+    shorter(tmp_path / "fewsteps", {8: 1.0, 20: 1.0})
+    for path in (tmp_path / "fewsteps").rglob("*.json"):
+        data = json.loads(path.read_text())
+        if data["recipe"]["sampling"]["steps"] == 8:
+            del data["recipe"]["sampling"]["steps"]
+            path.write_text(json.dumps(data))
+    compared(tmp_path / "mine")
+    found, missing = figures.drawings(tmp_path)
+    assert "pareto" in {drawing.kind for drawing in found}
+    (line,) = [line for line in missing if "fewsteps: not drawn of fewsteps on" in line]
+    assert "NaN" in line
+
+
 def test_gains_over_fewer_steps_are_drawn_against_the_number_of_steps(tmp_path):
     root = tmp_path / "fewsteps_tiny"
-    for steps, gained in ((8, -2.0), (20, 3.0), (50, 6.0)):
-        for made in (
-            record("none"),
-            record("fewer_steps", 1.5, 40.0),
-            record("one", 1.52, 40 + gained),
-            record("fast", 3.0, 60.0),
-        ):
-            made |= {"id": f"{made['id']}-{steps}", "reference": f"none1.0{{}}-{steps}"}
-            made["recipe"]["sampling"] |= {"steps": steps}
-            write(root, made)
+    shorter(root, {8: -2.0, 20: 3.0, 50: 6.0})
     (drawing,) = [each for each in figures.drawings(tmp_path)[0] if each.kind == "fewsteps"]
     assert [(claim.question, claim.answer) for claim in drawing.claims] == [
         ("Does caching pay at 8 steps?", "no"),

@@ -49,7 +49,7 @@ LAYERS = {
     "analysis": """
         approaches metrics stats render
         load command
-        pareto conventions
+        pareto conventions searches
         tables
         paper
         figures

@@ -62,6 +62,40 @@ def test_the_worst_prompt_at_equal_speed(tmp_path):
     assert worst["uniform prediction"]["difference at 2×"].missing
 
 
+def identical_where_gentle(root, prompt, coarse):
+    """A line of two settings: the gentle one leaves a video as it is, which has this PSNR at the coarse one."""
+    gentle, rough = (
+        record("fora", speedup, psnr, reuse="stack", interval=interval)
+        for speedup, psnr, interval in ((1.5, 50.0, 2), (3.0, 40.0, 4))
+    )
+    gentle["samples"][prompt]["fidelity"]["psnr@2"], rough["samples"][prompt]["fidelity"]["psnr@2"] = None, coarse
+    (made,) = benches(write(root, record("none"), gentle, rough))
+    return made, pareto.curves(made)[0]["fora stack"]
+
+
+def test_a_prompt_identical_at_the_gentler_setting_may_be_the_worst(tmp_path):
+    """Between the settings it is no worse than at the coarser one; elsewhere it is as it is."""
+    made, curve = identical_where_gentle(tmp_path, prompt=2, coarse=20.0)
+    assert list(pareto.at_least(curve, "psnr@2", 2.0)) == pytest.approx([45.0, 46.0, 20.0, 48.0])
+    assert list(pareto.at_least(curve, "psnr@2", 1.5)) == pytest.approx([50.0, 51.0, np.nan, 53.0], nan_ok=True)
+    assert list(pareto.at_least(curve, "psnr@2", 3.0)) == pytest.approx([40.0, 41.0, 20.0, 43.0])
+    assert np.isnan(pareto.at_least(curve, "psnr@2", 3.1)).all()
+    speed, _ = pareto.tables("x", [made])
+    (worst,) = [number for number, block in enumerate(speed.blocks) if "worst prompt" in block.heading]
+    assert cells(speed, worst)["fora stack"]["at 2×"].value == pytest.approx(20.0)
+
+
+def test_a_choice_may_gain_least_where_the_usual_one_was_identical(tmp_path):
+    usual = [record("precisecache", 1.5, 50.0, reuse="prediction", alpha=0.1)]
+    usual.append(record("precisecache", 3.0, 40.0, reuse="prediction", alpha=1.0))
+    usual[0]["samples"][1]["fidelity"]["psnr@2"] = None
+    other = record("precisecache", 2.0, 46.0, reuse="prediction", alpha=0.7, norm="l2")
+    other["samples"][1]["fidelity"]["psnr@2"] = 31.0
+    (made,) = benches(write(tmp_path / "ambiguities", record("none"), *usual, other))
+    (choice,) = choices.choices(*pareto.curves(made))
+    assert choice.lowest_gains["psnr@2"] == pytest.approx(31 - 41)
+
+
 def test_speed_at_equal_quality(tmp_path):
     _, quality = pareto.tables("x", bench(tmp_path))
     found, level = cells(quality), pareto.qualities(pareto.curves(bench(tmp_path)[0])[0], "psnr@2")[1]

@@ -9,6 +9,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.figures import pictures, style
 from pcbench import cli
+from tests.analysis_parts import record, write
 from tests.test_docs import LARGEST_PICTURE
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,28 @@ def test_the_plot_names_its_lines():
     with style.styled():
         figure = pictures.pareto(PUBLISHED)
     assert {text.get_text() for text in figure.axes[0].texts} == set(pictures.NAMED.values())
+
+
+def test_lines_are_of_one_reference_and_the_same_prompts(tmp_path):
+    """A record of another size, or of fewer prompts, with more settings takes no line's place."""
+    write(
+        tmp_path / "methods", record("none"), *(named(name, speed) for name in pictures.NAMED for speed in (1.5, 2.5))
+    )
+    others = [record("none"), *(named("fewer_steps", speed, 5.0) for speed in (1.2, 1.5, 2.0, 2.5))]
+    for number, changes in enumerate(({"reference": "another"}, {"machine": {"name": "other"}})):
+        for each in others:
+            few = each["samples"][: 4 - number]
+            write(tmp_path / "methods", each | changes | {"id": f"{each['id']}{number}", "samples": few})
+    with style.styled():
+        figure = pictures.pareto(tmp_path)
+    lowest = min(line.get_ydata().min() for line in figure.axes[0].lines)
+    assert lowest == pytest.approx(41.5)
+
+
+def named(curve: str, speed: float, psnr: float = 40.0) -> dict:
+    """A record of the curve of this name."""
+    name, _, reuse = curve.partition(" ")
+    return record(name, speed, psnr, **({"reuse": reuse} if reuse else {}), setting=speed)
 
 
 def test_nothing_to_draw_from_is_said(videos, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,15 @@ def test_without_the_observation_there_is_no_figure(tmp_path):
         mapped(parts.uncached(tmp_path))
     with pytest.raises(NotDrawnError, match="no record with trial"):
         gap(benches(tmp_path))
+
+
+def test_two_benches_of_one_model_have_a_line_each(tmp_path):
+    """Another machine, or another size, of a model is no less than the first."""
+    observed(tmp_path / "one" / "trial_map", distance=0.5)
+    observed(tmp_path / "two" / "trial_map", distance=2.0)
+    found = [*benches(tmp_path / "one"), replace(benches(tmp_path / "two")[0], machine="another")]
+    with style.styled():
+        drawing = gap(found)
+    assert [claim.answer for claim in drawing.claims] == ["yes", "no"]
+    assert [claim.model.rpartition("; ")[2] for claim in drawing.claims] == [bench.machine for bench in found]
+    assert drawing.model == found[0].model

@@ -105,9 +105,44 @@ def test_what_is_out_of_reach_is_refused_with_the_range(target, rises):
         search.find(target, 0.1)
 
 
+@pytest.mark.parametrize("start", [0.01, 0.9, 1.5, 20.0])
+def test_less_than_a_psnr_will_not_do_however_close_it_is(start):
+    """At 2 % below, or at a jump right below the target."""
+    search = Search(lambda value: 60 - value, 1e-3, 60.0, rises=False, at_least=True)
+    value = search.find(45.0, start)
+    assert 45 <= search.tried[value] <= 45 * 1.01
+    jump = Search(lambda value: 60.0 if value < 1 else 44.9, 1e-3, 60.0, rises=False, at_least=True)
+    assert jump.tried[jump.find(45.0, start)] == 60
+    most = Search(lambda value: 44.9 - value, 1e-3, 30.0, rises=False, at_least=True)
+    with pytest.raises(UnreachableError, match=r"from 14\.9 to 44\.9 is reachable"):
+        most.find(45.0, start)
+
+
+def test_of_what_is_no_good_the_nearest_is_still_the_nearest():
+    """For a budget out of reach."""
+    search = Search(float, 1.0, 9.0, rises=True, at_least=True, tried={2.0: 44.0, 3.0: 43.0})
+    assert search.best(45.0) == 2.0
+    search.tried[4.0] = 50.0
+    assert search.best(45.0) == 4.0
+
+
+def sample(prompt: str, macs: float, computed: int, psnr: float | None) -> dict:
+    return {"prompt": prompt, "macs": macs, "computed": computed, "fidelity": {targets.PSNR: psnr}}
+
+
+def test_seeds_of_a_prompt_are_no_further_prompts():
+    """Ten videos of each prompt that are alike tell no more than one of each."""
+    one = [sample("a", 2, 20, 40.0), sample("b", 4, 24, 44.0), sample("c", 3, 25, None)]
+    for text in ("2x", "25steps"):
+        target = targets.parse(text)
+        assert target.error(one * 10, 10.0) == pytest.approx(target.error(one, 10.0))
+    assert targets.safe_psnr(one * 10, 10.0) == pytest.approx(targets.safe_psnr(one, 10.0)) == 42 - 1.96 * 2
+    assert targets.safe_psnr(one[:1] * 10, 10.0) == 40
+    assert targets.parse("2x").error(one[:1] * 10, 10.0) == float("inf")
+
+
 def test_targets():
-    samples = [{"macs": 2, "computed": 20, "fidelity": {targets.PSNR: 40.0}}] * 3
-    samples.append({"macs": 4, "computed": 24, "fidelity": {targets.PSNR: 44.0}})
+    samples = [sample(prompt, 2, 20, 40.0) for prompt in "abc"] + [sample("d", 4, 24, 44.0)]
     for text, measured in {"2x": 4.0, "25steps": 21.0, "45 dB": 41 - 1.96 * 2 / 2}.items():
         assert targets.parse(text).measure(samples, 10.0) == pytest.approx(measured)
     for text in ("", "2", "x2", "0x", "-1x", "2X", "nanx"):
@@ -132,6 +167,18 @@ def test_what_cannot_be_tuned_is_one_line_before_anything_runs(words, message, t
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "results").exists()
+
+
+def test_a_preset_of_another_recipe_is_not_overwritten(tmp_path):
+    """Of another size, or with another payload, tuned to the same target; tuned once more it keeps its name."""
+    words = ["method=uniform", "method.steps=2", "target=2x", "prompts.limit=2", f"results={tmp_path}", *SMALL]
+    variants = [[], ["model.sampling.frames=9"], ["method.reuse=residual"]]
+    for _ in range(2):
+        for more in variants:
+            assert tune.main([*words, *more]) == 0
+    found = sorted(path.name for path in (tmp_path / "presets").iterdir())
+    assert len(found) == len(variants)
+    assert found[-1] == "uniform-tiny_wan-2x.yaml"
 
 
 @pytest.mark.parametrize("command", [tune, calibrate])

@@ -12,7 +12,7 @@ from pathlib import Path
 from pcbench.store import write_whole
 
 from ..command import Parser, run
-from ..load import Bench, benches
+from ..load import Bench, benches, file_names
 from . import blocks, bound, budget, choices, fewsteps, pareto, quality, reuse, sizes, steps, strips, style, trial_map
 from .claims import BRACKETS, Claim, Drawing, NotDrawnError
 from .highlight import DEFAULT, Options, read_oracle
@@ -26,16 +26,22 @@ __all__ = [
 class Kind:
     """A kind of figure, and the experiment whose records it shows.
 
-    each: whether a model has one per bench. together: whether it is drawn from all benches of an experiment at once, as
-    a list. compares: whether it takes `options`, which say what stands out among methods.
+    each: whether a model has one per bench. together: which benches of an experiment it is drawn from at once, as a
+    list: those of which this function says the same; None: one alone. compares: whether it takes `options`, which say
+    what stands out among methods.
     """
 
     name: str
     made_by: str
     draw: Callable[..., Drawing]
     each: bool = False
-    together: bool = False
+    together: Callable[[Bench], str] | None = None
     compares: bool = False
+
+
+def everything(bench: Bench) -> str:
+    """For figures of all benches of an experiment."""
+    return ""
 
 
 KINDS = (
@@ -47,7 +53,7 @@ KINDS = (
     Kind("fig6", "fig6", blocks.fig6),
     Kind("fig7", "fig7", strips.fig7),
     Kind("trial-map", "trial_map", trial_map.trial_map),
-    Kind("gap", "trial_map", trial_map.gap, together=True),
+    Kind("gap", "trial_map", trial_map.gap, together=everything),
     Kind("bound", "bound", bound.bound),
     Kind("alpha", "alpha", quality.alpha),
     Kind("ambiguities", "ambiguities", choices.ambiguities),
@@ -55,8 +61,8 @@ KINDS = (
     Kind("pareto", "table1", pareto.pareto, each=True, compares=True),
     Kind("pareto-ssim", "table1", partial(pareto.pareto, view=pareto.BY_SSIM), each=True, compares=True),
     Kind("pareto-latency", "table1", partial(pareto.pareto, view=pareto.BY_LATENCY), each=True, compares=True),
-    Kind("budget", "budget", budget.budget, together=True, compares=True),
-    Kind("fewsteps", "fewsteps", fewsteps.fewsteps, together=True, compares=True),
+    Kind("budget", "budget", budget.budget, together=everything, compares=True),
+    Kind("fewsteps", "fewsteps", fewsteps.fewsteps, together=fewsteps.alike, compares=True),
 )
 
 
@@ -67,20 +73,20 @@ def drawings(results: Path, options: Options = DEFAULT) -> tuple[list[Drawing], 
     """
     found_benches = benches(results)
     options.check(found_benches)
-    together: dict[str, list[Bench]] = {}
-    for bench in found_benches:
-        together.setdefault(bench.experiment, []).append(bench)
     found: list[Drawing] = []
     missing: list[str] = []
     for kind in KINDS:
         drawn, reasons = [], []
         draw = partial(kind.draw, options=options) if kind.compares else kind.draw
-        for group in together.values() if kind.together else [[bench] for bench in found_benches]:
+        for group in _groups(kind, found_benches):
             try:
                 with style.styled():
                     drawn.append((group[0], draw(group if kind.together else group[0])))
             except NotDrawnError as error:
                 reasons += [str(error)] if str(error) else []
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # one record ends no other figure
+                what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                missing.append(f"{kind.name}: not drawn of {group[0].experiment} on {group[0].heading}, {what}")
         found += _named(kind, drawn)
         if not drawn:
             command = f"python -m pcbench +experiment={kind.made_by} (or {kind.made_by}_tiny)"
@@ -88,15 +94,27 @@ def drawings(results: Path, options: Options = DEFAULT) -> tuple[list[Drawing], 
     return found, missing
 
 
+def _groups(kind: Kind, found: Sequence[Bench]) -> list[list[Bench]]:
+    """The benches that each figure of a kind is drawn from."""
+    if kind.together is None:
+        return [[bench] for bench in found]
+    groups: dict[tuple[str, str], list[Bench]] = {}
+    for bench in found:
+        groups.setdefault((bench.experiment, kind.together(bench)), []).append(bench)
+    return list(groups.values())
+
+
 def _named(kind: Kind, drawn: list[tuple[Bench, Drawing]]) -> list[Drawing]:
     """Drawings of one kind, each with the shortest name that tells it from the others. Of two that could have one
     name, the one with more records gets it."""
+    folders = file_names(bench.experiment for bench, _ in drawn)
 
     def names(bench: Bench) -> list[str]:
-        folder = bench.experiment.replace("/", "-")
+        folder = folders[bench.experiment]
         if kind.together:
-            return [kind.name if folder == kind.name else f"{kind.name}-{folder}"]
-        candidates = [f"{kind.name}-{bench.model}"] if not kind.each else []
+            candidates = [kind.name if folder == kind.name else f"{kind.name}-{folder}"]
+        else:
+            candidates = [f"{kind.name}-{bench.model}"] if not kind.each else []
         candidates += [f"{kind.name}-{folder}-{bench.model}"]
         endings = (bench.reference, bench.machine, f"{bench.reference}-{bench.machine}")
         return [*candidates, *(f"{candidates[-1]}-{end}" for end in endings)]
@@ -191,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> str:
         highlight = args.highlight.split(",") if args.highlight else None
-        options = Options(highlight, read_oracle(args.oracle) if args.oracle else {})
+        options = Options(highlight, read_oracle(args.oracle) if args.oracle else [])
         return f"{write(args.results, args.out, options=options)} figures"
 
     return run(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ..load import Bench
+from ..load import Bench, names_of
 from ..pareto import Curve, curves, short_names
 from ..tables.budget import TOLERANCE, Point, points, reached
 from ..tables.layouts import layout_of
@@ -17,6 +18,7 @@ from . import style
 from .claims import Drawing, NotDrawnError
 from .highlight import DEFAULT, Options, looks
 
+WRAP = 24  # letters of a line of a row's title
 ROW, EDGES = 0.14, 0.3  # inches of a method's line, and of what is above and below a panel
 
 
@@ -25,27 +27,28 @@ def budget(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
     budgets = layout_of(benches[0]).budgets
     if not budgets:
         raise NotDrawnError
-    drawn = {}
+    drawn = []
     for bench in benches:
         found, prompts = _curves(bench)
         if len(found) > 1:
-            drawn[bench.heading] = (bench, found, prompts)
+            drawn.append((bench, found, prompts))
     if not drawn:
         raise NotDrawnError("fewer than two methods have scores on common prompts")
-    budgets = reached([found for _, found, _ in drawn.values()], budgets)
-    heights = [EDGES + ROW * len(found) for _, found, _ in drawn.values()]
+    budgets = reached([found for _, found, _ in drawn], budgets)
+    heights = [EDGES + ROW * len(found) for _, found, _ in drawn]
     figure, axes = style.panels(
         len(drawn), len(budgets), height=sum(heights) + 0.4, sharex="row", sharey="row", height_ratios=heights
     )
     for panel, target in zip(axes[0], budgets, strict=True):
         panel.set_title(f"{target:g}× fewer MACs")
-    for row, (bench, found, prompts) in zip(axes, drawn.values(), strict=True):
+    titles = names_of([bench for bench, _, _ in drawn])
+    for row, title, (_, found, prompts) in zip(axes, titles, drawn, strict=True):
         at = points(found, budgets)
         chosen = looks(found, prompts, options.highlight)
         for number, panel in enumerate(row):
             _draw(panel, {name: each[number] for name, each in at.items()}, chosen)
         _name(row[0], at, short_names(found), chosen)
-        row[0].set_ylabel(bench.model, weight="bold", size="larger")
+        row[0].set_ylabel(textwrap.fill(title, WRAP), weight="bold", size="larger")
     for panel in axes[-1]:
         panel.set_xlabel("PSNR, dB")
     marks = [
@@ -54,13 +57,13 @@ def budget(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
         Line2D([], [], color=style.GREY, marker="x", linestyle="", label="no setting within the budget"),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
-    counts = " or ".join(map(str, sorted({prompts for _, _, prompts in drawn.values()})))
+    counts = " or ".join(map(str, sorted({prompts for _, _, prompts in drawn})))
     title = (
         f"Every method tuned to the same budgets, {benches[0].experiment}: PSNR to the uncached video over"
         f" {counts} prompts at {', '.join(f'{target:g}' for target in budgets)} times fewer"
         f" MACs, within {TOLERANCE:.0%}; × where a method has no setting there, the best first."
     )
-    models = ", ".join(dict.fromkeys(bench.model for bench, _, _ in drawn.values()))
+    models = ", ".join(dict.fromkeys(bench.model for bench, _, _ in drawn))
     return Drawing("budget", "budget", models, title, figure)
 
 

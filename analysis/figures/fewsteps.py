@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,18 +26,27 @@ ALIKE = 0.1  # relative difference of two speedups up to which they are compared
 
 @dataclass
 class Line:
-    """A method's gains in dB, by number of steps. look: colour, marker and dashes, if it stands out."""
+    """A method's gains in dB, by number of steps; over so many prompts. look: colour, marker and dashes, if it stands
+    out."""
 
     gains: dict[int, Interval] = field(default_factory=dict)
+    prompts: dict[int, int] = field(default_factory=dict)
     look: dict[str, Any] | None = None
 
 
+def alike(bench: Bench) -> str:
+    """What the benches of one figure have in common: the machine, and the recipe but for its number of steps."""
+    recipe = bench.raw[0]["recipe"]
+    parts = {name: part for name, part in recipe.items() if name != "method"}
+    parts["sampling"] = {name: value for name, value in recipe.get("sampling", {}).items() if name != "steps"}
+    return json.dumps([bench.machine, parts], sort_keys=True)
+
+
 def fewsteps(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
-    """A line for each method: its gain at every number of steps, with its interval."""
+    """A line for each method: its gain at every number of steps, with its interval. benches: of one `alike`."""
     if benches[0].name not in NAMES:
         raise NotDrawnError
     lines: dict[str, Line] = {}
-    prompts = 0
     for bench in benches:
         try:
             found, prompts = curves(bench)
@@ -50,17 +60,18 @@ def fewsteps(benches: Sequence[Bench], options: Options = DEFAULT) -> Drawing:
             point = nearest(curve, BUDGET)
             if name != SHORTER and _comparable(point, shorter):
                 line = lines.setdefault(name, Line())
-                line.gains[steps] = point.minus(shorter)
+                line.gains[steps], line.prompts[steps] = point.minus(shorter), prompts
                 line.look = chosen.get(name, line.look)
     lines = {name: line for name, line in lines.items() if len(line.gains) > 1}
     if not lines:
         raise NotDrawnError(f"fewer than two numbers of steps at which methods and {SHORTER} cost alike")
+    counts = " or ".join(map(str, sorted({count for line in lines.values() for count in line.prompts.values()})))
     title = (
         f"From how many steps caching pays, {benches[0].model}: PSNR at about {BUDGET:g} times fewer MACs minus that of"
-        f" a schedule shorter by as much ({SHORTER}), each to the video of all steps; {prompts} prompts."
+        f" a schedule shorter by as much ({SHORTER}), each to the video of all steps; {counts} prompts."
     )
     model = benches[0].model
-    return Drawing("fewsteps", "fewsteps", model, title, _drawn(lines), tuple(_claims(lines, prompts)))
+    return Drawing("fewsteps", "fewsteps", model, title, _drawn(lines), tuple(_claims(lines)))
 
 
 def _comparable(point: Point, shorter: Point) -> bool:
@@ -87,7 +98,7 @@ def _drawn(lines: dict[str, Line]) -> Figure:
     return figure
 
 
-def _claims(lines: dict[str, Line], prompts: int) -> list[Claim]:
+def _claims(lines: dict[str, Line]) -> list[Claim]:
     """For each number of steps: whether the best method gains anything there."""
     claims = []
     for steps in sorted({count for line in lines.values() for count in line.gains}):
@@ -100,7 +111,7 @@ def _claims(lines: dict[str, Line], prompts: int) -> list[Claim]:
                 f"The best method's PSNR ({best}) minus that of a schedule shorter by as much, in dB",
                 there[best],
                 ABOVE_ZERO,
-                prompts,
+                lines[best].prompts[steps],
             )
         )
     return claims

@@ -62,8 +62,9 @@ BY_MACS, BY_SSIM, BY_LATENCY = View(), View(SSIM), View(latency=True)
 def pareto(bench: Bench, view: View = BY_MACS, options: Options = DEFAULT) -> Drawing:
     """One view of every curve, in a row of panels for each approach. Open choices have a figure of their own."""
     found, prompts = _curves(bench, view)
-    oracle = sorted(options.oracle.get(bench.model, ())) if view == BY_MACS else []
-    figure = _figure(found, prompts, view, looks(found, prompts, options.highlight), oracle)
+    oracle = options.beside(bench) if view == BY_MACS else []
+    best = [(point.speedup, point.psnr) for point in oracle]
+    figure = _figure(found, prompts, view, looks(found, prompts, options.highlight), best)
     by = f" on {bench.machine}" if view.latency else ""
     title = (
         f"Quality against {view.speed}{by}, {bench.experiment} on {bench.title}: {prompts} prompts that all records"
@@ -74,7 +75,9 @@ def pareto(bench: Bench, view: View = BY_MACS, options: Options = DEFAULT) -> Dr
     if len(_groups(found)) > 1:
         title += " A panel has the methods of one approach in dark grey, the highlighted ones in colour, others pale."
     if oracle:
-        title += f" Dashed: the {ORACLE} by a search, which knows the outcome."
+        videos = sorted({point.videos for point in oracle if point.videos})
+        over = f", over {' or '.join(map(str, videos))} videos" if videos else ""
+        title += f" Dashed: the {ORACLE} by a search, which knows the outcome{over}."
     claims, notes = _answers(found, prompts) if view == BY_MACS else ((), ())
     return Drawing(view.name, view.name, bench.model, title, figure, claims, notes)
 

@@ -39,9 +39,14 @@ SHADES = 4  # levels of a channel that become one: nobody sees it, and it halves
 
 def pareto(records: Path) -> Figure:
     """Mean PSNR against speedup by MACs of every method in the experiment `methods`, each from the machine that tried
-    most of its settings. Raises ValueError without such records."""
+    most of its settings, of those with the reference and the prompts of the most records. Raises ValueError without
+    such records."""
     found: dict[str, tuple[Curve, int]] = {}
+    alike: dict[tuple[str, frozenset[str]], list[Bench]] = {}
     for bench in _benches(records, "methods"):
+        alike.setdefault((bench.reference, frozenset(bench.samples["prompt"])), []).append(bench)
+    most = max(alike.values(), key=lambda group: sum(len(bench.records) for bench in group), default=[])
+    for bench in most:
         here, prompts = curves(bench)
         for name, curve in here.items():
             if name not in found or len(curve.efficiency) > len(found[name][0].efficiency):
@@ -66,7 +71,7 @@ def strip(videos: Path) -> Figure:
     rows = bench.records.sort_values("macs_speedup", kind="stable")
     names = ["no cache" if row["id"] == bench.reference else title_of(bench, row) for _, row in rows.iterrows()]
     speeds = [f"{name} {speedup:.1f}×" for name, speedup in zip(names, rows["macs_speedup"], strict=True)]
-    return strips(bench, dict(zip(speeds, rows["id"], strict=True)))[0]
+    return strips(bench, dict(zip(rows["id"], speeds, strict=True)))[0]
 
 
 def _benches(results: Path, experiment: str) -> list[Bench]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ..load import NO_CACHE, Bench
 from ..paper.published import published
-from ..pareto import METRICS
+from ..pareto import METRICS, kind_of
 from ..stats import Interval, mean_interval
 from . import style
 from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError, at_least, at_most, over_prompts, words
@@ -34,12 +34,25 @@ def _require_experiment(bench: Bench, experiment: str) -> None:
 
 
 def _settings(bench: Bench, name: str, block_cache: bool = False) -> pd.DataFrame:
-    """One record of PreciseCache per value of this field, in rising order, with or without BlockCache."""
+    """PreciseCache's records that differ in this field alone, in rising order, with or without BlockCache: of several
+    such lines the one with the most usual choices, and of these the one with the most settings."""
     of_method = bench.records[(bench.records["method"] == "precisecache") & (bench.records["samples"] > 0)]
     fits = [name in fields and bool(fields.get("block_cache_rate")) == block_cache for fields in of_method["fields"]]
     rows = of_method[np.array(fits, dtype=bool)]
-    rows = rows.assign(**{name: [_plain(fields[name]) for fields in rows["fields"]]})
-    return rows.sort_values(name, kind="stable").drop_duplicates(name)
+    lines: dict[str, list[Any]] = {}
+    for place, row in rows.iterrows():
+        rest = {field: value for field, value in row["fields"].items() if field != name} | {"version": row["version"]}
+        lines.setdefault(repr(sorted(rest.items())), []).append(place)
+    chosen = min(lines.values(), key=lambda places: (*_unusual(rows.loc[places[0]]), -len(places)), default=[])
+    rows = rows.loc[chosen]
+    return rows.assign(**{name: [_plain(fields[name]) for fields in rows["fields"]]}).sort_values(name, kind="stable")
+
+
+def _unusual(row: pd.Series) -> tuple[float, int]:
+    """How old a record's version is, then how many of its choices are not as usual (pareto.kind_of)."""
+    usual = kind_of({"name": row["method"], "reuse": "prediction"})
+    fields = kind_of(row["fields"] | {"name": row["method"]})
+    return -row["version"], sum(value != usual[field] for field, value in fields.items())
 
 
 def _plain(value: Any) -> Any:

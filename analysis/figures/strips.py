@@ -31,7 +31,7 @@ def fig7(bench: Bench) -> Drawing:
         ["macs_peta_per_video"], ascending=False, kind="stable"
     )
     chosen = pd.concat([rows[rows["id"] == bench.reference], rows[rows["id"] != bench.reference]]).head(ROWS)
-    figure, keys = strips(bench, {title_of(bench, row): row["id"] for _, row in chosen.iterrows()})
+    figure, keys = strips(bench, {row["id"]: title_of(bench, row) for _, row in chosen.iterrows()})
     title = (
         f"Figure 7 on {bench.title}: {FRAMES} frames of every method, with the PSNR of the video to the uncached one."
         f" The prompts: {_quoted(keys)}, by mean PSNR of the methods the worst and the middle one."
@@ -52,8 +52,8 @@ def fig2(bench: Bench) -> Drawing:
         raise NotDrawnError("no schedules replayed that reuse steps in one half alone")
     count, pair = max(found.items())
     rows = {
-        "no cache": bench.reference,
-        **{f"{half} reused": pair[half]["id"] for half in ("high noise", "low noise")},
+        bench.reference: "no cache",
+        **{pair[half]["id"]: f"{half} reused" for half in ("high noise", "low noise")},
     }
     figure, keys = strips(bench, rows)
     title = (
@@ -68,22 +68,23 @@ def _quoted(keys: list[Key]) -> str:
 
 
 def strips(bench: Bench, rows: dict[str, str]) -> tuple[Any, list[Key]]:
-    """A figure, one row per label and a block of frames per prompt; and the prompts and seeds shown."""
-    videos = {label: _videos(bench, identity) for label, identity in rows.items()}
+    """A figure, one row per record and a block of frames per prompt; and the prompts and seeds shown. rows: the labels
+    by the records' ids, since two records may have one label."""
+    videos = {identity: _videos(bench, identity) for identity in rows}
     common = set.intersection(*(set(found) for found in videos.values()))
     if not common:
         raise NotDrawnError(f"no videos that all methods have under {bench.root / 'samples'}")
-    keys = _worst_and_middle(bench, list(rows.values()), common)
-    shown = {(label, key): _frames(videos[label][key]) for label in rows for key in keys}
+    keys = _worst_and_middle(bench, list(rows), common)
+    shown = {(identity, key): _frames(videos[identity][key]) for identity in rows for key in keys}
     height, width = next(iter(shown.values())).shape[1:3]
     columns = FRAMES * len(keys)
     across = (style.PAGE - 0.9) / columns
     figure, axes = style.panels(len(rows), columns, height=len(rows) * (across * height / width + 0.03) + 0.3)
     layout: Any = figure.get_layout_engine()
     layout.set(w_pad=0.008, h_pad=0.008, wspace=0, hspace=0)
-    for line, (label, identity) in enumerate(rows.items()):
+    for line, (identity, label) in enumerate(rows.items()):
         for block, key in enumerate(keys):
-            for place, frame in enumerate(shown[label, key]):
+            for place, frame in enumerate(shown[identity, key]):
                 axes[line, block * FRAMES + place].imshow(frame, interpolation="lanczos")
             _score(axes[line, (block + 1) * FRAMES - 1], bench, identity, key)
         axes[line, 0].set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=6.5)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..load import Bench
+from ..load import Bench, names_of
 from ..stats import Interval
 from . import style
 from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError, at_most, over_prompts, words
@@ -117,14 +118,13 @@ def _best(seen: list[Entry], factors: list[str], modes: list[str], radii: list[s
 
 def gap(benches: Sequence[Bench]) -> Drawing:
     """The trial's distance from the full-size prediction of its own step, in units of the LFD, for every model."""
-    lines: dict[str, list[Entry]] = {}
+    observed = []
     for bench in benches:
-        try:
-            lines.setdefault(bench.model, entries(bench, TRIAL))
-        except NotDrawnError:
-            continue
-    if not lines:
+        with contextlib.suppress(NotDrawnError):
+            observed.append((bench, entries(bench, TRIAL)))
+    if not observed:
         raise NotDrawnError("no record with trial observed")
+    lines = dict(zip(names_of([bench for bench, _ in observed]), (seen for _, seen in observed), strict=True))
     modes = list(dict.fromkeys(mode for seen in lines.values() for mode in _settings(seen)[1]))
     figure, axes = style.panels(1, len(modes), height=2.9, sharey=True)
     shown = [f for f in ORDER if f != FULL and any(f in _settings(seen)[0] for seen in lines.values())]
@@ -143,7 +143,8 @@ def gap(benches: Sequence[Bench]) -> Drawing:
         " adds this gap to every LFD it compares with the threshold."
     )
     claims = tuple(_gap_claim(seen, model) for model, seen in lines.items() if FACTOR in _settings(seen)[0])
-    return Drawing("gap", "gap", ", ".join(lines), title, figure, claims)
+    models = ", ".join(dict.fromkeys(bench.model for bench, _ in observed))
+    return Drawing("gap", "gap", models, title, figure, claims)
 
 
 def _gap(seen: list[Entry], factor: str, mode: str) -> tuple[Interval, int]:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from .. import pareto
 from ..command import Parser, publish, run
-from ..load import NO_CACHE, Bench, experiments
+from ..load import Bench, experiments, file_names
 from ..render import Block, Cell, Table
 from ..stats import worst
 from . import budget, choices, oracle
 from .cells import Row
 from .layouts import Layout, layout_of
 from .noise import noise_floor
+from .videos import complete
 
 CONVENTION = "raw"
 WORST = 10
@@ -33,8 +34,9 @@ def tables(results: Path, convention: str = CONVENTION, against: str | None = No
     """
     made, found = [], experiments(results)
     _check(convention, [bench for benches in found.values() for bench in benches])
+    names = file_names(found)
     for experiment, benches in found.items():
-        name = experiment.replace("/", "-")
+        name = names[experiment]
         layout = layout_of(benches[0]).with_more() if more else layout_of(benches[0])
         made.append(main_table(name, layout, benches, convention))
         made += pareto.tables(name, benches, against) if layout.curves else []
@@ -87,14 +89,19 @@ def main_table(name: str, layout: Layout, benches: Sequence[Bench], convention: 
 
 
 def worst_table(name: str, benches: Sequence[Bench], convention: str = CONVENTION, count: int = WORST) -> list[Table]:
-    """The `count` prompts with the lowest mean PSNR over all cached records, and the worst on each; [] if none."""
-    blocks = []
+    """The `count` prompts with the lowest mean PSNR, and the worst record on each; [] if none.
+
+    A mean over other records would be another prompt's advantage: it is over those with a PSNR of every video.
+    """
+    blocks, notes = [], []
     for bench in benches:
         first = Row(bench, 0, convention)
         psnr, ssim = first.metric("psnr"), first.metric("ssim")
         if psnr is None:
             continue
-        cached = bench.samples[bench.samples["method"] != NO_CACHE]
+        cached = complete(bench, psnr)
+        if not len(cached):
+            notes.append(f"{bench.heading}: no record has a PSNR of every video that all have.")
         by_video = cached.groupby(["prompt", "seed"])
         videos = by_video[[metric for metric in (psnr, ssim) if metric]].mean().reset_index()
         labels = bench.records.set_index("id")["label"]
@@ -110,10 +117,11 @@ def worst_table(name: str, benches: Sequence[Bench], convention: str = CONVENTIO
         if rows:
             blocks.append(Block(bench.heading, rows))
     columns = ("prompt", "mean PSNR (dB)", "mean SSIM", "lowest PSNR (dB)", "of", "records")
-    notes = [
-        f"The {count} prompts with the lowest mean over all cached records of a block, the worst first; videos "
-        "identical to their reference have no PSNR and are left out of its mean."
-    ]
+    notes.insert(
+        0,
+        f"The {count} prompts with the lowest mean over the cached records of a block, the worst first: of the videos"
+        " that all have, over the records with a PSNR of each; one identical to its reference has none.",
+    )
     return [Table(f"{name}-worst", f"{name}: the worst prompts", columns, blocks, notes)] if blocks else []
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 from ..load import EFFICIENCY, NO_CACHE, Bench
 from ..metrics import PEAK_MEMORY, RAW, metric_of
 from ..render import Cell
-from ..stats import mean_interval, pareto_front
+from ..stats import Interval, mean_interval
+from .videos import on_front
 
 PETA, GIB = 1e15, 2**30
 NOT_TIMED = "latency was not measured (stages without latency)"
@@ -70,9 +71,12 @@ class Row:
         return self.record["fields"].get(name)
 
     def metric(self, kind: str) -> str | None:
-        """The full name of the bench's newest version of "psnr", "ssim", "lpips", …; None if it has none."""
+        """The full name of the newest version of "psnr", "ssim", "lpips", … by which a video of the bench was scored;
+        if none was, of the newest known; None if there is none."""
         prefix = "" if self.convention == RAW else f"{self.convention}."
-        return max((name for name in self.bench.samples if str(name).startswith(f"{prefix}{kind}@")), default=None)
+        known = [name for name in self.bench.samples if str(name).startswith(f"{prefix}{kind}@")]
+        scored = [name for name in known if self.bench.samples[name].notna().any()]
+        return max(scored or known, default=None)
 
     def why(self, kind: str) -> str:
         """Why the row has no score of a kind; empty for the reference, which is compared with nothing."""
@@ -162,13 +166,19 @@ def vbench(row: Row, entry: str = "vbench", title: str = "VBench") -> Cell:
 
 
 def score_of(kind: str) -> Callable[[Row], Cell]:
-    """The column function of a kind of metric ("psnr"): the mean over videos, with an interval over prompts."""
+    """The column function of a kind of metric ("psnr"): the mean over videos, with an interval over prompts.
+
+    The mean is the record's own: a convention may average otherwise, as VideoSys does over batches of 16 videos. Then
+    the interval is as far from it as that of the plain mean is from the plain mean.
+    """
 
     def score(row: Row) -> Cell:
         name = row.metric(kind)
         if name is None:
             return Cell(why=row.why(kind))
-        found = mean_interval(row.samples[name], row.samples["prompt"])
+        plain = mean_interval(row.samples[name], row.samples["prompt"])
+        own = row.raw.get("fidelity", {}).get(name, {}).get("mean")
+        found = plain if own is None else Interval(*(end + own - plain.value for end in plain))
         return Cell(*found, spec=metric_of(name, row.bench.raw).spec, why=row.why(kind))
 
     return score
@@ -180,14 +190,10 @@ def lowest(row: Row) -> Cell:
     return Cell(None if name is None else row.samples[name].min(), why=row.why("psnr"))
 
 
-def on_front(row: Row) -> Cell:
-    """Whether no record of the bench has as few MACs and as high a PSNR and is better in one of them."""
-    name, bench = row.metric("psnr"), row.bench
-    if name is None:
-        return Cell()
-    means = bench.samples.groupby("id")[["macs", name]].mean().reindex(bench.records["id"])
-    front = pareto_front(-means["macs"].to_numpy(float), means[name].to_numpy(float))
-    return Cell(text="●") if front[row.number] else Cell()
+def front(row: Row) -> Cell:
+    """Whether no record is as cheap and as good and better in one."""
+    name = row.metric("psnr")
+    return Cell(text="●") if name and on_front(row.bench, row.record["id"], name) else Cell()
 
 
 def count(row: Row) -> Cell:
@@ -227,7 +233,7 @@ COLUMNS = {
     "ssim": Column("SSIM ↑", score_of("ssim")),
     "psnr": Column("PSNR (dB) ↑", score_of("psnr")),
     "worst": Column("worst", lowest),
-    "front": Column("Pareto", on_front),
+    "front": Column("Pareto", front),
     "count": Column("n", count),
     "uncached_latency": Column("uncached (s)", uncached_latency),
     "cached_latency": Column("+ PreciseCache (s)", latency),

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..load import Bench
-from ..pareto import METRICS, SPECS, Curve, curves, paired, resampled, worst_score
+from ..pareto import METRICS, SPECS, Curve, at_least, curves, paired, resampled, worst_score
 from ..render import Block, Cell, Table
-from ..stats import Interval, at_speedup, interval
+from ..stats import Interval, interval
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ def _choice(curve: Curve, usual: Curve, prompts: int) -> Choice:
         scores[metric] = interval(values[0], values[1:])
         gain = paired(curve, speeds, other=usual, metric=metric, prompts=prompts)
         gains[metric] = interval(gain[0], gain[1:])
-        line = at_speedup(usual.speedups(np.arange(prompts), latency=False), usual.scores[metric].T, speeds[0])
-        lowest[metric] = float(worst_score(curve.scores[metric][0] - line))
+        lowest[metric] = float(worst_score(curve.scores[metric][0] - at_least(usual, metric, float(speeds[0]))))
     changed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _changed(curve, usual).items())
     return Choice(changed, usual.name, interval(speeds[0], speeds[1:]), scores, gains, lowest)
 

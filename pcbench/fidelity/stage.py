@@ -8,7 +8,8 @@ video is decoded again but never generated again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,11 +124,24 @@ def _rescaling(name: str, entry: Entry) -> str:
 
 def stored(job: Job, files: SampleFiles) -> dict[str, Entry]:
     """The entries on disk that are still valid; those of encoded videos only for the job's frame rate."""
-    fps, entries = at_any_rate(job, files)
-    return {name: entry for name, entry in entries.items() if fps == job.run.fps or not METRICS[name].source.encoded}
+    return _at_rate(job.run.fps, *_on_disk(job, files))
 
 
-def at_any_rate(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Entry]]:
+def at_one_rate(job: Job, samples: Sequence[SampleFiles]) -> list[dict[str, Entry]]:
+    """The valid entries of each of these samples; those of encoded videos of one frame rate only, since their scores
+    depend on it: of the job's, or if there are none, of that which most samples were scored at."""
+    found = [_on_disk(job, files) for files in samples]
+    rates = Counter(fps for fps, entries in found if any(METRICS[name].source.encoded for name in entries))
+    most = min(rates, key=lambda fps: (-rates[fps], fps or 0), default=job.run.fps)
+    rate = job.run.fps if job.run.fps in rates else most
+    return [_at_rate(rate, *each) for each in found]
+
+
+def _at_rate(rate: int | None, fps: int | None, entries: dict[str, Entry]) -> dict[str, Entry]:
+    return {name: entry for name, entry in entries.items() if fps == rate or not METRICS[name].source.encoded}
+
+
+def _on_disk(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Entry]]:
     """The frame rate and the entries on disk that are valid for this latent and its reference's, of known metrics."""
     data = read_json(files.fidelity) or {}
     if data.get("reference") != job.reference.id or "metrics" not in data:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..cost.macs import reference_macs
 from ..identity import sample_key
-from ..job import Job
+from ..job import Job, distinct
 from ..store import TRACE, read_json
 from ..store.claims import CLAIM
 from .worker import Launch
@@ -53,8 +53,7 @@ class Watch:
 
     def __init__(self, jobs: Sequence[Job], launch: Launch) -> None:
         self._launch, self._began = launch, time.monotonic()
-        distinct = {(job.place.model, job.id): job for pair in jobs for job in (pair.reference, pair)}
-        self._recipes = [_recipe(job) for job in distinct.values()]
+        self._recipes = [_recipe(job) for job in distinct(jobs)]
         self._first: float | None = None
 
     def count(self) -> Counts:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ..config import ConfigError, Run
 from ..cost.macs import PETA, reference_macs
-from ..job import Job, jobs_of
+from ..job import Job, distinct, jobs_of
 from ..messages import shortened
 
 MOST = 100_000  # no scheduler takes longer arrays
@@ -59,15 +59,14 @@ class Unit:
 
 def units(jobs: Sequence[Job]) -> list[Unit]:
     """Everything that shards are made of, in the order of the jobs, one model after another."""
-    groups: dict[str, dict[str, Job]] = {}
-    for job in jobs:
-        group = groups.setdefault(group_of(job), {job.reference.id: job.reference})
-        group[job.id] = job
+    groups: dict[str, list[Job]] = {}
+    for job in distinct(jobs):
+        groups.setdefault(group_of(job), []).append(job)
     found = []
     for name, group in groups.items():
-        full = reference_macs(next(iter(group.values())))
+        full = reference_macs(group[0])
         count: dict[tuple[str, int], int] = {}
-        for job in group.values():
+        for job in group:
             for sample in job.run.samples:
                 count[sample] = count.get(sample, 0) + 1
         found += [Unit(name, sample, full * videos, videos) for sample, videos in count.items()]

@@ -3,7 +3,7 @@
 For each prompt, the best schedule of `steps` computed steps that a local search finds, and the best one for all prompts
 together, measured by the error of the final latent. It looks at the uncached video, so it is no method: it says how
 much a perfect rule could gain. The best schedules, the uniform one and the planned ones are then run as
-`method=replay`, scored like every other recipe, and summed up in results/oracle/.
+`method=replay`, scored like every other recipe, and summed up in results/oracle/<machine>/.
 
 The same command goes on where it was stopped.
 """
@@ -38,9 +38,10 @@ class Question:
 
     @property
     def path(self) -> Path:
-        """The file of the summary, named after the recipe too: errors of one are not those of another."""
-        name = f"{self.run.recipe.backbone.name}-{job_of(self.run).id}-{self.reuse}-{self.steps}.json"
-        return self.run.results / "oracle" / name
+        """The file of the summary, of one machine and recipe: errors of one are not those of another."""
+        job = job_of(self.run)
+        name = f"{self.run.recipe.backbone.name}-{job.id}-{self.reuse}-{self.steps}.json"
+        return self.run.results / "oracle" / job.place.machine / name
 
 
 COMMAND = Command(

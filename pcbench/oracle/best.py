@@ -23,6 +23,7 @@ from ..observe.watch import Caller, Moment, Seen, rms
 from ..store import read_json, write_json
 from .climb import Climb
 
+LEAST = 1e-12  # an error below which latents are equal
 EVERY = 20.0  # seconds between two lines of progress
 
 
@@ -87,10 +88,13 @@ class Best:
             for kind, actions in starts.items():
                 found[kind].append(actions)
             what = f"sample {len(self._samples)}/{len(self.run.samples)}"
-            climb = Climb(partial(self._error, sample, what), sample.tried)
-            found["best per prompt"].append(climb.find(starts.values(), evaluations))
+            found["best per prompt"].append(
+                Climb(partial(self._error, sample, what)).find(starts.values(), evaluations)
+            )
         found["best for all"] = [self._shared(found, evaluations)] * len(self._samples)
         self._keep()
+        # Only now: the search for all has tried more schedules, and one of them may be a sample's best.
+        found["best per prompt"] = [min(sample.tried, key=lambda a: sample.tried[a]) for sample in self._samples]
         return {
             kind: [
                 (actions, self._error(sample, kind, actions))
@@ -104,11 +108,10 @@ class Best:
         """One schedule for all samples: of the least mean logarithm of the error, which is the most mean PSNR."""
 
         def cost(actions: str) -> float:
-            errors = [self._error(sample, "for all", actions) for sample in self._samples]
-            return statistics.fmean(math.log(max(error, 1e-12)) for error in errors)
+            return -statistics.fmean(decibels(self._error(sample, "for all", actions)) for sample in self._samples)
 
         starts = list(dict.fromkeys(actions for each in found.values() for actions in each))
-        return Climb(cost, {}).find(starts, len(starts) + evaluations)
+        return Climb(cost).find(starts, len(starts) + evaluations)
 
     def _starts(self, seen: Seen) -> dict[str, str]:
         """Schedules to begin at: evenly spaced, as planned for the backbone, and from this very call."""
@@ -135,7 +138,7 @@ class Best:
         if (now := time.monotonic()) - self._said > EVERY:
             self._said = now
             left = max((now - self._began) / self._measured * (self._total - self._measured) / 60, 0)
-            best = -20 * math.log10(min(sample.tried.values()))
+            best = decibels(min(sample.tried.values()))
             self.say(
                 f"{what}: {len(sample.tried)} schedules, best {best:.1f} dB in latents, at most {left:.0f} min left"
             )
@@ -146,6 +149,11 @@ class Best:
         tried = {_key(*pair): sample.tried for pair, sample in zip(self.run.samples, self._samples, strict=False)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, (read_json(self.path) or {}) | tried)
+
+
+def decibels(error: float) -> float:
+    """How far an error is below the latent itself; 240 dB at most, where they are equal."""
+    return -20 * math.log10(max(error, LEAST))
 
 
 def _key(prompt: str, seed: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 NEAR = 3  # steps by which a computed step is moved before farther moves are tried
 
@@ -14,11 +14,12 @@ NEAR = 3  # steps by which a computed step is moved before farther moves are tri
 class Climb:
     """Moves computed steps one at a time, and keeps every move that lowers the cost.
 
-    tried: the cost of every schedule measured so far; those of a search that was broken off are not measured again.
+    tried: the cost of every schedule that this walk has come to. It begins empty: what another search has found would
+    change the walk, so that the same command would not find the same again.
     """
 
     cost: Callable[[str], float]
-    tried: dict[str, float]
+    tried: dict[str, float] = field(default_factory=dict, init=False)
 
     def find(self, starts: Iterable[str], most: int) -> str:
         """The best schedule found, from the best of `starts` on, with at most `most` measured in all.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from ..cost.timesteps import num_steps
 from ..job import job_of
 from ..record import read
 from ..store import write_json
+from .best import decibels
 
 PSNR = "psnr@2"
 
@@ -25,17 +25,18 @@ def report(run: Run, path: Path, reuse: str, found: dict[str, list[tuple[str, fl
     """Write the summary, and give it as lines. run: uncached. found: per kind, letters and error of each sample."""
     rows = {kind: _row(run, reuse, each) for kind, each in found.items()}
     samples = [{"prompt": prompt, "seed": seed} for prompt, seed in run.samples]
-    backbone, steps = run.recipe.backbone, num_steps(run.recipe)
+    backbone, steps, job = run.recipe.backbone, num_steps(run.recipe), job_of(run)
     computed = next(iter(found.values()))[0][0].count("F")
     write_json(path, {
         "model": backbone.name, "revision": backbone.revision, "reuse": reuse, "steps": computed, "of": steps,
-        "machine": job_of(run).place.machine, "samples": samples, "schedules": rows,
+        "machine": job.place.machine, "reference": job.id, "samples": samples, "schedules": rows,
     })  # fmt: skip
     yield f"{backbone.name}, {computed} of {steps} steps computed, reuse={reuse}, {len(samples)} samples"
     yield f"{'schedule':20}{'latents dB':>12}{'PSNR dB':>10}{'worst':>8}"
     for kind, row in rows.items():
         latents, psnr = statistics.fmean(row["latent_db"]), [value for value in row["psnr"] if value is not None]
-        yield f"{kind:20}{latents:12.2f}{statistics.fmean(psnr):10.2f}{min(psnr):8.2f}"
+        shown = f"{statistics.fmean(psnr):10.2f}{min(psnr):8.2f}" if psnr else "  every video is identical"
+        yield f"{kind:20}{latents:12.2f}{shown}"
     yield f"written to {path}"
 
 
@@ -60,6 +61,6 @@ def _row(run: Run, reuse: str, each: list[tuple[str, float]]) -> dict[str, Any]:
         psnr += [s["fidelity"][PSNR] for s in samples if (s["prompt"], s["seed"]) == (prompt, seed)]
     return {
         "actions": [actions for actions, _ in each],
-        "latent_db": [round(-20 * math.log10(max(error, 1e-12)), 3) for _, error in each],
+        "latent_db": [round(decibels(error), 3) for _, error in each],
         "psnr": psnr,
     }

@@ -69,11 +69,25 @@ def tune(bench: Bench) -> Path:
     value = search_on(bench).find(bench.target.value, bench.default)
     tuned, checked = (bench.measure(value, half) for half in halves(bench.run.prompts))
     run = bench.with_setting(value)
-    path = run.results / "presets" / f"{run.recipe.method.NAME}-{run.recipe.backbone.name}-{_name(bench.target)}.yaml"
-    text = preset(bench, run, tuned, checked)
+    text, path = preset(bench, run, tuned, checked), _free_path(bench)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
+
+
+def _free_path(bench: Bench) -> Path:
+    """The preset's file. That of another recipe with the same method, model and target, as of another size or with
+    another payload, stays: then the recipe's id is in the name."""
+    recipe = bench.run.recipe
+    name = f"{recipe.method.NAME}-{recipe.backbone.name}-{_name(bench.target)}"
+    path = bench.run.results / "presets" / f"{name}.yaml"
+    if not path.exists() or _tuned_from(bench) in path.read_text(encoding="utf-8"):
+        return path
+    return path.with_name(f"{name}-{job_of(bench.run).id}.yaml")
+
+
+def _tuned_from(bench: Bench) -> str:
+    return f"Tuned from recipe {job_of(bench.run).id}."
 
 
 def preset(bench: Bench, run: Run, tuned: tuple[float, float], checked: tuple[float, float]) -> str:
@@ -89,6 +103,7 @@ def preset(bench: Bench, run: Run, tuned: tuple[float, float], checked: tuple[fl
         f" {bench.target.text(*checked)} on {len(check_on)} others (± standard error).",
         *too_few(bench.target, tuned, len(tune_on)),
         f"Tried: {'; '.join(bench.settled)}.",
+        _tuned_from(bench),
     ]
     plain = type(method)().for_backbone(anatomy_of(run.recipe.backbone))
     fields = yaml.safe_dump(differences(method, plain), sort_keys=False)

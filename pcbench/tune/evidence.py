@@ -113,4 +113,5 @@ def search_on(bench: Bench) -> Search:
     """A search over the settings of a bench."""
     low, high = bench.limits
     rises = bench.tradeoff.more_is_faster == bench.target.faster_is_more
-    return Search(bench.tune, low, high, rises, bench.tradeoff.whole, confirm=bench.confirm)
+    whole, at_least = bench.tradeoff.whole, bench.target.at_least
+    return Search(bench.tune, low, high, rises, whole, confirm=bench.confirm, at_least=at_least)

@@ -26,6 +26,7 @@ class Search:
     tried: all values measured so far; those of an earlier search count. close: relative distance from the target at
     which the search stops. narrow: ratio of a bracket's ends from which on it is not worth narrowing.
     confirm: measures a value that is to be taken once more, better. confirmed: the values for which that was done.
+    at_least: whether only a value whose measure is not below the target will do.
     """
 
     measure: Callable[[float], float]
@@ -38,13 +39,15 @@ class Search:
     narrow: float = NARROW
     confirm: Callable[[float], float] | None = None
     confirmed: set[float] = field(default_factory=set)
+    at_least: bool = False
 
     def find(self, target: float, start: float) -> float:
-        """The value whose measure is closest to the target. Raises UnreachableError if the target is out of range."""
+        """The value whose measure is closest to the target, of those that will do. Raises UnreachableError without one,
+        and if the target is out of range."""
         self._at(self._legal(start))
         for _ in range(MOST):
             best, following = self.best(target), None
-            if abs(self.tried[best] - target) > self.close * abs(target):
+            if self._short(best, target) or abs(self.tried[best] - target) > self.close * abs(target):
                 following = self._next(target)
             unsure = self._unsure(following)
             if unsure is not None:
@@ -55,7 +58,16 @@ class Search:
                 return best
             else:
                 self._confirm(best, target)
-        return self.best(target)
+        best = self.best(target)
+        if self._short(best, target):
+            raise UnreachableError(
+                f"of {len(self.tried)} settings that were tried none has more than {self.tried[best]:.4g}"
+            )
+        return best
+
+    def _short(self, value: float, target: float) -> bool:
+        """Whether a value will not do, however close it is."""
+        return self.at_least and self.tried[value] < target
 
     def _unsure(self, following: float | None) -> float | None:
         """A value next to the following one that was not measured well. Few prompts jump where many change little by
@@ -85,8 +97,8 @@ class Search:
                 self.confirmed.add(value)
 
     def best(self, target: float) -> float:
-        """The value tried whose measure is closest to the target."""
-        return min(self.tried, key=lambda value: abs(self.tried[value] - target))
+        """The value tried whose measure is closest to the target, of those that will do if there are any."""
+        return min(self.tried, key=lambda value: (self._short(value, target), abs(self.tried[value] - target)))
 
     def _next(self, target: float) -> float | None:
         """The next value to measure; None if none promises more."""
