@@ -76,8 +76,7 @@ class Backbone:
 
     source: a folder of weights bundled with pcbench ("bundled:tiny_wan"), a local folder, a hub repository, or
         "random" (set by `model.weights=random`; "random:FOLDER" for a folder, whose configs are kept).
-    revision: commit of a hub repository; for bundled weights or a folder, their fingerprint, so that new weights give a
-        new recipe.
+    revision: commit of a hub repository; of bundled weights or a folder, a fingerprint: new weights, new recipe.
     call: further arguments of the pipeline call.
     transformer: the transformer's config where it differs from the class defaults; lets a plan be priced without
         weights (bundled backbones read it from their own folder).
