@@ -118,7 +118,7 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         return None
     settings, jobs = composed.settings, jobs_of(composed.runs)
     tracking.mode_of(settings.wandb)
-    shards.parse(settings.shard)
+    shard = shards.parse(settings.shard)
     launch.check(settings, jobs)
     style = plan.style_of(settings.plan)
     device = plan.Device(settings.plan_gpu, settings.plan_utilisation)
@@ -126,7 +126,7 @@ def _before_work(arguments: Sequence[str]) -> Work | None:
         known = [name for name in paper_check.MODELS if name in compose.names("model")]
         paper_check.show(known, lambda model, method: run_from([f"model={model}", f"method={method}"]))
     elif style:
-        plan.show(jobs, style, device)
+        plan.show(jobs_of(shards.take(composed.runs, shard)), style, device)
     for reason in composed.left_out:
         print(f"pcbench: left out: {reason}", file=sys.stderr)
     if settings.shards is not None and not style:

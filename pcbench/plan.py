@@ -94,20 +94,40 @@ def show(
     total = totals(rows)
     looked = {(each.place.record, each.run.observe): each for job in jobs for each in (job.reference, job)}
     observations = [todo for job in looked.values() if (todo := observation(job, device)) is not None]
+    timings = timed_calls([job for job, _ in all_priced], rows)
     if style == "json":
-        document = {"runs": rows, "totals": total, "observations": observations, "assumptions": device.words}
+        document = {
+            "runs": rows,
+            "totals": total,
+            "observations": observations,
+            "timings": timings,
+            "assumptions": device.words,
+        }
         say(json.dumps(document, indent=1, allow_nan=False))
     else:
-        for line in [*table(rows, total, device), *map(_in_words, observations), time_here(jobs, rows, observations)]:
+        beside = [*map(_in_words, observations), *(_timed_in_words(each, device) for each in timings)]
+        for line in [*table(rows, total, device), *beside, time_here(jobs, rows, [*observations, *timings])]:
             say(line)
 
 
-def time_here(jobs: Sequence[Job], rows: Sequence[dict[str, Any]], observations: Sequence[dict[str, Any]]) -> str:
+def timed_calls(jobs: Sequence[Job], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calls still to be timed for each model, as plain data; those that warm up are not counted."""
+    prices = {job.place: row["pmacs"] for job, row in zip(jobs, rows, strict=True)}
+    found: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        for each in {job, job.reference} if (count := latency.calls(job)) else ():
+            of_model = found.setdefault(job.place.model, {"model": job.place.model, "calls": 0, "pmacs": 0.0})
+            of_model["calls"] += count
+            of_model["pmacs"] += count * prices[each.place]
+    return list(found.values())
+
+
+def time_here(jobs: Sequence[Job], rows: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) -> str:
     """How long the missing work takes on this machine, as far as records tell, as a line for people."""
     pmacs: dict[str, float] = {}
     for planned in rows:
         pmacs[planned["model"]] = pmacs.get(planned["model"], 0.0) + planned["videos_missing"] * planned["pmacs"]
-    for todo in observations:
+    for todo in beside:
         pmacs[todo["model"]] += todo["pmacs"]
     machine = jobs[0].place.machine
     known = [record for folder in {job.run.results for job in jobs} for record in known_records(folder)]
@@ -144,7 +164,7 @@ def known_records(results: Path) -> list[dict[str, Any]]:
 
 def row(job: Job, price: Price, device: Device) -> dict[str, Any]:
     """One recipe's plan as plain data; everything that is not a total is per video."""
-    run, recipe, count = job.run, job.recipe, len(job.missing())
+    run, recipe, count = job.run, job.recipe, len(job.missing()) if "generate" in job.run.stages else 0
     parts = needed(run, price.rehearsal)
     seconds = device.seconds(price.expected.total)
     timed = latency.stored(job)
@@ -220,6 +240,11 @@ def _in_words(todo: dict[str, Any]) -> str:
         f" trials, {todo['decodes']} videos to decode: {_number(todo['pmacs'])} PMACs,"
         f" {_number(todo['gpu_hours'])} GPU hours"
     )
+
+
+def _timed_in_words(each: dict[str, Any], device: Device) -> str:
+    cost = f"{_number(each['pmacs'])} PMACs, {_number(device.seconds(each['pmacs'] * PETA) / 3600)} GPU hours"
+    return f"time, beside that: {each['model']}, {each['calls']} calls: {cost}"
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

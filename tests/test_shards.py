@@ -11,6 +11,7 @@ from pcbench.job import jobs_of
 from pcbench.launch import shards
 
 from .launch_parts import TINY, jobs, made, same
+from .plan_parts import planned
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,16 @@ def test_lines_for_a_job_array(tmp_path, capsys):
 def test_a_bad_shard_is_one_line(tmp_path, capsys, shard):
     assert cli.main([f"results={tmp_path}", f"shard={shard}"]) == 2
     assert "shard must be i/n with i from 1 to n" in capsys.readouterr().err
+
+
+def test_a_plan_is_of_the_shard_and_the_stages_that_are_asked_for(tmp_path, capsys):
+    words = ("model=wan", "method=uniform", f"results={tmp_path}", "prompts.limit=3", "prompts.seeds=[0,1]")
+    whole, half = planned(capsys, *words), planned(capsys, *words, "shard=1/2")
+    assert half["totals"]["videos_missing"] == whole["totals"]["videos_missing"] // 2
+    for stages in ("score", "latency"):
+        assert planned(capsys, *words, f"stages=[{stages}]")["totals"]["videos_missing"] == 0
+    assert planned(capsys, *words, "stages=[generate,score]")["timings"] == []
+    none, uniform = whole["runs"]
+    (timings,) = planned(capsys, *words, "latency.prompts=2", "latency.repeats=5")["timings"]
+    assert (timings["model"], timings["calls"]) == ("wan", 2 * 5 * 3)  # the reference for itself, and with the method
+    assert timings["pmacs"] == pytest.approx(2 * 5 * (2 * none["pmacs"] + uniform["pmacs"]))

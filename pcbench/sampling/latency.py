@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -71,12 +71,28 @@ def is_own(run: Run) -> bool:
     return timed_samples(run)[0] in run.samples
 
 
+def to_time(job: Job, timed: Mapping[tuple[str, int], dict[str, Any]]) -> list[tuple[str, int]]:
+    """The samples that the job's run is to time but for those that were, with at least as many repeats."""
+    run = job.run
+    return [key for key in timed_samples(run) if key not in timed or _repeats(timed[key]) < run.latency.repeats]
+
+
+def calls(job: Job) -> int:
+    """How many timed calls of the job's method are still to be made, and as many of its reference beside them."""
+    if "latency" not in job.run.stages or not is_own(job.run):
+        return 0
+    return len(to_time(job, _by_sample(stored(job)))) * job.run.latency.repeats
+
+
+def _by_sample(done: dict[str, Any] | None) -> dict[tuple[str, int], dict[str, Any]]:
+    return {(sample["prompt"], sample["seed"]): sample for sample in (done or {"prompts": []})["prompts"]}
+
+
 def profile(job: Job, say: Say) -> None:
     """Time the job's method on its samples, but for those that were already timed with at least as many repeats."""
     run = job.run
-    done = parallel.broadcast_from_rank0(stored(job)) or {"prompts": []}
-    timed = {(sample["prompt"], sample["seed"]): sample for sample in done["prompts"]}
-    todo = [key for key in timed_samples(run) if key not in timed or _repeats(timed[key]) < run.latency.repeats]
+    timed = _by_sample(parallel.broadcast_from_rank0(stored(job)))
+    todo = to_time(job, timed)
     if not todo:
         return
     pipe = backbones.load(run.recipe, run.device, run.offload)
