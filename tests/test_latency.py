@@ -102,10 +102,12 @@ def test_time_under_other_conditions_is_not_taken_over(run, called, monkeypatch,
         assert latency.stored(job_of(run))["conditions"][what] == latency.conditions(run)[what]  # both are kept
 
 
-def test_the_environments_attention_backend_is_a_condition(run, monkeypatch):
-    plain = latency.conditions(run)
+def test_the_environments_attention_backend_is_refused(monkeypatch):
+    """A reference by one backend and a method by another would be compared as if they were alike."""
     monkeypatch.setattr(backbones, "DIFFUSERS_ATTN_BACKEND", "_native_math")
-    assert latency.conditions(run) != plain
+    with pytest.raises(ConfigError, match="unset it, and give model.numerics.attention=_native_math"):
+        cli.run_from(SMALL)
+    assert latency.conditions(cli.run_from([*SMALL, "model.numerics.attention=native"]))["attention"] == "native"
 
 
 def test_several_prompts_are_timed_and_their_ratios_kept_apart(run):

@@ -70,6 +70,11 @@ def check(run: Run) -> None:
     shares.check(run.recipe, family(run.recipe.backbone), transformer_config(run.recipe.backbone))
     if (attention := run.recipe.numerics.attention) is not None:
         check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
+    elif DIFFUSERS_ATTN_BACKEND != AttentionBackendName.NATIVE.value:
+        raise ConfigError(
+            f"the environment says DIFFUSERS_ATTN_BACKEND={DIFFUSERS_ATTN_BACKEND}, which changes videos and is in no"
+            f" record: unset it, and give model.numerics.attention={DIFFUSERS_ATTN_BACKEND}"
+        )
 
 
 def load(recipe: Recipe, device: str, offload: str = "none") -> Any:
@@ -210,7 +215,7 @@ def after_call(pipe: Any) -> None:
 
 def attention_of(recipe: Recipe) -> str:
     """The attention backend that the recipe will run with."""
-    return recipe.numerics.attention or DIFFUSERS_ATTN_BACKEND
+    return recipe.numerics.attention or AttentionBackendName.NATIVE.value
 
 
 def attention_backend() -> str:
