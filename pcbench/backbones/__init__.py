@@ -70,7 +70,7 @@ def check(run: Run) -> None:
     shares.check(run.recipe, family(run.recipe.backbone), transformer_config(run.recipe.backbone))
     if (attention := run.recipe.numerics.attention) is not None:
         check_choice("model.numerics.attention", attention, [name.value for name in AttentionBackendName])
-    elif DIFFUSERS_ATTN_BACKEND != AttentionBackendName.NATIVE.value:
+    elif AttentionBackendName.NATIVE.value != DIFFUSERS_ATTN_BACKEND:
         raise ConfigError(
             f"the environment says DIFFUSERS_ATTN_BACKEND={DIFFUSERS_ATTN_BACKEND}, which changes videos and is in no"
             f" record: unset it, and give model.numerics.attention={DIFFUSERS_ATTN_BACKEND}"
