@@ -155,6 +155,29 @@ def test_help_that_nobody_reads_to_the_end_is_no_fault(main, capfd, monkeypatch)
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("command", ["cli", "another"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_work_goes_on_when_nobody_reads_its_lines(command, stream, monkeypatch):
+    """As in `python -m pcbench … | head -1`, or beside a `tee` that was ended."""
+    done = []
+
+    def work(_: object) -> int:
+        for number in range(3):
+            print(f"sample {number}", file=getattr(sys, stream), flush=True)
+            done.append(number)
+        return 0
+
+    monkeypatch.setattr(cli, "_before_work", lambda words: "work")
+    monkeypatch.setattr(cli, "_carry_out_all", work)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, stream, closed)
+        code = cli.main([]) if command == "cli" else Command("x", "about").run([], lambda words: words, work)
+        assert getattr(sys, stream) is closed
+    assert (code, done) == (0, [0, 1, 2])
+
+
 def completed(line: str) -> set[str]:
     """What bash offers at the end of a line."""
     script = completion.SHELLS["bash"]
