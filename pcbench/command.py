@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from .messages import message, nearest, shortened
@@ -89,6 +90,15 @@ class Command:
         for fault in error.lines if isinstance(error, FaultsError) else [error]:
             print(f"{self.name}: {self.explain(fault)}", file=sys.stderr)
         return 2
+
+
+def process_of(module: str, *words: str) -> list[str]:
+    """The command line of another process, which runs a module of these packages with some words. No folder of the
+    working directory that is called as one of the packages hides it (from Python 3.11 on): `python -m` would look
+    there first, and this process need not have been started so."""
+    beside = Path(__file__).resolve().parents[1] == Path.cwd()  # the packages are found there alone, if not installed
+    options = ["-P"] if sys.version_info >= (3, 11) and not beside else []
+    return [sys.executable, *options, "-m", module, *words]
 
 
 def unread() -> int:

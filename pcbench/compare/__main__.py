@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import devices, feasible
-from ..command import Command, FaultsError, Progress, options_of
+from ..command import Command, FaultsError, Progress, options_of, process_of
 from ..config import ConfigError
 from ..fidelity.stage import chosen
 from . import scores, table
@@ -87,7 +87,7 @@ def carry_out(work: Work) -> int:
         print(f"{COMMAND.name}: failed: {line}", file=sys.stderr)
     if work.page:
         # The page is the other package's, which imports none of this one: it reads comparison.json.
-        page = [sys.executable, "-m", "analysis", "report", str(work.out), "--out", str(work.out / "report")]
+        page = process_of("analysis", "report", str(work.out), "--out", str(work.out / "report"))
         return subprocess.run(page).returncode or bool(failed)
     return int(bool(failed))
 

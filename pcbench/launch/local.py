@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
 
+from ..command import process_of
 from ..config import ConfigError, Run
 from ..devices import resolve, visible
 from .worker import DRIVER, OWN, Launch
@@ -52,7 +52,7 @@ class Pool:
         self._processes: list[subprocess.Popen[bytes]] = []
         own_gpus = gpus(runs)
         launch.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pcbench", *launch.words, *OWN]
+        command = process_of("pcbench", *launch.words, *OWN)
         try:
             for number in range(1, launch.count + 1):
                 own = {"CUDA_VISIBLE_DEVICES": own_gpus[number - 1]} if own_gpus else {}
