@@ -16,7 +16,7 @@ from methods.calibration import NotCalibratedError
 
 from . import compose, feasible, integrity, launch, options, plan, stages, summary, tracking
 from .backbones import weights
-from .command import Command, unread
+from .command import Command, read_or_not, unread
 from .compose import run_from
 from .config import ConfigError
 from .cost import memory, paper_check
@@ -88,14 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if work is None:
         return 0
-    try:
-        return _carry_out_all(work)
-    except ConfigError as error:  # of a launcher, before any work
-        print(f"pcbench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+    with read_or_not():
+        try:
+            return _carry_out_all(work)
+        except ConfigError as error:  # of a launcher, before any work
+            print(f"pcbench: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("pcbench: interrupted; the same command continues where it stopped", file=sys.stderr)
+            return 130
 
 
 def _before_work(arguments: Sequence[str]) -> Work | None:

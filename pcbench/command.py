@@ -5,12 +5,15 @@ Standard library only: `tracking` and `vbench` start without torch.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 from .messages import message, nearest, shortened
 
@@ -71,15 +74,16 @@ class Command:
             return unread()
         except Exception as error:  # anything that composing and checking may raise
             return self.refuse(error)
-        try:
-            return work(prepared) or 0
-        except KeyboardInterrupt:
-            goes_on = "; the same command continues where it stopped" if self.resumes else ""
-            print(f"{self.name}: interrupted{goes_on}", file=sys.stderr)
-            return 130
-        except Exception as error:
-            print(f"{self.name}: failed: {self.explain(error)}", file=sys.stderr)
-            return 1
+        with read_or_not():
+            try:
+                return work(prepared) or 0
+            except KeyboardInterrupt:
+                goes_on = "; the same command continues where it stopped" if self.resumes else ""
+                print(f"{self.name}: interrupted{goes_on}", file=sys.stderr)
+                return 130
+            except Exception as error:
+                print(f"{self.name}: failed: {self.explain(error)}", file=sys.stderr)
+                return 1
 
     def refuse(self, error: BaseException) -> int:
         """Print what is wrong, on one line for each fault; returns exit code 2."""
@@ -88,10 +92,68 @@ class Command:
         return 2
 
 
+def process_of(module: str, *words: str) -> list[str]:
+    """The command line of another process, which runs a module of these packages with some words. No folder of the
+    working directory that is called as one of the packages hides it (from Python 3.11 on): `python -m` would look
+    there first, and this process need not have been started so."""
+    beside = Path(__file__).resolve().parents[1] == Path.cwd()  # the packages are found there alone, if not installed
+    options = ["-P"] if sys.version_info >= (3, 11) and not beside else []
+    return [sys.executable, *options, "-m", module, *words]
+
+
 def unread() -> int:
     """Nobody reads what is printed any more, as after `| head`: print nothing more; returns the exit code for that."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard(sys.stdout)
     return 141  # as after SIGPIPE
+
+
+@contextmanager
+def read_or_not() -> Iterator[None]:
+    """The body goes on when nobody reads any more what is printed: work of hours is not for its lines."""
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _ReadOrNot(out), _ReadOrNot(err)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = out, err
+
+
+class _ReadOrNot:
+    """A stream whose further text is discarded once its reader has gone: the end of a pipe, or a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text, or discard it."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._check(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written, or discard it."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._check(error)
+
+    def _check(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise error
+        _discard(self._stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """From now on, discard what is written to a stream, by this process and those it starts."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def options_of(words: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:

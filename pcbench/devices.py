@@ -34,6 +34,15 @@ def resolve(device: str) -> str:
     return f"cuda:{number}"
 
 
+def visible(device: str = "auto") -> list[str]:
+    """CUDA_VISIBLE_DEVICES of a process for each GPU that a run may use: the numbered one, or all; none on the CPU."""
+    if resolve(device) == "cpu":
+        return []
+    count, listed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    every = listed[:count] if len(listed) >= count and listed[0] else [str(number) for number in range(count)]
+    return [every[int(device.partition(":")[2])]] if ":" in device else every
+
+
 def use(device: str) -> None:
     """Make a resolved device the current CUDA device of this process."""
     if device != "cpu":

@@ -21,7 +21,7 @@ from .fidelity import stage as fidelity
 from .job import Job
 from .observe import stage as observe
 from .sampling import latency, parallel, video
-from .sampling.generate import generate
+from .sampling.generate import at_another_rate, generate
 from .store import claims, write_whole
 from .store.away import steadily
 from .vbench import stage as vbench
@@ -117,6 +117,8 @@ class Sweep:
                 self._settled.add(job)
             else:
                 integrity.check(job.place, say)
+                if job not in self._failures and (line := at_another_rate(job)):  # not again in a further round
+                    say(f"{job.run.label}  {line}")
         if job in self._settled:
             return []
         with claims.missed() as elsewhere:

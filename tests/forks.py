@@ -20,6 +20,7 @@ import torch
 import pcbench.__main__
 import pcbench.cli
 import pcbench.fidelity.metrics  # brings torchmetrics
+from pcbench.command import process_of
 from pcbench.store import away
 
 diffusers.WanPipeline, diffusers.HunyuanVideoPipeline  # noqa: B018  # which diffusers imports when they are named
@@ -96,8 +97,9 @@ def workers() -> None:
     start = subprocess.Popen
 
     def fork(command: Sequence[str], **how: Any) -> subprocess.Popen:
-        if list(command[:3]) != [sys.executable, "-m", "pcbench"]:
+        own = process_of("pcbench")
+        if list(command[: len(own)]) != own:
             return start(command, **how)
-        return popen(lambda: pcbench.__main__.main(command[3:]), **how)
+        return popen(lambda: pcbench.__main__.main(command[len(own) :]), **how)
 
     subprocess.Popen = fork  # type: ignore[assignment,misc]

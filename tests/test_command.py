@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ import pytest
 from pcbench import __main__ as launcher
 from pcbench import cli, completion, config, options, runs
 from pcbench.backbones import FAMILIES
-from pcbench.command import Command, FaultsError, Progress, left, options_of
+from pcbench.command import Command, FaultsError, Progress, left, options_of, process_of
 
+ROOT = Path(__file__).parents[1]
 OURS = [name for name, (module, _) in options.COMMANDS.items() if name not in ("analysis", "vbench", "tracking")]
 
 
@@ -153,6 +155,50 @@ def test_help_that_nobody_reads_to_the_end_is_no_fault(main, capfd, monkeypatch)
         monkeypatch.setattr("sys.stdout", closed)
         assert main(*arguments) == 141
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["cli", "another"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_work_goes_on_when_nobody_reads_its_lines(command, stream, monkeypatch):
+    """As in `python -m pcbench … | head -1`, or beside a `tee` that was ended."""
+    done = []
+
+    def work(_: object) -> int:
+        for number in range(3):
+            print(f"sample {number}", file=getattr(sys, stream), flush=True)
+            done.append(number)
+        return 0
+
+    monkeypatch.setattr(cli, "_before_work", lambda words: "work")
+    monkeypatch.setattr(cli, "_carry_out_all", work)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, stream, closed)
+        code = cli.main([]) if command == "cli" else Command("x", "about").run([], lambda words: words, work)
+        assert getattr(sys, stream) is closed
+    assert (code, done) == (0, [0, 1, 2])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python's option -P")
+def test_folders_of_the_users_own_hide_nothing_from_a_further_process(tmp_path, monkeypatch):
+    """`pcbench` itself, the console script, has no working directory in its path."""
+    for name in ("analysis", "methods", "pcbench"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the user's own')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for module in ("pcbench.tracking", "analysis"):
+        done = subprocess.run(process_of(module, "--help"), capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.chdir(ROOT)
+    assert "-P" not in process_of("pcbench")  # where they may be found there alone
+
+
+def test_every_further_process_is_started_so():
+    found = [path.name for folder in ("pcbench", "analysis") for path in (ROOT / folder).rglob("*.py")
+             if re.search(r'sys.executable, "-m"', path.read_text())]  # fmt: skip
+    assert found == []
 
 
 def completed(line: str) -> set[str]:

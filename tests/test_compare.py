@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from analysis.report import comparison
 from pcbench.compare import __main__ as compare
 from pcbench.compare import scores
 from pcbench.compare.pairs import labels, shape_of
-from pcbench.fidelity.stage import measure
+from pcbench.fidelity.stage import measure, settled
 from pcbench.sampling.video import read_mp4
 
 GOLDEN = Path(__file__).parent / "golden" / "fidelity"
@@ -204,3 +206,96 @@ def test_shapes_are_read_from_headers(tmp_path):
     (tmp_path / "y.mp4").write_bytes(b"not a video")
     with pytest.raises(ValueError, match="no whole mp4 file"):
         shape_of(tmp_path / "y.mp4")
+
+
+def varying(path: Path, source: Path) -> None:
+    """The same frames, of which some come late: a rate that varies, with the same mean."""
+    path.parent.mkdir(exist_ok=True)
+    late = "setpts='if(between(N,1,3),(N+0.9)/8/TB,N/8/TB)'"
+    words = ["-i", source, "-vf", late, "-fps_mode", "vfr", "-enc_time_base", "1/1000", "-qp", "0", "-bf", "0"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *words, "-video_track_timescale", "1000", path]
+    subprocess.run(command, check=True)
+
+
+def test_each_frame_is_read_once_at_a_rate_that_varies(pair):
+    """Without the page, whose differences are of the same frames."""
+    for name in ("a.mp4", "b.mp4"):
+        varying(Path("late") / name, Path("ref") / name)
+    assert np.array_equal(read_mp4(Path("late/a.mp4")), read_mp4(Path("ref/a.mp4")))
+    assert compare.main(["ref", "late"]) == 0
+    assert content()["folders"][0]["fidelity"]["psnr@2"]["identical"] == 2
+
+
+@pytest.mark.parametrize("name", ["提" * 77 + "-0.mp4", "x" * 251 + ".mp4"])
+def test_names_may_be_as_long_as_the_file_system_allows(name, pair):
+    for folder in pair:
+        shutil.copyfile(f"{folder}/a.mp4", f"{folder}/{name}")
+    for _ in range(2):
+        assert compare.main([*pair, "fidelity=raw"]) == 0
+    assert name in {video["name"] for video in content()["folders"][0]["videos"]}
+    assert len(list(Path("comparison/report/media").rglob("*.difference.mp4"))) == 3
+
+
+def test_accents_are_the_same_however_they_are_written(pair, capsys):
+    composed, decomposed = "caf\u00e9.mp4", "cafe\u0301.mp4"
+    Path("ref/a.mp4").rename(f"ref/{composed}"), Path("fast/a.mp4").rename(f"fast/{decomposed}")
+    assert compare.main([*pair, "fidelity=raw"]) == 0
+    (bench,) = comparison.benches(Path("comparison"))
+    assert all(path.is_file() for videos in bench["videos"].values() for path, _ in videos.values())
+    shutil.rmtree("comparison")
+    shutil.copyfile(f"fast/{decomposed}", f"fast/{composed}")
+    assert "two files whose names look alike" in refused([*pair], capsys)
+
+
+def test_hidden_files_are_passed_over_and_other_containers_named(pair, capsys):
+    Path("fast/._a.mp4").write_bytes(b"\0\5\x16\7" * 16)
+    Path("fast/.partial-1-x-a.mp4").touch()
+    for folder in pair:
+        Path(folder, "c.webm").touch()
+    Path("fast/d.GIF").touch()
+    assert compare.main([*pair, "page=false", "fidelity=raw"]) == 0
+    printed = capsys.readouterr().out
+    assert "ref: left out, as only mp4 files are read: c.webm\n" in printed
+    assert "fast: left out, as only mp4 files are read: c.webm, d.GIF\n" in printed
+    shutil.rmtree("comparison")
+    Path("other").mkdir()
+    Path("other/e.mkv").touch()
+    assert "other holds no mp4 file; convert its other videos first: e.mkv" in refused(["ref", "other"], capsys)
+
+
+def test_frames_too_small_for_a_metric_have_its_reason_and_the_others_their_values(pair, monkeypatch, capsys):
+    video(Path("ref/a.mp4"), height=6, width=6), video(Path("fast/a.mp4"), 1, height=6, width=6)
+    assert compare.main([*pair, "page=false"]) == 0
+    small, large = content()["folders"][0]["videos"]
+    assert small["fidelity"]["psnr@2"] is not None
+    assert small["fidelity"]["ssim@2"] is None
+    assert small["fidelity_notes"]["ssim@2"] == "SSIM needs frames of at least 11x11 pixels"
+    assert "\nSSIM needs frames of at least 11x11 pixels\n" in capsys.readouterr().out
+    assert large["fidelity"]["ssim@2"] is not None
+    monkeypatch.setattr(scores, "measure", None)  # nothing is left to do
+    assert compare.main([*pair, "page=false"]) == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 10, 11])
+def test_no_metric_fails_for_small_frames(size):
+    frames = np.random.default_rng(size).integers(0, 255, (2, 3, size, size + 1, 3)).astype(np.uint8)
+    for name in scores.metrics_of(scores.COMPARABLE):
+        found = measure(name, *frames)
+        assert np.isfinite(found["frames"]).all(), name
+        assert bool(found["frames"]) != bool(found["note"]), name
+        assert settled(name, found), name
+
+
+def test_a_pair_that_fails_is_named_and_the_others_are_scored(pair, monkeypatch, capsys):
+    def failing(path: Path) -> np.ndarray:
+        if path == Path("fast/a.mp4"):
+            raise OSError("could not be decoded")
+        return read_mp4(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "read_mp4", failing)
+        assert compare.main([*pair, "page=false"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "pcbench.compare: failed: fast: a.mp4: could not be decoded\n"
+    assert "worst of fast by PSNR: b.mp4" in captured.out
+    assert compare.main([*pair, "page=false"]) == 0  # it is tried again

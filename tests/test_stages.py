@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import imageio.v3 as imageio
 import pytest
 
 from pcbench import cli, stages
@@ -117,3 +118,20 @@ def test_a_worker_begins_at_its_place_and_leaves_what_others_made_to_them_at_fir
         assert not sweep.carry_out(share, said.append)
     assert all(method.job.files(prompt, 0).fidelity.exists() for prompt in prompts)
     assert len(decodes) == 2 * 5
+
+
+def test_finished_samples_at_another_frame_rate_are_told_and_left(tmp_path, capsys):
+    words = [*WORDS[2:], "method=fora", "prompts.limit=2", f"results={tmp_path}"]
+    assert cli.main([*words, "model.fps=12"]) == 0
+    assert "model.fps" not in capsys.readouterr().out
+    first, *_ = sorted(tmp_path.rglob("*.mp4"))
+    before = first.read_bytes()
+    line = "2 of 2 mp4 files are there with 12 frames per second, and stay so; those that are deleted are made again"
+    assert cli.main([*words, "model.fps=24"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"model.fps=24: {line}") == 2  # of the method and of its reference
+    assert first.read_bytes() == before
+    first.unlink()
+    assert cli.main([*words, "model.fps=24"]) == 0
+    assert first.read_bytes() != before
+    assert imageio.immeta(first, plugin="FFMPEG")["fps"] == 24

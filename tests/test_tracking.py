@@ -169,6 +169,23 @@ def test_only_what_changed_is_written_again(bench, tmp_path):
     assert len(before & after) == 3
     teacache = next(run for name, run in runs_of(bench).items() if name.startswith("teacache"))
     assert teacache["summary"]["error"] == "no room"
+    for path in bench.glob("wandb/offline-run-*/*.wandb"):
+        path.with_name(f"{path.name}.synced").touch()  # as `wandb sync` does
+    for mode in ("offline", "online"):
+        assert f"0 runs written {mode}" in project(tmp_path, str(bench), "--mode", mode).stdout
+    put(bench, record("teacache", 1, status="ok"))
+    assert "2 runs written" in project(tmp_path, str(bench)).stdout
+    assert len(folders(bench)) == 7  # beside those that were sent
+
+
+@needs_wandb
+def test_two_processes_write_no_run_twice(bench, tmp_path):
+    """As two shards of a sweep on one results folder have them."""
+    command = [sys.executable, "-m", "pcbench.tracking", str(bench)]
+    how = {"cwd": ROOT, "env": environment(tmp_path), "stdout": subprocess.PIPE, "text": True}
+    said = [process.communicate()[0] for process in [subprocess.Popen(command, **how) for _ in range(2)]]
+    assert sorted(re.findall(r"(\d) runs written", "".join(said))) == ["0", "5"]
+    assert len(folders(bench)) == 5
 
 
 @needs_wandb

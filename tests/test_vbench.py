@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from pcbench import devices
 from pcbench.config import ConfigError
 from pcbench.identity import sample_key
 from pcbench.job import job_of
@@ -118,7 +120,7 @@ def test_suites_do_not_overwrite_each_other(home, tmp_path):
 
 def test_dimensions_share_out_the_gpus(home, tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "lacking", lambda dimension: [])
-    monkeypatch.setattr(stage, "devices", lambda: ["4", "6"])
+    monkeypatch.setattr(stage, "visible", {"auto": ["4", "6"]}.get)
     calls = fake_environment(home, "time.sleep(1)")
     run = run_of(tmp_path / "out", [OTHER], FLICKER, "dynamic_degree", "imaging_quality")
     make_samples(run)
@@ -129,16 +131,20 @@ def test_dimensions_share_out_the_gpus(home, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "visible", "expected"), [(0, None, [""]), (2, None, ["0", "1"]), (2, "5,7", ["5", "7"]), (1, "3", ["3"])]
-)
-def test_one_gpu_a_process(monkeypatch, count, visible, expected):
-    monkeypatch.setattr(stage.torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(stage.torch.cuda, "device_count", lambda: count)
-    if visible is None:
+    ("count", "listed", "device", "expected"),
+    [
+        (0, None, "auto", []), (2, None, "auto", ["0", "1"]), (2, "5,7", "cuda", ["5", "7"]), (1, "3", "auto", ["3"]),
+        (2, "5,7", "cpu", []), (2, None, "cuda:1", ["1"]), (2, "5,7", "cuda:1", ["7"]),
+    ],
+)  # fmt: skip
+def test_one_gpu_a_process(monkeypatch, count, listed, device, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    if listed is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert stage.devices() == expected
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert devices.visible(device) == expected
 
 
 # VBench's silent failures, and the others of its worker.

@@ -159,9 +159,9 @@ def test_the_record_has_it_beside_vbenchs_own(ready, tmp_path):
 
 
 def test_a_dimension_takes_its_three_samples_and_leaves_out_what_it_cannot_judge(ready, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # which its official code asks for
     run = run_of(tmp_path / "out", [BASKETBALL, YOGA], "Human_Identity", seeds=(7, 8, 9, 10))
     make_samples(run)
+    monkeypatch.setattr("pcbench.vbench.tasks.resolve", lambda device: "cuda:0")  # which its official code asks for
     assert "Human_Identity 0.5000  6 videos" in score(run)[0]
     (suite,) = results.summary(job_of(run).place.folder, VBENCH2)
     told = suite["dimensions"]["Human_Identity"]
@@ -175,7 +175,6 @@ def test_other_prompts_are_scored_where_that_is_allowed(ready, tmp_path, monkeyp
     make_samples(run)
     assert "40 videos" in score(run)[0]
     assert len(results.per_sample(job_of(run).place.folder)) == 2
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(ConfigError, match=r"VBench-2.0's Composition is defined on VBench-2.0's own prompts alone"):
         require(run_of(tmp_path / "out", [OTHER], "Composition"))
 

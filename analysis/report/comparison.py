@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from pcbench.store import fitting
+
 from ..metrics import metric_of
 from . import data
 
@@ -61,12 +63,15 @@ def _bench(found: dict[str, Any]) -> dict[str, Any]:
         "methods": [_method(folder, frame, metrics, len(names_of_videos)) for folder in [reference, *folders]],
         "prompts": data.prompts_of(records, frame, metrics),
         "videos": {
-            folder["id"]: {
-                (name, SEED): (Path(folder["path"]) / name, Path(folder["id"]) / name) for name in names_of_videos
-            }
+            folder["id"]: {(name, SEED): _file(folder, name) for name in names_of_videos}
             for folder in [reference, *folders]
         },
     }
+
+
+def _file(folder: dict[str, Any], name: str) -> tuple[Path, Path]:
+    """Where a folder's video is, and where the page has it."""
+    return Path(folder["path"]) / folder.get("files", {}).get(name, name), Path(folder["id"]) / fitting(name)
 
 
 def _method(folder: dict[str, Any], frame: pd.DataFrame, metrics: list[dict[str, Any]], videos: int) -> dict[str, Any]:

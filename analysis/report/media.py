@@ -11,6 +11,7 @@ import numpy as np
 
 from pcbench.store import read_json, write_json, write_whole
 
+EACH_FRAME = ["-fps_mode", "passthrough"]  # ffmpeg would repeat and drop frames for a constant rate
 FULL = 48  # of 255: the difference drawn brightest
 # matplotlib's inferno at five places: black where nothing differs
 COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=float)
@@ -19,7 +20,7 @@ COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252
 def about(path: Path) -> dict[str, float]:
     """Frames per second, number of frames, width and height (pixels) of a video."""
     meta, frames = iio.immeta(path, plugin="FFMPEG"), 0
-    for _ in iio.imiter(path, plugin="FFMPEG"):
+    for _ in iio.imiter(path, plugin="FFMPEG", output_params=EACH_FRAME):
         frames += 1
     return {"fps": meta["fps"], "frames": frames, "width": meta["size"][0], "height": meta["size"][1]}
 
@@ -46,8 +47,8 @@ def difference(video: Path, reference: Path, frames: np.ndarray | None, target: 
     note, made_of = target.with_name(f".{target.name}.json"), [_state(video), _state(reference)]
     if target.exists() and read_json(note) == made_of:
         return frames
-    frames = iio.imread(reference, plugin="FFMPEG") if frames is None else frames
-    frames_of_method = iio.imread(video, plugin="FFMPEG")
+    frames = _read(reference) if frames is None else frames
+    frames_of_method = _read(video)
     if frames_of_method.shape != frames.shape:
         raise ValueError(f"{video} is of shape {frames_of_method.shape}, its reference {frames.shape}")
     write_whole(
@@ -59,6 +60,10 @@ def difference(video: Path, reference: Path, frames: np.ndarray | None, target: 
     )  # fmt: skip
     write_json(note, made_of)
     return frames
+
+
+def _read(path: Path) -> np.ndarray:
+    return iio.imread(path, plugin="FFMPEG", output_params=EACH_FRAME)
 
 
 def heat(video: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -40,6 +40,7 @@ FAMILIES: dict[str, Family] = {
 GRAPHS = 64  # of one block class: a graph for each size and guidance batch that a sweep on one pipeline may use
 
 _loaded: tuple[str, Any] | None = None
+_coming = False  # see `weights_are_coming`
 calls: Counter[str] = Counter()  # calls of the pipeline held in memory, by recipe id; a recipe counted here is warm
 
 
@@ -101,10 +102,26 @@ def fresh(recipe: Recipe, device: str, offload: str = "none") -> Any:
     if are_random(recipe.backbone):
         pipe = kind.build(recipe, device if offload == "none" else "cpu")
     else:
-        pipe = kind.load(source(recipe.backbone), recipe)
+        with _weights_coming():
+            pipe = kind.load(source(recipe.backbone), recipe)
     _settle(pipe, recipe, device, offload)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)  # bar of denoising steps
     return pipe
+
+
+@contextmanager
+def _weights_coming() -> Iterator[None]:
+    global _coming
+    _coming = True
+    try:
+        yield
+    finally:
+        _coming = False
+
+
+def weights_are_coming() -> bool:
+    """Whether weights are being downloaded or read from disk, which may take hours."""
+    return _coming
 
 
 def _settle(pipe: Any, recipe: Recipe, device: str, offload: str) -> None:

@@ -4,7 +4,8 @@ Videos are paired by file name. Each folder's PSNR, SSIM and LPIPS against the r
 this project, VideoSys (PAB, TeaCache, MagCache), EasyCache and ChituBench do (docs/fidelity.md), and temporal PSNR and
 sharpness; printed with 95 % intervals over videos and the worst pairs, and written to a page with all videos side by
 side. Files are compared as they are: nothing is resized, cut or encoded again, and folders that do not match are
-refused. Scores are kept, so the same command continues where it was stopped, and more folders cost only their own.
+refused; videos that are no mp4 files are named and left out. Scores are kept, so the same command continues where it
+was stopped, and more folders cost only their own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import devices, feasible
-from ..command import Command, FaultsError, Progress, options_of
+from ..command import Command, FaultsError, Progress, options_of, process_of
 from ..config import ConfigError
 from ..fidelity.stage import chosen
 from . import scores, table
@@ -67,6 +68,9 @@ def parse(arguments: Sequence[str]) -> Work:
     if lines := problems(reference, others, Progress(lambda line: say(f"reading headers {line}"))):
         raise FaultsError(lines)
     feasible.check_writable(out)
+    for folder in (reference, *others):
+        if folder.note:
+            say(folder.note)
     return Work(reference, others, conventions, out, device, options["page"] == "true")
 
 
@@ -74,16 +78,18 @@ def carry_out(work: Work) -> int:
     """Score what is missing, print the table, write the page; returns the exit code."""
     began, metrics = time.monotonic(), scores.metrics_of(work.conventions)
     kept = scores.Kept(work.out)
-    found = scores.score(work.reference, work.others, metrics, work.device, kept, Progress(say))
+    found, failed = scores.score(work.reference, work.others, metrics, work.device, kept, Progress(say))
     data = scores.write(work.out, work.reference, work.others, found, work.device)
     for line in table.lines(data, metrics):
         print(line)
     print(f"scores: {work.out / 'comparison.json'} ({time.monotonic() - began:.1f} s)", flush=True)
+    for line in failed:
+        print(f"{COMMAND.name}: failed: {line}", file=sys.stderr)
     if work.page:
         # The page is the other package's, which imports none of this one: it reads comparison.json.
-        page = [sys.executable, "-m", "analysis", "report", str(work.out), "--out", str(work.out / "report")]
-        return subprocess.run(page).returncode
-    return 0
+        page = process_of("analysis", "report", str(work.out), "--out", str(work.out / "report"))
+        return subprocess.run(page).returncode or bool(failed)
+    return int(bool(failed))
 
 
 def say(line: str) -> None:

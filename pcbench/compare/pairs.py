@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..messages import nearest, shortened
 from ..sampling.video import is_whole_mp4
 
 NAMED = 4  # files named in a message; further ones are counted
+OTHERS = {".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif"}  # videos that are not read
 PROBES = 4  # ffmpeg processes at a time
 
 
@@ -34,16 +36,26 @@ class Shape:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of mp4 files. label: what tells it from the other folders. files: by name, in order."""
+    """A folder of mp4 files. label: what tells it from the other folders. files: by name, in order; in names, letters
+    with accents are single characters (NFC), as macOS and others write them differently. left_out: other videos."""
 
     label: str
     path: Path
     files: dict[str, Path]
+    left_out: Sequence[str] = ()
+
+    @property
+    def note(self) -> str:
+        """A line about the videos that are left out; empty if there are none."""
+        return f"{self.label}: left out, as only mp4 files are read: {_named(self.left_out)}" if self.left_out else ""
 
 
 def folders(paths: Sequence[Path]) -> list[Folder]:
     """The folders, the reference first, each with its mp4 files. Raises ConfigError for one that has none."""
-    return [Folder(label, path, _files(path)) for label, path in zip(labels(paths), paths, strict=True)]
+    return [
+        Folder(label, path, _files(path), sorted(file.name for file in _visible(path, OTHERS)))
+        for label, path in zip(labels(paths), paths, strict=True)
+    ]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -63,12 +75,28 @@ def _files(path: Path) -> dict[str, Path]:
             path.name, [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
         )
         raise ConfigError(f"no folder {shortened(path)}: {near}")
-    files = {file.name: file for file in sorted(path.iterdir()) if file.suffix.lower() == ".mp4" and file.is_file()}
+    files: dict[str, Path] = {}
+    for file in _visible(path, {".mp4"}):
+        name = unicodedata.normalize("NFC", file.name)
+        if name in files:
+            raise ConfigError(f"{shortened(path)} has two files whose names look alike, {name!r}: rename one")
+        files[name] = file
     if not files:
         inside = sorted(each.name for each in path.iterdir() if each.is_dir() and any(each.glob("*.mp4")))
         where = f"; its folder {inside[0]!r} has some" if inside else ""
-        raise ConfigError(f"{shortened(path)} holds no mp4 file{where}")
+        other = [file.name for file in _visible(path, OTHERS)]
+        convert = f"; convert its other videos first: {_named(other)}" if other else ""
+        raise ConfigError(f"{shortened(path)} holds no mp4 file{where}{convert}")
     return files
+
+
+def _visible(path: Path, suffixes: set[str]) -> list[Path]:
+    """A folder's files with these suffixes, without hidden ones: unfinished files, and macOS's notes about files."""
+    return [
+        file
+        for file in sorted(path.iterdir())
+        if file.suffix.lower() in suffixes and file.is_file() and not file.name.startswith(".")
+    ]
 
 
 def shape_of(path: Path) -> Shape:

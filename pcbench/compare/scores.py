@@ -18,8 +18,9 @@ from .. import provenance
 from ..fidelity.metrics import CONVENTIONS, LATENTS, METRICS
 from ..fidelity.stage import Entry, measure, settled
 from ..fidelity.summary import summarise
+from ..messages import shortened
 from ..sampling.video import read_mp4
-from ..store import read_json, write_json, write_sealed
+from ..store import fitting, read_json, write_json, write_sealed
 from .pairs import Folder
 
 # On files that exist already it is `easycache`: the two differ in how the mp4 is written, not in what is computed.
@@ -42,7 +43,7 @@ class Kept:
 
     def path(self, folder: Folder, name: str) -> Path:
         """Where the scores of a folder's video are."""
-        return self.out / "scores" / slug(folder.label) / f"{name}.json"
+        return self.out / "scores" / slug(folder.label) / f"{fitting(name)}.json"
 
     def read(self, folder: Folder, reference: Folder, name: str) -> dict[str, Entry]:
         """The entries of known metrics that are valid for these two files."""
@@ -73,27 +74,34 @@ def slug(label: str) -> str:
 def score(
     reference: Folder, others: Sequence[Folder], metrics: Sequence[str], device: str, kept: Kept,
     say: Callable[[int, int, str], None],
-) -> Scores:  # fmt: skip
-    """Score every pair, video by video, so that a reference is decoded once for all folders.
+) -> tuple[Scores, list[str]]:  # fmt: skip
+    """Score every pair, video by video, so that a reference is decoded once for all folders. A pair that fails
+    is a line of the list returned, its scores have no value, and the others go on.
 
     `say` is told how many of how many pairs are done, and the latest.
     """
     scores: Scores = {folder.label: {} for folder in others}
+    failed: list[str] = []
     total, done = len(reference.files) * len(others), 0
     for name, path in reference.files.items():
         frames: np.ndarray | None = None
         for folder in others:
             entries = kept.read(folder, reference, name)
             missing = [metric for metric in metrics if not settled(metric, entries.get(metric))]
-            if missing:
-                frames = read_mp4(path) if frames is None else frames
-                video = read_mp4(folder.files[name])
-                entries |= {metric: measure(metric, video, frames, device) for metric in missing}
-                kept.write(folder, reference, name, entries)
+            try:
+                if missing:
+                    frames = read_mp4(path) if frames is None else frames
+                    video = read_mp4(folder.files[name])
+                    entries |= {metric: measure(metric, video, frames, device) for metric in missing}
+                    kept.write(folder, reference, name, entries)
+            except Exception as error:  # ffmpeg's complaints come as OSError, RuntimeError and others
+                failed.append(f"{folder.label}: {shortened(name)}: {shortened(error, 120)}")
+                none: Entry = {"value": None, "frames": [], "identical": None, "note": str(error)}
+                entries |= dict.fromkeys(missing, none)
             scores[folder.label][name] = {metric: entries[metric] for metric in metrics}
             done += 1
             say(done, total, name if missing else "")
-    return scores
+    return scores, failed
 
 
 def write(out: Path, reference: Folder, others: Sequence[Folder], scores: Scores, device: str) -> dict[str, Any]:
@@ -116,7 +124,9 @@ def write(out: Path, reference: Folder, others: Sequence[Folder], scores: Scores
 
 
 def _place(folder: Folder) -> dict[str, Any]:
-    return {"label": folder.label, "id": slug(folder.label), "path": str(folder.path.resolve())}
+    other = {name: path.name for name, path in folder.files.items() if path.name != name}
+    named = {"files": other} if other else {}  # on disk, where names are written in another form
+    return {"label": folder.label, "id": slug(folder.label), "path": str(folder.path.resolve()), **named}
 
 
 def _video(name: str, entries: dict[str, Entry]) -> dict[str, Any]:

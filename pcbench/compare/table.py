@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..fidelity.metrics import CONVENTIONS, METRICS, convention_of
+from ..fidelity.metrics import CONVENTIONS, IDENTICAL, METRICS, convention_of
 from ..messages import shortened
 
 WORST = 3  # pairs named for each folder
@@ -57,12 +57,12 @@ def _worst(folder: dict[str, Any], name: str) -> str:
 
 
 def _unscored(folders: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
-    """Why metrics have no value at all, each reason once."""
+    """Why videos have no value in a metric, each reason once."""
     notes = (
         video["fidelity_notes"].get(name)
         for name in metrics
         for folder in folders
-        if not _scored(folder, name)
         for video in folder["videos"]
+        if video["fidelity"][name] is None
     )
-    return list(dict.fromkeys(note for note in notes if note))
+    return list(dict.fromkeys(note for note in notes if note and note != IDENTICAL))

@@ -66,6 +66,7 @@ class Metric:
     ideal: the reference's own value, if values on either side of it are worse; None if one direction is better.
     shown: whether tables have a column for it.
     lacks: returns why it cannot be computed here, or None if it can.
+    least: the height and width that frames must have at least.
     """
 
     frames: Callable[[np.ndarray, np.ndarray, str], Values]
@@ -79,6 +80,12 @@ class Metric:
     pool: Callable[[Sequence[float | None]], float | None] = mean
     batch: int | None = None
     lacks: Callable[[], str | None] = lambda: None
+    least: int = 1
+
+    @property
+    def too_small(self) -> str:
+        """Why smaller frames have no value."""
+        return f"{self.title} needs frames of at least {self.least}x{self.least} pixels"
 
     @property
     def description(self) -> dict[str, Any]:
@@ -99,8 +106,8 @@ class Metric:
 
 
 PSNR = partial(Metric, title="PSNR", unit="dB", digits=2)
-SSIM = partial(Metric, title="SSIM")
-LPIPS = partial(Metric, title="LPIPS", lower_is_better=True, lacks=why_unavailable)
+SSIM = partial(Metric, title="SSIM", least=11)
+LPIPS = partial(Metric, title="LPIPS", lower_is_better=True, lacks=why_unavailable, least=31)  # AlexNet's last layer
 
 _box = partial(psnr_ssim.ssim, window=[1 / 7] * 7, unbiased=True)
 _spatial = partial(lpips, spatial=True)
@@ -109,7 +116,7 @@ _spatial = partial(lpips, spatial=True)
 def _easycache(name: str, source: Source) -> dict[str, Metric]:
     return {
         f"{name}.psnr@1": PSNR(frames=psnr_ssim.psnr_float32, source=source, pool=of_whole_video),
-        f"{name}.ssim@1": SSIM(frames=psnr_ssim.ssim_torchmetrics, source=source),
+        f"{name}.ssim@1": SSIM(frames=psnr_ssim.ssim_torchmetrics, source=source, least=6),
         f"{name}.lpips@1": LPIPS(frames=_spatial, source=source),
     }
 
@@ -121,7 +128,7 @@ CONVENTIONS: dict[str, dict[str, Metric]] = {
         "lpips@1": LPIPS(frames=lpips),
         "latent_psnr@1": PSNR(frames=psnr_ssim.latent_psnr, source=LATENTS, title="latent PSNR", shown=False),
         "temporal_psnr@1": PSNR(frames=temporal_psnr, pool=mean_of_differing, title="temporal PSNR"),
-        "sharpness@1": Metric(frames=sharpness_ratio, title="sharpness", digits=3, ideal=1.0),
+        "sharpness@1": Metric(frames=sharpness_ratio, title="sharpness", digits=3, ideal=1.0, least=3),
     },
     "videosys": {
         "videosys.psnr@1": PSNR(frames=psnr_ssim.psnr_capped, source=CRF_23, batch=16),
@@ -132,8 +139,8 @@ CONVENTIONS: dict[str, dict[str, Metric]] = {
     "easycache_hunyuan": _easycache("easycache_hunyuan", CRF_23),
     "chitu": {
         "chitu.psnr@1": PSNR(frames=psnr_ssim.psnr, source=CRF_10),
-        "chitu.ssim@1": SSIM(frames=_box, source=CRF_10),
-        "chitu.lpips@1": LPIPS(frames=partial(middle_frame, partial(lpips, size=224)), source=CRF_10),
+        "chitu.ssim@1": SSIM(frames=_box, source=CRF_10, least=7),
+        "chitu.lpips@1": LPIPS(frames=partial(middle_frame, partial(lpips, size=224)), source=CRF_10, least=1),
     },
 }
 METRICS: dict[str, Metric] = {name: metric for metrics in CONVENTIONS.values() for name, metric in metrics.items()}

@@ -23,7 +23,7 @@ from ..sampling.video import kept
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone
 from ..store.claims import busy, claim, leave_to_others
-from .metrics import CONVENTIONS, METRICS, convention_of, identical_frames, note
+from .metrics import CONVENTIONS, LATENTS, METRICS, convention_of, identical_frames, note
 
 Say = Callable[[str], None]
 Entry = dict[str, Any]  # one metric's result: value, frames, identical, note
@@ -53,7 +53,8 @@ def measure(name: str, video: np.ndarray, reference: np.ndarray, device: str = "
     if video.shape != reference.shape:
         raise ValueError(f"a video of shape {video.shape} cannot be compared with a reference of {reference.shape}")
     metric = METRICS[name]
-    if reason := metric.lacks():
+    too_small = metric.source != LATENTS and min(video.shape[1:3]) < metric.least
+    if reason := metric.too_small if too_small else metric.lacks():
         return {"value": None, "frames": [], "identical": None, "note": reason}
     frames = metric.frames(video, reference, device)
     value, identical = metric.pool(frames), identical_frames(video, reference)
@@ -153,8 +154,9 @@ def _on_disk(job: Job, files: SampleFiles) -> tuple[int | None, dict[str, Entry]
 
 
 def settled(name: str, entry: Entry | None) -> bool:
-    """Whether there is nothing to do: the metric was computed, or what it needs is still missing."""
-    return entry is not None and (bool(entry["frames"]) or entry["note"] == METRICS[name].lacks())
+    """Whether there is nothing to do: the metric was computed, what it needs is still missing, or frames are small."""
+    metric = METRICS[name]
+    return entry is not None and (bool(entry["frames"]) or entry["note"] in (metric.too_small, metric.lacks()))
 
 
 def _scored(run: Run, files: SampleFiles, reference: SampleFiles, names: list[str]) -> dict[str, Entry]:

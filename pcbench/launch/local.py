@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
 
+from ..command import process_of
 from ..config import ConfigError, Run
-from ..devices import resolve
-from ..vbench.stage import devices
+from ..devices import resolve, visible
 from .worker import DRIVER, OWN, Launch
 
 PATIENCE = 10.0  # seconds that a worker has to end when it is asked to
@@ -26,7 +25,7 @@ def gpus(runs: Sequence[Run]) -> list[str]:
     on_cpu = {resolve(run.device) == "cpu" for run in runs}
     if len(on_cpu) > 1:
         raise ConfigError("launcher=local takes runs that are all on the CPU, or all on GPUs")
-    return [] if on_cpu == {True} else devices()
+    return [] if on_cpu == {True} else visible()
 
 
 def count(runs: Sequence[Run], asked: int | None) -> int:
@@ -51,12 +50,12 @@ class Pool:
 
     def __init__(self, launch: Launch, runs: Sequence[Run]) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
-        visible = gpus(runs)
+        own_gpus = gpus(runs)
         launch.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pcbench", *launch.words, *OWN]
+        command = process_of("pcbench", *launch.words, *OWN)
         try:
             for number in range(1, launch.count + 1):
-                own = {"CUDA_VISIBLE_DEVICES": visible[number - 1]} if visible else {}
+                own = {"CUDA_VISIBLE_DEVICES": own_gpus[number - 1]} if own_gpus else {}
                 with launch.log(number).open("ab") as log:
                     self._processes.append(
                         subprocess.Popen(

@@ -165,6 +165,7 @@ def _generate_one(pipe: Any, job: Job, prompt: str, seed: int, files: SampleFile
         "seed": seed,
         "seconds": seconds,
         "notes": notes,
+        "fps": run.fps,
         "revision": provenance.revision(),
     }
     steadily(lambda: _write(run, files, latents, frames, header | handle.trace.to_dict()))
@@ -191,6 +192,15 @@ def _write(run: Run, files: SampleFiles, latents: torch.Tensor, frames: np.ndarr
             put(video, files.video)
             write_sealed(files.trace, trace)
     kept.put(files.latent, frames)
+
+
+def at_another_rate(job: Job) -> str:
+    """A line about the finished samples whose mp4 has another frame rate than the run; empty if there are none."""
+    traces = [read_json(job.files(*sample).trace) or {} for sample in job.run.samples]
+    rates = [trace["fps"] for trace in traces if trace.get("fps", job.run.fps) != job.run.fps]  # older ones have none
+    others = " or ".join(str(rate) for rate in sorted(set(rates)))
+    finished = f"{len(rates)} of {len(traces)} mp4 files are there with {others} frames per second, and stay so"
+    return f"model.fps={job.run.fps}: {finished}; those that are deleted are made again" if rates else ""
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from . import away
-from .atomic import write_whole  # re-exported for analysis, which may import only the store
+from .atomic import fitting as fitting
+from .atomic import write_whole  # both re-exported for analysis, which may import only the store
 
 CHECKSUM = "checksum"
 MEASURED = {"seconds", "latency"}  # keys of a record that differ in every measurement; latency has its own checksum

@@ -19,6 +19,7 @@ except ImportError:  # Windows: files still appear complete, but two processes m
     fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial-"  # prefix of file names
+LONGEST_NAME = 180  # bytes: the prefix of partial files, and a suffix, fit beside it into the usual 255
 PATIENCE = 30.0  # seconds to wait for a lock that is only held briefly; after that its owner hangs, and we do without
 
 _without: set[Path] = set()  # folders whose lock was waited for in vain: its owner hangs, and is not waited for twice
@@ -38,6 +39,12 @@ def partial(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             own.unlink(missing_ok=True)
+
+
+def fitting(name: str) -> str:
+    """The file name, or its hash and suffix if it is so long that the names of the files made for it would not fit."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= LONGEST_NAME else hashlib.sha256(encoded).hexdigest()[:32] + Path(name).suffix
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

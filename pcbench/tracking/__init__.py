@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ..command import process_of
 
 MODES = {
     **dict.fromkeys(("off", "false", "none", "disabled"), None),
@@ -42,7 +43,7 @@ def beside(results: Path, setting: Any, say: Callable[[str], None] = print) -> I
         yield
         return
     again = f"python -m pcbench.tracking {results} --mode {mode}"
-    command = [sys.executable, "-m", "pcbench.tracking", str(results), "--mode", mode, "--beside"]
+    command = process_of("pcbench.tracking", str(results), "--mode", mode, "--beside")
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     except OSError as error:

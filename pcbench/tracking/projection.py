@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..store import read_json, records, write_json
+from ..store.claims import claim
 from .entries import Entry, displayed, of_record, of_sweep
 
 PROJECT = "pcbench"  # unless WANDB_PROJECT says otherwise
 INIT_TIMEOUT = float(os.environ.get("WANDB_INIT_TIMEOUT", "15"))  # seconds, online; W&B's own variable
 FINISH_TIMEOUT = 300.0
+PAUSE = 0.5  # seconds before it is looked again whether another process is done
 
 
 class Projection:
@@ -27,13 +30,24 @@ class Projection:
         self.wandb, self.mode, self.say = wandb, mode, say
 
     def project(self, results: Path) -> int:
-        """Bring W&B up to date with the records under `results`; returns how many runs were sent."""
-        state_file, sent = results / "wandb" / "projected.json", 0
+        """Bring W&B up to date with the records under `results`; returns how many runs were sent. If another process is
+        doing so, as the sweep of another shard, this one comes after it, and sends what is left."""
+        state_file = results / "wandb" / "projected.json"
+        while True:
+            with claim(state_file) as claimed:
+                if claimed:
+                    return self._project(results, state_file)
+            time.sleep(PAUSE)
+
+    def _project(self, results: Path, state_file: Path) -> int:
+        sent = 0
         all_records = list(records(results))
         state = read_json(state_file) or {}
         for entry in [*(of_record(results, record) for record in all_records), of_sweep(results, all_records)]:
             digest, known = entry.digest, state.get(entry.id, {})
-            logged = known.get("mode") == "online" or (self.mode == "offline" and any(_offline(results, entry.id)))
+            *_, latest = [None, *_offline(results, entry.id)]
+            synced = known.get("mode") == "online" or (latest is not None and _is_synced(latest))
+            logged = synced or (self.mode == "offline" and latest is not None)
             if known.get("digest") == digest and logged:
                 continue
             self._send(results, entry)
@@ -44,7 +58,8 @@ class Projection:
 
     def _send(self, results: Path, entry: Entry) -> None:
         for stale in _offline(results, entry.id):
-            shutil.rmtree(stale)
+            if not _is_synced(stale):
+                shutil.rmtree(stale)
         try:
             self._write(results, entry)
         except Exception as error:  # no key, no network, a refusal by the server: all are handled alike
@@ -81,10 +96,13 @@ def _settings_of(wandb: Any) -> Any:
 
 
 def _offline(results: Path, identity: str) -> Iterator[Path]:
-    """The folders of an offline run that `wandb sync` has not sent yet."""
-    for folder in sorted((results / "wandb").glob(f"offline-run-*-{identity}")):
-        if not any(folder.glob("*.synced")):
-            yield folder
+    """The folders of an offline run, the latest last."""
+    yield from sorted((results / "wandb").glob(f"offline-run-*-{identity}"))
+
+
+def _is_synced(folder: Path) -> bool:
+    """Whether `wandb sync` has sent an offline run."""
+    return any(folder.glob("*.synced"))
 
 
 def first_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from collections.abc import Callable
@@ -10,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import Run
+from ..devices import visible
 from ..job import Job
 from ..store import read_json, write_sealed, write_whole
 from . import process
@@ -41,7 +39,7 @@ def score(job: Job, say: Say) -> None:
         if (key := _pending(job, task, environment, contents)) is not None
     ]
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for device in devices():
+    for device in visible(job.run.device) or [""]:
         free.put(device)
 
     def work(item: tuple[Task, Environment, str]) -> str | None:
@@ -57,13 +55,6 @@ def score(job: Job, say: Say) -> None:
     if failed:
         scored = len(requested) - len(failed)
         raise RuntimeError(f"VBench scored {scored} of {len(requested)} dimensions; {'; '.join(failed)}")
-
-
-def devices() -> list[str]:
-    """CUDA_VISIBLE_DEVICES for each process that works at the same time: one GPU each, or one process without any."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return (visible if len(visible) >= count > 0 and visible[0] else [str(i) for i in range(count)])[:count] or [""]
 
 
 def _pending(job: Job, task: Task, environment: Environment, contents: Contents) -> str | None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ..backbones import image_of, text_of
 from ..config import ConfigError, Run
+from ..devices import resolve
 from ..identity import sample_key
 from ..job import Job
 from ..sampling.video import is_whole_mp4
@@ -151,7 +151,7 @@ def _refusal(run: Run, dimension: Dimension, mode: str, known: dict[str, set[str
         return f"compares {dimension.samples} samples of a prompt, and the run has {len(run.seeds)} seeds"
     if dimension.image and not run.images:
         return f"compares a video with the image that it started from, and {run.recipe.backbone.name} takes none"
-    if dimension.gpu and not torch.cuda.is_available():
+    if dimension.gpu and resolve(run.device) == "cpu":
         return "needs a GPU: its official code runs on nothing else"
     return None
 
