@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -83,8 +83,14 @@ class PlannedConfig(StepwiseCache):
             raise ValueError(f"{self.NAME}: this pipeline does not announce its number of steps")
         if self.actions is None:
             check_fits(self.NAME, self.steps, num_steps)
+            check_protected(self.steps, self.protected(num_steps))
         elif num_steps != len(self.actions):
             raise ValueError(f"{self.NAME}: {len(self.actions)} actions for {num_steps} steps")
+
+    def protected(self, num_steps: int) -> set[int]:
+        """The steps that every plan computes."""
+        last = range(max(0, num_steps - self.protect_last), num_steps)
+        return {0, *range(min(self.first_steps(num_steps), num_steps)), *last}
 
     def rule(self) -> Planned:
         return Planned(self)
@@ -114,7 +120,6 @@ class Planned(StepwiseRule):
 def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] | None = None) -> str:
     """The letters of the best schedule for these noise levels, by a calibration's data or by the config's own."""
     num_steps = len(levels)
-    forced = [*range(max(1, config.first_steps(num_steps))), *range(num_steps - config.protect_last, num_steps)]
     damping, in_steps = _line(config)
     positions = tuple(range(0, -num_steps, -1)) if in_steps else tuple(levels)
     if known is None:
@@ -124,7 +129,7 @@ def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] |
     else:
         errors = errors_by(known, levels, positions, damping)
     weights = np.abs(np.diff([*levels, 0.0])) * gain(known, levels) ** config.gain_power
-    return best_schedule(errors, weights, config.steps, forced)
+    return best_schedule(errors, weights, config.steps, config.protected(num_steps))
 
 
 def gain(known: dict[str, Any], levels: Sequence[float]) -> np.ndarray:
@@ -208,7 +213,13 @@ def _paths(known: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return np.clip((known[:-1] - levels[:, None]) / steps, 0.0, 1.0)
 
 
-def best_schedule(errors: np.ndarray, weights: np.ndarray, steps: int, forced: list[int]) -> str:
+def check_protected(steps: int, protected: Collection[int]) -> None:
+    """Raise ValueError if more steps are protected than computed."""
+    if len(protected) > steps:
+        raise ValueError(f"planned: {len(protected)} steps are protected, more than the {steps} to compute")
+
+
+def best_schedule(errors: np.ndarray, weights: np.ndarray, steps: int, forced: Iterable[int]) -> str:
     """The letters of the schedule of `steps` computed steps, step 0 and the `forced` among them, of least cost.
 
     Cost is the sum over reused steps k of weights[k] · errors[k, a, b], a and b the last two computed steps before k
@@ -216,8 +227,7 @@ def best_schedule(errors: np.ndarray, weights: np.ndarray, steps: int, forced: l
     """
     number = len(weights)
     needed = set(forced) | {0}
-    if len(needed) > steps:
-        raise ValueError(f"planned: {len(needed)} steps are protected, more than the {steps} to compute")
+    check_protected(steps, needed)
     weighted = weights[:, None, None] * errors
     # run[a, b, c]: cost of reusing all steps from a + 1 to c - 1
     run = np.full((number, number, number + 1), np.inf)
