@@ -9,8 +9,8 @@ through levels a and b,
 `python -m pcbench.calibrate method=planned` averages that matrix over a few uncached calls. Errors of all (s, a, b)
 follow from it without another call of the transformer, and dynamic programming over the last two computed steps finds
 the schedule that minimises the sum of |s' - s| times the error over its reused steps: how far they may move the latent.
-The matrix is kept of the predictions' differences, level to level, and read off between levels by a straight line, so
-that one calibration serves any number of steps. docs/planned.md has the mathematics on a page.
+The matrix is kept of the predictions' differences, level to level, and read off between levels by a spline, so that one
+calibration serves other numbers of steps. docs/planned.md has the mathematics on a page.
 """
 
 from __future__ import annotations
@@ -207,10 +207,18 @@ def errors_by(known: dict[str, Any], levels: Sequence[float], positions: Sequenc
 def _paths(known: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Predictions at `levels` as sums of the differences between `known` levels (both fall): weights (N, M - 1).
 
-    Row n leads from the first known level to level n; between two levels a prediction lies on the line.
+    Row n leads from the first known level to level n, along a cubic through the two known ones around it, with the
+    slopes of a parabola through three (Catmull and Rom's spline); beyond the last one, along the last parabola.
+    Straight pieces would not do: a line through two computed steps in one of them is right up to its end, for nothing.
     """
-    steps = known[:-1] - known[1:]
-    return np.clip((known[:-1] - levels[:, None]) / steps, 0.0, 1.0)
+    at_known = np.tri(len(known), len(known) - 1, -1)  # level m is the sum of the first m differences
+    slopes = np.gradient(at_known, known, axis=0, edge_order=2 if len(known) > 2 else 1)
+    piece = np.clip(np.searchsorted(-known, -levels, side="right") - 1, 0, len(known) - 2)
+    width = (known[piece + 1] - known[piece])[:, None]
+    t = (levels - known[piece])[:, None] / width
+    start, end, before, after = at_known[piece], at_known[piece + 1], slopes[piece] * width, slopes[piece + 1] * width
+    square, cube = 3 * (end - start) - 2 * before - after, 2 * (start - end) + before + after
+    return start + t * before + t**2 * square + t**3 * cube
 
 
 def check_protected(steps: int, protected: Collection[int]) -> None:
