@@ -40,20 +40,31 @@ def measured(method: str, anatomy: Anatomy) -> dict[str, Any]:
     """The calibration measured on this model.
 
     Where the model is not known by name (a pipeline that `apply` gets), it is that of the weights' folder or
-    repository, or else the only one of its signature. Raises NotCalibratedError if there is none.
+    repository, or else the only one of its signature. Raises NotCalibratedError if there is none, or if the model had
+    other weights when it was measured.
     """
     alike = (data for data in all_measured(method) if data.get("signature") == signature(anatomy))
     of_this_shape = {data["model"]: data for data in alike}
     if anatomy.model in of_this_shape:
-        return of_this_shape[anatomy.model]
+        return _of_these_weights(method, of_this_shape[anatomy.model], anatomy)
     if not anatomy.model:
-        place = str(anatomy.config.get("_name_or_path", ""))
+        place = f"/{anatomy.config.get('_name_or_path', '')}/"
         sources = {name: data.get("source", name).removeprefix("bundled:") for name, data in of_this_shape.items()}
-        own = [of_this_shape[name] for name, source in sources.items() if source in place]
+        own = [of_this_shape[name] for name, source in sources.items() if f"/{source.strip('/')}/" in place]
         if len(found := own or list(of_this_shape.values())) == 1:
             return found[0]
     others = f" (there are some of {', '.join(of_this_shape)}, with other weights)" if of_this_shape else ""
     raise NotCalibratedError(
         f"{method} has no published numbers for {anatomy.model or signature(anatomy)} and none were measured{others};"
         f" measure them: python -m pcbench.calibrate method={method} model={anatomy.model or '…'}"
+    )
+
+
+def _of_these_weights(method: str, data: dict[str, Any], anatomy: Anatomy) -> dict[str, Any]:
+    if data.get("revision") == anatomy.revision:
+        return data
+    raise NotCalibratedError(
+        f"{method}'s numbers for {anatomy.model} were measured on other weights of this name ({data.get('source')} at"
+        f" {data.get('revision')}, not {anatomy.revision}): remove {path_of(method, anatomy.model)}, or give"
+        f" these another name by model.backbone.name, and measure: python -m pcbench.calibrate method={method} model=…"
     )

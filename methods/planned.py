@@ -9,8 +9,8 @@ through levels a and b,
 `python -m pcbench.calibrate method=planned` averages that matrix over a few uncached calls. Errors of all (s, a, b)
 follow from it without another call of the transformer, and dynamic programming over the last two computed steps finds
 the schedule that minimises the sum of |s' - s| times the error over its reused steps: how far they may move the latent.
-The matrix is kept of the predictions' differences, level to level, and read off between levels by a straight line, so
-that one calibration serves any number of steps. docs/planned.md has the mathematics on a page.
+The matrix is kept of the predictions' differences, level to level, and read off between levels by a spline, so that one
+calibration serves other numbers of steps. docs/planned.md has the mathematics on a page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -83,13 +83,14 @@ class PlannedConfig(StepwiseCache):
             raise ValueError(f"{self.NAME}: this pipeline does not announce its number of steps")
         if self.actions is None:
             check_fits(self.NAME, self.steps, num_steps)
-            if (needed := len(protected(self, num_steps))) > self.steps:
-                raise ValueError(
-                    f"planned: {needed} steps are protected, more than the {self.steps} to compute: raise steps, or"
-                    " lower protect_first or protect_last"
-                )
+            check_protected(self.steps, self.protected(num_steps))
         elif num_steps != len(self.actions):
             raise ValueError(f"{self.NAME}: {len(self.actions)} actions for {num_steps} steps")
+
+    def protected(self, num_steps: int) -> set[int]:
+        """The steps that every plan computes."""
+        last = range(max(0, num_steps - self.protect_last), num_steps)
+        return {0, *range(min(self.first_steps(num_steps), num_steps)), *last}
 
     def rule(self) -> Planned:
         return Planned(self)
@@ -128,13 +129,7 @@ def plan(config: PlannedConfig, levels: Sequence[float], known: dict[str, Any] |
     else:
         errors = errors_by(known, levels, positions, damping)
     weights = np.abs(np.diff([*levels, 0.0])) * gain(known, levels) ** config.gain_power
-    return best_schedule(errors, weights, config.steps, protected(config, num_steps))
-
-
-def protected(config: PlannedConfig, num_steps: int) -> list[int]:
-    """The steps that any plan computes."""
-    first, last = max(1, config.first_steps(num_steps)), num_steps - config.protect_last
-    return [step for step in range(num_steps) if step < first or step >= last]
+    return best_schedule(errors, weights, config.steps, config.protected(num_steps))
 
 
 def gain(known: dict[str, Any], levels: Sequence[float]) -> np.ndarray:
@@ -212,13 +207,30 @@ def errors_by(known: dict[str, Any], levels: Sequence[float], positions: Sequenc
 def _paths(known: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Predictions at `levels` as sums of the differences between `known` levels (both fall): weights (N, M - 1).
 
-    Row n leads from the first known level to level n; between two levels a prediction lies on the line.
+    Row n leads from the first known level to level n, along a cubic through the two known ones around it, with the
+    slopes of a parabola through three (Catmull and Rom's spline); beyond the last one, along the last parabola.
+    Straight pieces would not do: a line through two computed steps in one of them is right up to its end, for nothing.
     """
-    steps = known[:-1] - known[1:]
-    return np.clip((known[:-1] - levels[:, None]) / steps, 0.0, 1.0)
+    at_known = np.tri(len(known), len(known) - 1, -1)  # level m is the sum of the first m differences
+    slopes = np.gradient(at_known, known, axis=0, edge_order=2 if len(known) > 2 else 1)
+    piece = np.clip(np.searchsorted(-known, -levels, side="right") - 1, 0, len(known) - 2)
+    width = (known[piece + 1] - known[piece])[:, None]
+    t = (levels - known[piece])[:, None] / width
+    start, end, before, after = at_known[piece], at_known[piece + 1], slopes[piece] * width, slopes[piece + 1] * width
+    square, cube = 3 * (end - start) - 2 * before - after, 2 * (start - end) + before + after
+    return start + t * before + t**2 * square + t**3 * cube
 
 
-def best_schedule(errors: np.ndarray, weights: np.ndarray, steps: int, forced: list[int]) -> str:
+def check_protected(steps: int, protected: Collection[int]) -> None:
+    """Raise ValueError if more steps are protected than computed."""
+    if len(protected) > steps:
+        raise ValueError(
+            f"planned: {len(protected)} steps are protected, more than the {steps} to compute: raise steps, or lower"
+            " protect_first or protect_last"
+        )
+
+
+def best_schedule(errors: np.ndarray, weights: np.ndarray, steps: int, forced: Iterable[int]) -> str:
     """The letters of the schedule of `steps` computed steps, step 0 and the `forced` among them, of least cost.
 
     Cost is the sum over reused steps k of weights[k] · errors[k, a, b], a and b the last two computed steps before k
@@ -226,8 +238,7 @@ def best_schedule(errors: np.ndarray, weights: np.ndarray, steps: int, forced: l
     """
     number = len(weights)
     needed = set(forced) | {0}
-    if len(needed) > steps:
-        raise ValueError(f"planned: {len(needed)} steps are protected, more than the {steps} to compute")
+    check_protected(steps, needed)
     weighted = weights[:, None, None] * errors
     # run[a, b, c]: cost of reusing all steps from a + 1 to c - 1
     run = np.full((number, number, number + 1), np.inf)

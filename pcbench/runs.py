@@ -170,7 +170,7 @@ def anatomy_of(backbone: Backbone) -> Anatomy:
 def _anatomy_of(fields: str) -> Anatomy:
     backbone = Backbone(**json.loads(fields))
     kind = backbones.family(backbone).TRANSFORMER
-    return anatomy_for(kind, backbones.transformer_config(backbone), backbone.name)
+    return anatomy_for(kind, backbones.transformer_config(backbone), backbone.name, backbone.revision)
 
 
 def _outline(backbone: Backbone) -> torch.nn.Module:

@@ -18,6 +18,7 @@ from pcbench.config import ConfigError
 from pcbench.cost.macs import reference_macs
 from pcbench.job import job_of
 from pcbench.messages import message
+from pcbench.observe.watch import Caller
 from pcbench.record import build
 from pcbench.sampling import generate
 from pcbench.sampling.generate import cached
@@ -115,6 +116,21 @@ def test_decodes_as_the_pipeline_does_and_embeds_as_it_does(family, folders, tmp
     prompt = backbones.prompt_arguments(pipe, run, run.prompts[0])
     whole = pipe(**arguments, **prompt, generator=torch.Generator().manual_seed(0), output_type="np").frames[0]
     assert np.array_equal(module.decode(pipe, latents, run.recipe), (whole * 255).round().astype(np.uint8))
+
+
+def test_is_watched_and_can_continue_with_another_latent(family, folders, tmp_path):
+    """By its callback, or by its scheduler where the pipeline takes none."""
+    run = run_of(family, folders[family], tmp_path)
+    caller = Caller.of(run, run.prompts[0], 0)
+    seen = caller.watch()
+    assert len(seen.latents) == len(seen.moments) == run.recipe.sampling.steps
+    assert torch.equal(seen.latents[-1], caller.call(run.recipe.method))
+
+    def again(after_step):
+        return caller.again(lambda step, branch: seen.moments[step].predictions[branch], after_step)
+
+    assert torch.equal(again(lambda index, latent: latent), seen.latents[-1])
+    assert not torch.equal(again(lambda index, latent: latent + 1 if index == 0 else latent), seen.latents[-1])
 
 
 def test_the_shapes_used_for_pricing_are_those_of_the_call(family, folders, tmp_path):

@@ -191,6 +191,34 @@ def test_numbers_of_another_model_of_the_same_shape_are_not_taken(method, tmp_pa
         cli.run_from(["model=small_wan", f"method={method}"])
 
 
+@pytest.mark.parametrize("method", sorted({path.stem.partition("-")[0] for path in calibrations.FOLDER.iterdir()}))
+def test_numbers_of_other_weights_of_the_same_name_are_not_taken(method, tmp_path, monkeypatch):
+    """A folder whose weights were trained on, or another one with the same last name."""
+    data = json.loads((calibrations.FOLDER / f"{method}-tiny_wan.json").read_text())
+    assert cli.run_from(["model=tiny_wan", f"method={method}"])
+    (tmp_path / f"{method}-tiny_wan.json").write_text(json.dumps(data | {"revision": "0" * 12}))
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path)
+    with pytest.raises(ConfigError, match=rf"measured on other weights.* at 000000000000.*method={method} model="):
+        cli.run_from(["model=tiny_wan", f"method={method}"])
+
+
+@pytest.mark.parametrize(
+    ("place", "found"), [("/x/tiny_wan/transformer", True), ("/x/my-tiny_wan-v2/transformer", False)]
+)
+def test_a_pipeline_s_folder_is_known_by_whole_names(place, found, tmp_path, monkeypatch):
+    tiny = json.loads((calibrations.FOLDER / "teacache-tiny_wan.json").read_text())
+    for data in (tiny, {**tiny, "model": "small_wan", "source": "bundled:small_wan"}):
+        (tmp_path / f"teacache-{data['model']}.json").write_text(json.dumps(data))
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path)
+    transformer = pcbench.load("tiny_wan", "cpu").transformer
+    transformer.register_to_config(_name_or_path=place)
+    if found:
+        assert calibrations.measured("teacache", anatomy_of(transformer))["model"] == "tiny_wan"
+    else:
+        with pytest.raises(calibrations.NotCalibratedError, match="with other weights"):
+            calibrations.measured("teacache", anatomy_of(transformer))
+
+
 def test_of_two_models_of_one_shape_a_pipeline_gets_the_numbers_of_its_own_weights(tmp_path, monkeypatch):
     tiny = json.loads((calibrations.FOLDER / "teacache-tiny_wan.json").read_text())
     small = {**tiny, "model": "small_wan", "source": "bundled:small_wan"}

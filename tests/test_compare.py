@@ -20,6 +20,8 @@ from pcbench.compare.pairs import labels, shape_of
 from pcbench.fidelity.stage import measure, settled
 from pcbench.sampling.video import read_mp4
 
+from .test_report import file_at, handed
+
 GOLDEN = Path(__file__).parent / "golden" / "fidelity"
 OFFICIAL = json.loads(GOLDEN.with_suffix(".json").read_text())
 
@@ -192,6 +194,23 @@ def test_the_page_shows_the_folders_beside_their_reference(pair):
     Path("comparison/comparison.json").write_text('{"reference": 1}')
     with pytest.raises(ValueError, match="is damaged"):
         report.write(Path("comparison"), Path("page"))
+
+
+def test_the_page_addresses_videos_of_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["cat #1.mp4", "is it a cat?-0.mp4", "50%25.mp4", 'quo\'te "x" <b>.mp4', "ünï.mp4"]
+    for name in names:
+        video(Path("ref") / name)
+        video(Path("fast") / name, seed=1)
+    assert compare.main(["ref", "fast", "page=false", "fidelity=raw"]) == 0
+    report.write(Path("comparison"), Path("page"), say=lambda line: None)
+    shown = []
+    for script in Path("page/data").glob("?-*.js"):
+        _, samples = handed(script)
+        shown += [file_at(tmp_path / "page", sample["video"]).name for sample in samples.values()]
+        (made,) = (sample["difference"] for sample in samples.values() if "difference" in sample)
+        assert file_at(tmp_path / "page", made).name.endswith(".difference.mp4")
+    assert sorted(shown) == sorted(2 * names)
 
 
 def test_labels_tell_folders_apart():

@@ -11,7 +11,7 @@ from diffusers import UniPCMultistepScheduler
 
 from methods import NoCacheConfig, PreciseCacheConfig, ReplayConfig, apply
 from pcbench.observe import bound, change, impact, trial
-from pcbench.observe.watch import Caller, Seen, compact, rms
+from pcbench.observe.watch import Caller, Seen, compact, rms, stepping
 
 from .conftest import STEPS, call
 from .families import FAMILIES, Family
@@ -21,31 +21,14 @@ SIZE = (3, 8, 8)
 
 
 class FamilyCaller(Caller):
-    """Calls of a tiny random pipeline; what happens after a step happens in its scheduler."""
+    """Calls of a tiny random pipeline."""
 
     family: Family
 
     def call(self, method, after_step=None):
         kind = FAMILIES[self.run.family]
-        if kind.name == "ltx2" and after_step is not None:  # which copies its scheduler for the sound
-
-            def after(_, index, __, named):
-                return {"latents": after_step(index, named["latents"])}
-
-            with apply(self.pipe, method):
-                return kind.call(self.pipe, callback_on_step_end=after)
-        scheduler, steps = self.pipe.scheduler, iter(range(STEPS))
-        original = scheduler.step
-
-        def step(*args, **kwargs):
-            first, *rest = original(*args, **kwargs)
-            return (after_step(next(steps), first), *rest)
-
-        with pytest.MonkeyPatch.context() as patch:
-            if after_step is not None:
-                patch.setattr(scheduler, "step", step)
-            with apply(self.pipe, method, **FAMILIES[self.run.family].options):
-                return FAMILIES[self.run.family].call(self.pipe)
+        with apply(self.pipe, method, **kind.options), stepping(self.pipe, after_step) as callback:
+            return kind.call(self.pipe, **callback)
 
 
 def caller_of(name: str, method=None, pipe=None) -> FamilyCaller:

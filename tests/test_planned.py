@@ -12,7 +12,7 @@ import torch
 from methods import PlannedConfig, apply, calibration
 from methods.calibration import NotCalibratedError
 from methods.engine.anatomy import anatomy_of
-from methods.planned import best_schedule, fingerprint, forecast_errors
+from methods.planned import best_schedule, calibrated, errors_by, fingerprint, forecast_errors, gain, plan
 from pcbench import cli
 from pcbench.calibrate import __main__ as calibrate
 from pcbench.config import ConfigError
@@ -56,20 +56,23 @@ def test_errors_follow_from_the_matrix_alone(measured, damping):
             assert errors[k, a, b] == np.inf
 
 
-def test_between_calibrated_levels_predictions_lie_on_lines(measured):
-    predictions, name = measured
-    levels = (0.95, 0.5, 0.35, 0.05)
-    between = np.stack(
-        [
-            (predictions[0] + predictions[1]) / 2,
-            (predictions[3] + predictions[4]) / 2,
-            (predictions[4] + predictions[5]) / 2,
-            predictions[-1],  # beyond the last level the last is held
-        ]
-    )
-    errors = forecast_errors(name, levels, levels, 1.0)
-    for k, a, b in ((1, 0, 0), (2, 1, 0), (3, 2, 1), (3, 1, 0)):
-        assert errors[k, a, b] == pytest.approx(error(between, levels, k, a, b, 1.0), rel=1e-4)
+def test_between_calibrated_levels_and_beyond_predictions_bend_as_they_do_around():
+    """What is a parabola in the level is known everywhere."""
+    coefficients = np.random.default_rng(0).standard_normal((3, 50))
+
+    def predicted(levels) -> np.ndarray:
+        return np.vander(levels, 3) @ coefficients
+
+    differences = np.diff(predicted(LEVELS), axis=0)
+    gram = differences @ differences.T / 50
+    known = {"levels": list(LEVELS), "gram": [row[: n + 1].tolist() for n, row in enumerate(gram)]}
+    levels = (0.97, 0.95, 0.92, 0.91, 0.5, 0.35, 0.08, 0.05, 0.02)
+    errors = errors_by(known, levels, levels, 1.0)
+    for k, a, b in itertools.product(range(len(levels)), repeat=3):
+        if b <= a:
+            found, expected = errors[k, a, b], error(predicted(levels), levels, k, a, b, 1.0)
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert k in (a, b) or found > 1e-4  # reuse costs something, also within one piece
 
 
 def cost(actions: str, errors: np.ndarray, weights: np.ndarray) -> float:
@@ -80,6 +83,26 @@ def cost(actions: str, errors: np.ndarray, weights: np.ndarray) -> float:
         else:
             total += weights[k] * errors[k, computed[-1], computed[-2] if len(computed) > 1 else computed[-1]]
     return total
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("model", ["tiny_wan", "tiny_hunyuan", "tiny_opensora", "tiny_cogvideox"])
+def test_a_plan_by_fewer_levels_is_nearly_as_good(model, every):
+    """In two or three times as many steps as were calibrated, by the errors that a calibration in all of them tells."""
+    known = calibrated(model)
+    levels, number = known["levels"], len(known["levels"])
+    lower = np.array([row + [0.0] * (number - 1 - len(row)) for row in known["gram"]])
+    gram, starts = lower + np.tril(lower, -1).T, range(0, number, every)
+    summed = np.zeros((len(starts) - 1, number - 1))  # a difference over several levels is the sum of theirs
+    for row, start in enumerate(starts[:-1]):
+        summed[row, start : start + every] = 1
+    coarse = summed @ gram @ summed.T
+    few = known | {"levels": levels[::every], "gram": [row[: n + 1].tolist() for n, row in enumerate(coarse)]}
+    config, weights = PlannedConfig(steps=number // 2), np.abs(np.diff([*levels, 0.0])) * gain(known, levels)
+    by_few, by_all = (
+        cost(plan(config, levels, data), errors_by(known, levels, levels, 1.0), weights) for data in (few, known)
+    )
+    assert by_few < 1.4 * by_all
 
 
 @pytest.mark.parametrize("steps", range(1, 8))
@@ -122,17 +145,17 @@ def test_more_protected_steps_than_there_are_protect_all(pipe, measured, protect
 
 
 def test_it_is_planned_for_what_a_reused_step_answers(pipe, measured):
-    def plan(**fields) -> str:
-        with apply(pipe, PlannedConfig(steps=6, **fields)) as handle:
+    def planned(**fields) -> str:
+        with apply(pipe, PlannedConfig(steps=5, **fields)) as handle:
             call(pipe)
         return "".join(row.action[0] for row in handle.trace.steps)
 
-    plans = {plan(reuse="prediction"), plan(), plan(damping=0.5), plan(reuse="taylorseer")}
+    plans = {planned(reuse="prediction"), planned(), planned(damping=0.5), planned(reuse="taylorseer")}
     assert len(plans) > 2
-    assert plan(damping=0.0) == plan(reuse="prediction")
-    assert plan(reuse="second_difference") == plan()
-    assert plan(reuse="chebyshev") == plan(reuse="taylorseer")
-    assert plan(reuse="hermite", taylor_order=0) == plan(reuse="prediction") == plan(reuse="mean_velocity")
+    assert planned(damping=0.0) == planned(reuse="prediction")
+    assert planned(reuse="second_difference") == planned()
+    assert planned(reuse="chebyshev") == planned(reuse="taylorseer")
+    assert planned(reuse="hermite", taylor_order=0) == planned(reuse="prediction") == planned(reuse="mean_velocity")
 
 
 def test_what_cannot_be_planned_is_refused(pipe, measured, tmp_path):

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -25,6 +26,15 @@ ROOT = Path(__file__).parents[1]
 def handed(path: Path) -> list | dict:
     """What a data script hands over."""
     return json.loads(re.fullmatch(r"REPORT\.\w+\((.*)\);\n", path.read_text(), re.S)[1])
+
+
+def file_at(folder: Path, address: str) -> Path:
+    """The file that a browser reads at an address in a page of this folder."""
+    parsed = urllib.parse.urlsplit(urllib.parse.urljoin(f"{folder.as_uri()}/", address))
+    path = Path(urllib.parse.unquote(parsed.path))
+    assert path.is_file(), address
+    assert not parsed.query + parsed.fragment, address
+    return path
 
 
 def index(page: Path) -> dict:
@@ -208,15 +218,16 @@ def test_a_failure_and_an_identical_video_are_told(tmp_path):
     assert "psnr@2" not in told["scores"]["precisecache1"]
 
 
-def test_figures_come_with_their_words(tmp_path):
+@pytest.mark.parametrize("name", ["fig4", "PSNR #1, 50%25 <or> more?"])
+def test_figures_come_with_their_words(name, tmp_path):
     figures = tmp_path / "figures"
     figures.mkdir()
-    iio.imwrite(figures / "fig4.png", np.zeros((4, 4, 3), np.uint8))
-    (figures / "fig4.md").write_text("Low frequencies\nmove first.\n\nNo, they do not.\n")
+    iio.imwrite(figures / f"{name}.png", np.zeros((4, 4, 3), np.uint8))
+    (figures / f"{name}.md").write_text("Low frequencies\nmove first.\n\nNo, they do not.\n")
     out = quiet(parts.make(tmp_path / "results", videos=False), tmp_path / "out", figures=figures).parent
     (figure,) = handed(out / "data" / "index.js")["figures"]
     assert figure["words"] == ["Low frequencies move first.", "No, they do not."]
-    assert (out / figure["file"]).is_file()
+    assert file_at(out, figure["file"]).name == f"{name}.png"
 
 
 def test_the_committed_records_make_a_report(tmp_path):

@@ -14,10 +14,14 @@ from pcbench import cli, compose
 from pcbench import target as targets
 from pcbench.calibrate import __main__ as calibrate
 from pcbench.config import ConfigError
+from pcbench.cost.dry_run import rehearse
 from pcbench.store import records
 from pcbench.tune import __main__ as tune
 from pcbench.tune.budget import Budgets
+from pcbench.tune.evidence import Bench
 from pcbench.tune.search import MOST, Search, UnreachableError
+
+from .contract_parts import CLASSES
 
 SMALL = [
     "model.sampling.steps=8", "model.sampling.frames=5", "model.sampling.height=64", "model.sampling.width=64",
@@ -43,10 +47,49 @@ def test_a_smooth_measure_is_hit_within_a_percent(start, rises):
 
 @pytest.mark.parametrize("target", range(1, 51))
 def test_whole_values_are_hit_exactly(target):
-    search = Search(lambda value: 50 / value, 1, 50, rises=False, whole=True)
+    search = Search(lambda value: 50 / value, 1, 50, rises=False, values=range(1, 51))
     value = search.find(50 / target, 25)
     assert search.tried[value] == pytest.approx(50 / target, rel=0.01)
     assert len(search.tried) <= 12
+
+
+@pytest.mark.parametrize("start", [14, 17, 25, 40])
+@pytest.mark.parametrize(("target", "found"), [(14, 14), (16, 17), (20, 20), (22, 20), (30, 25), (40, 40)])
+def test_only_what_the_method_accepts_is_tried(start, target, found):
+    values = (14.0, 17.0, 20.0, 25.0, 40.0)
+    search = Search(lambda value: 50 / value, 14, 40, rises=False, values=values)
+    assert search.find(50 / target, start) == found
+    assert set(search.tried) <= set(values)
+
+
+@pytest.mark.parametrize("target", [10, 50])
+def test_the_reachable_range_is_that_of_what_the_method_accepts(target):
+    search = Search(lambda value: 50 / value, 14, 40, rises=False, values=(14.0, 20.0, 40.0))
+    with pytest.raises(UnreachableError, match=r"from 1\.25 to 3\.571 is"):
+        search.find(50 / target, 20)
+
+
+PROTECTED = ["method.protect_first=6", "method.protect_last=3"]
+WHOLE = [name for name, method in CLASSES.items() if method.TRADEOFF is not None and method.TRADEOFF.whole]
+
+
+@pytest.mark.parametrize("protection", [[], PROTECTED], ids=["plain", "protected"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_setting_that_is_searched_can_be_rehearsed(name, protection, tmp_path):
+    words = [f"method={name}", "model=tiny_wan", "prompts=smoke", f"results={tmp_path}"]
+    run = compose.run_from([*words, *(protection if hasattr(CLASSES[name], "protect_first") else [])])
+    bench = Bench(run, targets.parse("2x"), run.prompts, print, print)
+    assert len(bench.values) > 1
+    assert bench.limits == (bench.values[0], bench.values[-1])
+    for value in {*bench.values[:10], *bench.values[-2:]}:
+        rehearse(bench.with_setting(value).recipe)
+
+
+def test_what_a_method_refuses_is_out_of_reach_in_one_line(tmp_path, capsys):
+    words = ["method=planned", *PROTECTED, "method.steps=10", "model.sampling.steps=12", *SMALL[1:], "prompts.limit=2"]
+    assert tune.main([*words, "target=8x", f"results={tmp_path}"]) == 2
+    assert "cannot be reached by planned" in (said := capsys.readouterr().err)
+    assert "to 1.333 is reachable" in said
 
 
 def test_steps_in_a_measure_give_the_nearest():

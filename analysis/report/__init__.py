@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,12 @@ def _figures(folder: Path | None, out: Path) -> list[dict[str, Any]]:
     """Bring the figures; return the file, title and caption of each, one string per paragraph."""
     found = []
     for picture in sorted(folder.glob("*.png")) if folder else []:
-        media.bring(picture, out / "figures" / picture.name)
+        shown = out / "figures" / picture.name
+        media.bring(picture, shown)
         beside = [picture.with_suffix(suffix) for suffix in (".md", ".txt")]
         text = next((path.read_text(encoding="utf-8") for path in beside if path.exists()), "")
         paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
-        found.append({"file": f"figures/{picture.name}", "title": picture.stem, "words": paragraphs})
+        found.append({"file": _address(shown, out), "title": picture.stem, "words": paragraphs})
     return found
 
 
@@ -81,13 +83,18 @@ def _media(bench: dict[str, Any], prompts: list[dict[str, Any]], out: Path, say:
             described = described or {**media.about(video), "full": media.FULL}
             target = out / "media" / bench["experiment"] / place
             media.bring(video, target)
-            sample["video"] = target.relative_to(out).as_posix()
+            sample["video"] = _address(target, out)
             if key in references and identity != bench["reference"]:
                 difference = target.with_suffix(".difference.mp4")
                 frames = media.difference(video, references[key][0], frames, difference, described["fps"])
-                sample["difference"] = difference.relative_to(out).as_posix()
+                sample["difference"] = _address(difference, out)
         say(f"{bench['model']}  {prompt['title']!r}")
     return described
+
+
+def _address(file: Path, out: Path) -> str:
+    """A file of the report as the page addresses it: `#`, `?` and `%` in its name are no part of an address."""
+    return urllib.parse.quote(file.relative_to(out).as_posix())
 
 
 def _script(path: Path, call: str, content: Any) -> None:

@@ -7,6 +7,8 @@ arithmetic on the same numbers, so it gets to the same latent bit for bit, and s
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -82,6 +84,33 @@ class Seen:
         return self.anatomy.as_video(self.anatomy.guided(branches, moment.guidance)).float()
 
 
+@contextlib.contextmanager
+def stepping(pipe: Any, after_step: AfterStep | None) -> Iterator[dict[str, Any]]:
+    """Inside it, a call of the pipeline with the arguments it gives continues each step with what `after_step` returns.
+
+    A pipeline without a callback (HunyuanVideo 1.5's) has its scheduler's step wrapped; the others do not, as some copy
+    their scheduler (LTX-2's).
+    """
+    if after_step is None:
+        yield {}
+        return
+    if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
+        yield {"callback_on_step_end": lambda _, index, __, of: {"latents": after_step(index, of["latents"])}}
+        return
+    scheduler, indices = pipe.scheduler, itertools.count()
+    original = scheduler.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        latent, *others = original(*args, **kwargs)
+        return after_step(next(indices), latent), *others
+
+    scheduler.step = step
+    try:
+        yield {}
+    finally:
+        del scheduler.step
+
+
 @dataclass(frozen=True)
 class Caller:
     """Repeats the pipeline call of one sample: same prompt, same noise, another method."""
@@ -102,16 +131,9 @@ class Caller:
     def call(self, method: Method, after_step: AfterStep | None = None) -> torch.Tensor:
         """Call the pipeline with a method; returns the final latent, on the CPU."""
 
-        def at_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            assert after_step is not None
-            return {"latents": after_step(index, tensors["latents"])}
-
-        embeds = dict(self.embeds)
-        if after_step is not None:
-            embeds["callback_on_step_end"] = at_end
         recipe = replace(self.run.recipe, method=method)
-        with cached(self.pipe, self.run, recipe):
-            return denoise(self.pipe, recipe, self.seed, **embeds).cpu()
+        with cached(self.pipe, self.run, recipe), stepping(self.pipe, after_step) as callback:
+            return denoise(self.pipe, recipe, self.seed, **self.embeds, **callback).cpu()
 
     def watch(self, sizes: tuple[Size, ...] = (), blocks: bool = False) -> Seen:
         """Call with the run's own method and record everything, with extra trials at these sizes, outside the trace."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +10,13 @@ from typing import Any
 
 from methods.engine.method import Method, Tradeoff
 
-from .. import stages
+from .. import runs, stages
 from ..config import ConfigError, Run
 from ..cost.macs import reference_macs
 from ..cost.timesteps import num_steps
 from ..job import job_of
 from ..record import read
+from ..runs import RefusedError
 from ..target import Target
 from .search import MOST, Search
 
@@ -51,7 +53,22 @@ class Bench:
     @property
     def limits(self) -> tuple[float, float]:
         """The range of the field."""
-        return self.tradeoff.limits(num_steps(self.run.recipe))
+        low, high = self.tradeoff.limits(num_steps(self.run.recipe))
+        return (self.values[0], self.values[-1]) if self.values else (low, high)
+
+    @functools.cached_property
+    def values(self) -> tuple[float, ...]:
+        """The whole numbers of the field that the method accepts here, rising; none if it takes others as well."""
+        low, high = self.tradeoff.limits(num_steps(self.run.recipe))
+        whole = map(float, range(int(low), int(high) + 1)) if self.tradeoff.whole else ()
+        return tuple(value for value in whole if self._accepts(value))
+
+    def _accepts(self, value: float) -> bool:
+        try:
+            runs.check(self.with_setting(value))
+        except RefusedError:
+            return False
+        return True
 
     @property
     def default(self) -> float:
@@ -113,5 +130,4 @@ def search_on(bench: Bench) -> Search:
     """A search over the settings of a bench."""
     low, high = bench.limits
     rises = bench.tradeoff.more_is_faster == bench.target.faster_is_more
-    whole, at_least = bench.tradeoff.whole, bench.target.at_least
-    return Search(bench.tune, low, high, rises, whole, confirm=bench.confirm, at_least=at_least)
+    return Search(bench.tune, low, high, rises, bench.values, confirm=bench.confirm, at_least=bench.target.at_least)

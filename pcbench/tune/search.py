@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ class UnreachableError(ValueError):
 class Search:
     """Looks for the value in [low, high] where `measure` is `target`.
 
-    rises: whether the measure rises with the value. whole: only whole values are allowed.
+    rises: whether the measure rises with the value. values: the only ones allowed, rising from low to high; none: all.
     tried: all values measured so far; those of an earlier search count. close: relative distance from the target at
     which the search stops. narrow: ratio of a bracket's ends from which on it is not worth narrowing.
     confirm: measures a value that is to be taken once more, better. confirmed: the values for which that was done.
@@ -33,7 +33,7 @@ class Search:
     low: float
     high: float
     rises: bool
-    whole: bool = False
+    values: Sequence[float] = ()
     tried: dict[float, float] = field(default_factory=dict)
     close: float = CLOSE
     narrow: float = NARROW
@@ -72,7 +72,7 @@ class Search:
     def _unsure(self, following: float | None) -> float | None:
         """A value next to the following one that was not measured well. Few prompts jump where many change little by
         little, and a jump is not narrowed any further."""
-        if following is None or self.confirm is None or self.whole:
+        if following is None or self.confirm is None or self.values:
             return None
         near = [v for v in self.tried if v not in self.confirmed and 1 / NEAR < v / following < NEAR]
         return min(near, key=lambda value: abs(value - following), default=None)
@@ -122,7 +122,9 @@ class Search:
         if len(values) > 1 and self.tried[end] == self.tried[values[-2]]:
             return limit
         value = self._legal(end * (STRIDE if limit > end else 1 / STRIDE))
-        return value if value != end else self._legal(end + math.copysign(1, limit - end))
+        if value != end:
+            return value
+        return self.values[self.values.index(end) + (1 if limit > end else -1)]
 
     def _between(self, below: float, above: float, target: float) -> float | None:
         """A value inside a bracket, near where a power law through its ends has the target; None if none is between."""
@@ -130,10 +132,12 @@ class Search:
         sound = all(0 < each < math.inf for each in (first, last, target))
         share = math.log(target / first) / math.log(last / first) if sound else 0.5
         value = below * (above / below) ** min(max(share, 0.1), 0.9)
-        if self.whole:
-            return min(max(float(round(value)), below + 1), above - 1) if above - below > 1 else None
+        if self.values:
+            between = [each for each in self.values if below < each < above]
+            return min(between, key=lambda each: abs(each - round(value)), default=None)
         return self._legal(value) if above / below > self.narrow else None
 
     def _legal(self, value: float) -> float:
-        value = float(round(value)) if self.whole else float(f"{value:.4g}")
-        return min(max(value, self.low), self.high)
+        if self.values:
+            return min(self.values, key=lambda each: abs(each - round(value)))
+        return min(max(float(f"{value:.4g}"), self.low), self.high)

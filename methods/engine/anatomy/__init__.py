@@ -16,8 +16,8 @@ for _module in pkgutil.iter_modules(__path__):  # a file a family; each makes it
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def anatomy_for(kind: type, config: Mapping[str, Any], model: str = "") -> Anatomy:
-    """The anatomy of a diffusers transformer class with this config; `model` names the checkpoint.
+def anatomy_for(kind: type, config: Mapping[str, Any], model: str = "", revision: str | None = None) -> Anatomy:
+    """The anatomy of a diffusers transformer class with this config; `model` and `revision` name the checkpoint.
 
     Raises TypeError for a class that is not supported.
     """
@@ -31,7 +31,7 @@ def anatomy_for(kind: type, config: Mapping[str, Any], model: str = "") -> Anato
         patch = (config.get("patch_size_t") or 1, patch, patch)
     frames, height, width = patch
     anatomy = Anatomy.KNOWN[name]
-    return anatomy(anatomy.FAMILY, (frames, height, width), config, model)
+    return anatomy(anatomy.FAMILY, (frames, height, width), config, model, revision)
 
 
 def anatomy_of(transformer: Any) -> Anatomy:

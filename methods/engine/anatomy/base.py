@@ -46,13 +46,14 @@ class Anatomy:
     A subclass that names its `TRANSFORMER` is found by `anatomy_of`, wherever it is defined.
 
     config: the transformer's; arguments of a trial may depend on it.
-    model: the checkpoint's name, where it is known.
+    model, revision: the checkpoint's name and version, where they are known.
     """
 
     family: str
     patch: Size
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
     model: str = field(default="", compare=False)
+    revision: str | None = field(default=None, compare=False)
 
     KNOWN: ClassVar[dict[str, type[Anatomy]]] = {}  # by the name of the transformer's class
     TRANSFORMER: ClassVar[str] = ""
