@@ -163,7 +163,7 @@ def options_of(words: Sequence[str], known: Mapping[str, str]) -> dict[str, str]
         name, equals, value = word.partition("=")
         if not equals or name not in known:
             raise ValueError(f"unknown option {shortened(word)!r}: {nearest(name, known)}")
-        chosen[name] = value
+        chosen[name] = os.path.expanduser(value)  # ~/out, which a shell leaves as it is after a "="
     return chosen
 
 

@@ -220,7 +220,8 @@ class Prompts:
                 raise ConfigError(f"prompt file {name!r} not found, here or in {shortened(folder)}")
             if path.stat().st_size > LARGEST_FILE:
                 raise ConfigError(f"prompt file {name!r} has more than {LARGEST_FILE / 1e6:g} MB: no list of prompts")
-            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+            # Not splitlines, for which a form feed or a Unicode line separator inside a prompt ends a line too.
+            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n"))
             prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
         except UnicodeDecodeError:
             raise ConfigError(f"prompt file {name!r} cannot be read: it is not text in UTF-8") from None

@@ -80,6 +80,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_fields(self, "")
+        self.results = os.path.expanduser(self.results)  # a shell leaves ~ as it is after a "="
         if not self.results.strip():
             raise ConfigError("results is empty: give a folder")
         try:

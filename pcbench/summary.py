@@ -13,6 +13,7 @@ from . import record
 from .cost.macs import PETA
 from .fidelity.metrics import CONVENTIONS, IDENTICAL, METRICS
 from .job import Job, distinct
+from .messages import shortened
 from .store import Place
 
 COLUMNS = ("method", "steps", "PMACs", "MACs ÷", "latency s", "speedup", "efficiency", "PSNR dB", "SSIM")
@@ -44,6 +45,18 @@ def show(jobs: Sequence[Job]) -> None:
             table.add_row(*row(job, metrics, data))
         console.print(table)
         print(CAPTION)
+        for job, data in zip(rows, records, strict=True):
+            if line := _failed_elsewhere(job, data):
+                print(line)
+
+
+def _failed_elsewhere(job: Job, data: dict[str, Any]) -> str:
+    """A line about samples that failed in another run, for which the record stays failed; empty if there are none."""
+    failures = [f for f in data.get("failures", []) if (f["prompt"], f["seed"]) not in set(job.run.samples)]
+    if not failures:
+        return ""
+    first = f"{shortened(failures[0]['prompt'])!r} seed {failures[0]['seed']}: {shortened(failures[0]['error'])}"
+    return f"{job.run.label}: its record stays failed, by samples of other runs ({len(failures)}), the first {first}"
 
 
 def _more_metrics(jobs: Iterable[Job], records: Iterable[dict[str, Any]]) -> list[str]:

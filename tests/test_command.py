@@ -125,6 +125,7 @@ def test_exit_codes(capsys):
 
 def test_options_by_name():
     assert options_of(["b=2"], {"a": "1", "b": "1"}) == {"a": "1", "b": "2"}
+    assert options_of(["out=~/x"], {"out": "."}) == {"out": str(Path.home() / "x")}
     with pytest.raises(ValueError, match="unknown option 'viedos=2': did you mean 'videos'"):
         options_of(["viedos=2"], {"videos": "1", "seed": "0"})
 

@@ -167,6 +167,12 @@ def test_only_what_is_missing_is_computed(pair, monkeypatch, capsys):
     assert "worst of fast by PSNR: b.mp4" in capsys.readouterr().out
 
 
+def test_one_video_has_no_interval(pair):
+    Path("ref/b.mp4").unlink(), Path("fast/b.mp4").unlink()
+    assert compare.main([*pair, "page=false"]) == 0
+    assert {found["half_width_95"] for found in content()["folders"][0]["fidelity"].values()} == {None}
+
+
 def test_identical_videos_have_no_psnr(pair, capsys):
     shutil.copytree("ref", "same")
     assert compare.main(["ref", "same", "page=false"]) == 0

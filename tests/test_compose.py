@@ -168,6 +168,20 @@ def test_a_prompt_files_name_is_the_same_in_a_sweep(tmp_path):
     ] * 2
 
 
+def test_only_an_end_of_line_ends_a_prompt(tmp_path):
+    (tmp_path / "p.txt").write_bytes("a cat\u2028on a roof\r\na dog\u0085runs\ra bird\n".encode())
+    (run,) = compose.compose(["method=none", f"prompts.file={tmp_path}/p.txt"], multirun=False).runs
+    assert run.prompts == ["a cat\u2028on a roof", "a dog\u0085runs", "a bird"]
+    (tmp_path / "p.txt").write_text("a dog\fruns\n")
+    with pytest.raises(ConfigError, match="control characters"):
+        compose.compose(["method=none", f"prompts.file={tmp_path}/p.txt"], multirun=False)
+
+
+def test_a_home_folder_is_meant_where_the_shell_leaves_it_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [run.results for run in compose.compose(["results='~/x'"], multirun=False).runs] == [tmp_path / "x"]
+
+
 def test_parts_that_runs_share_do_not_leak_from_one_to_the_next():
     composer = Composer()
     requests = composer.requests(

@@ -11,6 +11,7 @@ import pytest
 from pcbench import cli, stages
 from pcbench.job import jobs_of
 from pcbench.sampling import generate, video
+from pcbench.store import write_sealed
 
 SIZE = ["model.sampling.height=32", "model.sampling.width=32", "model.sampling.frames=5", "model.sampling.steps=3"]
 FRAMES = 3 * 5 * 32 * 32  # bytes of a video
@@ -135,3 +136,16 @@ def test_finished_samples_at_another_frame_rate_are_told_and_left(tmp_path, caps
     assert cli.main([*words, "model.fps=24"]) == 0
     assert first.read_bytes() != before
     assert imageio.immeta(first, plugin="FFMPEG")["fps"] == 24
+
+
+def test_a_record_that_stays_failed_by_another_run_is_told(tmp_path, capsys):
+    words = [*WORDS[2:], "method=none", "prompts.limit=1", "stages=[generate]", f"results={tmp_path}"]
+    (job,) = jobs(["", *words], tmp_path)
+    failure = {"prompt": job.run.prompts[0], "seed": 1, "error": "out of memory"}
+    write_sealed(job.files(failure["prompt"], 1).failure, failure)
+    line = "none: its record stays failed, by samples of other runs (1), the first "
+    assert cli.main(words) == 0
+    assert line in (printed := capsys.readouterr().out)
+    assert "seed 1: out of memory" in printed
+    assert cli.main([*words, "prompts.seeds=[0,1]"]) == 0
+    assert line not in capsys.readouterr().out

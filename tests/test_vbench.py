@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -145,6 +146,15 @@ def test_one_gpu_a_process(monkeypatch, count, listed, device, expected):
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     assert devices.visible(device) == expected
+
+
+def test_names_that_differ_in_case_alone_are_told_where_they_are_one(home, tmp_path, monkeypatch):
+    """As "a fantasy landscape" and "A fantasy landscape", both VBench's, on macOS."""
+    fake_environment(home)
+    run = run_of(tmp_path / "out", [STOP], FLICKER)
+    make_samples(run)
+    monkeypatch.setattr("os.symlink", Mock(side_effect=FileExistsError(17, "File exists", "a", None, "A-0.mp4")))
+    assert "has two videos called 'A-0.mp4': set TMPDIR" in failure(run)
 
 
 # VBench's silent failures, and the others of its worker.

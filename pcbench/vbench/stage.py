@@ -129,6 +129,11 @@ def _ask(
 ) -> tuple[float, dict[str, float]]:
     with process.scratch_folder() as name:
         folder = Path(name)
-        request: dict[str, Any] = lay_out(task, folder, environment)
+        try:
+            request: dict[str, Any] = lay_out(task, folder, environment)
+        except FileExistsError as error:  # names of VBench's own prompts that differ in case alone
+            name = Path(str(error.filename2 or error.filename)).name
+            why = f"a file system that tells no A from a has two videos called {name!r}: set TMPDIR to another one"
+            raise process.WorkerError(why, str(error)) from error
         answer = process.run(environment, request, folder, device, run.score.vbench_timeout, progress)
         return checked(task, answer)
