@@ -155,6 +155,9 @@ def test_a_calibration_that_is_there_stays_as_it_is(pipe, tmp_path, monkeypatch,
     assert f"{tmp_path / 'methods' / name} stays in use" in capsys.readouterr().out
 
 
+LEMICA = ["search.start=lemica"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -165,6 +168,13 @@ def test_a_calibration_that_is_there_stays_as_it_is(pipe, tmp_path, monkeypatch,
         (["method=teacache", "model=nothing"], "unknown model 'nothing'"),
         (["method=teacache", "prompts.limit=0"], "prompts.limit must be at least 1"),
         (["method=teacache", "prompts.limits=1"], "did you mean 'limit'?"),
+        (["method=teacache", "model.sampling.steps=1"], "in 2 steps or more, not in 1"),
+        (["method=planned", "model.sampling.steps=2"], "in 3 steps or more, not in 2"),
+        (["method=searched", "model.sampling.steps=2"], "in 3 steps or more, not in 2"),
+        (
+            ["method=searched", "model.sampling.steps=12", *LEMICA, "search.longest=2", "search.budgets=[6]"],
+            "from 7 to 11, of 12 steps",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
