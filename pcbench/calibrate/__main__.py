@@ -108,6 +108,8 @@ def parse(arguments: list[str]) -> tuple[str, Run, Search]:
         raise ConfigError(f"{words[0]!r} is an option of method=searched alone")
     others = [word for word in arguments if not word.startswith(("method=", "search."))]
     run = compose.run_from([*others, "method=none"])
+    if "guidance_scale_2" in run.recipe.backbone.call:
+        raise ConfigError(f"{names[0]}: a pipeline of two transformers cannot be calibrated")
     steps, least = num_steps(run.recipe), LEAST_STEPS.get(names[0], 2)
     if steps < least:
         raise ConfigError(f"{names[0]} is calibrated in {least} steps or more, not in {steps}: model.sampling.steps=")
