@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import WanPipeline
 
 import pcbench
 from methods import apply
@@ -24,6 +26,7 @@ from pcbench.config import ConfigError
 
 from .conftest import STEPS, call, pipeline_of, random_transformer
 from .families import FAMILIES
+from .toys import toy
 
 ROOT = Path(__file__).parents[1]
 
@@ -155,6 +158,9 @@ def test_a_calibration_that_is_there_stays_as_it_is(pipe, tmp_path, monkeypatch,
     assert f"{tmp_path / 'methods' / name} stays in use" in capsys.readouterr().out
 
 
+LEMICA = ["search.start=lemica"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -165,6 +171,13 @@ def test_a_calibration_that_is_there_stays_as_it_is(pipe, tmp_path, monkeypatch,
         (["method=teacache", "model=nothing"], "unknown model 'nothing'"),
         (["method=teacache", "prompts.limit=0"], "prompts.limit must be at least 1"),
         (["method=teacache", "prompts.limits=1"], "did you mean 'limit'?"),
+        (["method=teacache", "model.sampling.steps=1"], "in 2 steps or more, not in 1"),
+        (["method=planned", "model.sampling.steps=2"], "in 3 steps or more, not in 2"),
+        (["method=searched", "model.sampling.steps=2"], "in 3 steps or more, not in 2"),
+        (
+            ["method=searched", "model.sampling.steps=12", *LEMICA, "search.longest=2", "search.budgets=[6]"],
+            "from 7 to 11, of 12 steps",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
@@ -172,6 +185,17 @@ def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("method", calibrate.MEASURES)
+def test_two_transformers_are_refused_before_they_are_loaded(method, tmp_path, monkeypatch, capsys):
+    pipe = toy("wan")
+    two = WanPipeline(**{**pipe.components, "transformer_2": copy.deepcopy(pipe.transformer)}, boundary_ratio=0.8)
+    two.save_pretrained(tmp_path / "two")
+    monkeypatch.setattr(calibrate.backbones, "load", lambda *_: pytest.fail("loaded"))
+    words = [f"method={method}", "model=custom", f"model.backbone.source={tmp_path / 'two'}", "prompts=smoke"]
+    assert calibrate.main([*words, f"results={tmp_path / 'results'}"]) == 2
+    assert "two transformers cannot be calibrated" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_module_runs_and_helps():

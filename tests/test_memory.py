@@ -116,6 +116,14 @@ def test_weights_that_wait_elsewhere_do_not_count():
     rehearsal = rehearse(run.recipe)
     assert memory.needed(run, rehearsal)[0] > 0
     assert memory.needed(replace(run, offload="group"), rehearsal)[0] == 0
+    assert memory.needed(replace(run, offload="model"), rehearsal)[0] == memory.needed(run, rehearsal)[0]
+
+
+def test_of_two_transformers_one_waits_with_model_offload():
+    run = cli.run_from(["model=wan2_2_a14b", "method=none", "prompts=smoke"])
+    rehearsal = rehearse(run.recipe)
+    weights = {each: memory.needed(replace(run, offload=each), rehearsal)[0] for each in ("none", "model", "group")}
+    assert weights["none"] == 2 * weights["model"] > weights["group"] == 0
 
 
 def test_gpus_share_what_is_kept_of_blocks_and_nothing_else():

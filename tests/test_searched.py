@@ -7,6 +7,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,6 +46,21 @@ def test_parity_with_the_official_code(golden):
         near = searching.neighbours(actions, kept, 4000, random.Random(0))
         assert len(near) == golden["exchanges"]
         assert {searching.swapped(actions, kept, random.Random(seed)) for seed in range(2000)} <= set(near)
+
+
+@pytest.mark.parametrize("steps", [3, 4, 5, 12])
+@pytest.mark.parametrize("words", [[], ["search.longest=2"], ["search.longest=2", "search.start=lemica"]])
+def test_what_is_searched_of_few_steps_can_be_described(words, steps, monkeypatch):
+    """After the work is done, nothing may fail that could be known before."""
+    words = [*words, "search.iterations=2", "search.rounds=1"]
+    search = Search.of(words, steps)
+    sample = Sample(SimpleNamespace(pipe=None), [None] * steps, torch.ones(2))
+    monkeypatch.setattr(Sample, "of", lambda caller: sample)
+    monkeypatch.setattr(Sample, "difference", lambda self, actions, reuse: torch.full((2,), float(actions.count("r"))))
+    data = searching.measure([None], search, lambda line: None) | {"steps": steps}
+    lines = searching.describe(data)
+    assert len(lines) == 2 * len(search.budgets_of(steps)) or words[0] == "search.longest=2"
+    assert all(line.partition(": ")[2].startswith("F") for line in lines)
 
 
 def steps_of(actions: str) -> list[int]:

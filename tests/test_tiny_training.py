@@ -106,6 +106,21 @@ def test_the_transformer_learns_on_every_kind_of_latent(family, monkeypatch):
     assert all("blocks." in name for name in named)
 
 
+def test_a_pool_is_of_the_vae_and_the_scale_that_are_asked_for(tmp_path, monkeypatch):
+    family, made = TWINS["wan"], []
+    monkeypatch.setattr(train_transformer, "encode_pool", lambda *of: made.append(of) or {"latents": torch.ones(1)})
+    vae, kind = family.new_vae(), family.KINDS[0]
+    for _ in range(2):
+        train_transformer.pool_of(family, vae, kind, 1.0, tmp_path)
+    assert len(made) == 1
+    train_transformer.pool_of(family, vae, kind, 0.5, tmp_path)
+    assert len(made) == 2
+    with torch.no_grad():
+        next(vae.parameters()).add_(1)
+    train_transformer.pool_of(family, vae, kind, 0.5, tmp_path)
+    assert len(made) == 3
+
+
 def test_muon_moves_convolutions_in_place():
     convolution = torch.nn.Sequential(torch.nn.Conv3d(4, 8, 3))
     before = convolution[0].weight.detach().clone()

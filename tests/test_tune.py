@@ -18,7 +18,7 @@ from pcbench.cost.dry_run import rehearse
 from pcbench.store import records
 from pcbench.tune import __main__ as tune
 from pcbench.tune.budget import Budgets
-from pcbench.tune.evidence import Bench
+from pcbench.tune.evidence import Bench, search_on
 from pcbench.tune.search import MOST, Search, UnreachableError
 
 from .contract_parts import CLASSES
@@ -90,6 +90,17 @@ def test_what_a_method_refuses_is_out_of_reach_in_one_line(tmp_path, capsys):
     assert tune.main([*words, "target=8x", f"results={tmp_path}"]) == 2
     assert "cannot be reached by planned" in (said := capsys.readouterr().err)
     assert "to 1.333 is reachable" in said
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 3])
+def test_no_setting_is_measured_twice_on_the_same_few_prompts(prompts, tmp_path, monkeypatch):
+    run = compose.run_from(["method=teacache", "model=tiny_wan", "prompts=training", f"results={tmp_path}"])
+    bench = Bench(run, targets.parse("2x"), run.prompts[:prompts], lambda line: None, print)
+    asked = []
+    monkeypatch.setattr(bench, "measure", lambda value, on: (asked.append((value, len(on))) or 1 + value, 0.1))
+    assert search_on(bench).find(2.0, 0.1) == pytest.approx(1.0, rel=0.02)
+    assert len(asked) == len(set(asked))
+    assert (prompts > 2) == any(on > 2 for _, on in asked)
 
 
 def test_steps_in_a_measure_give_the_nearest():

@@ -39,6 +39,7 @@ from . import changes, gram, sensitivity
 from .search import Search, describe, measure
 
 MEASURES = (*changes.MEASURES, "sencache", "planned", "searched")
+LEAST_STEPS = {"planned": 3, "searched": 3}  # a line's two and one to answer; the others look at a change of steps
 DESCRIBE = {"sencache": sensitivity.describe, "planned": gram.describe, "searched": describe}
 
 
@@ -107,7 +108,12 @@ def parse(arguments: list[str]) -> tuple[str, Run, Search]:
         raise ConfigError(f"{words[0]!r} is an option of method=searched alone")
     others = [word for word in arguments if not word.startswith(("method=", "search."))]
     run = compose.run_from([*others, "method=none"])
-    return names[0], run, Search.of(words, num_steps(run.recipe))
+    if "guidance_scale_2" in run.recipe.backbone.call:
+        raise ConfigError(f"{names[0]}: a pipeline of two transformers cannot be calibrated")
+    steps, least = num_steps(run.recipe), LEAST_STEPS.get(names[0], 2)
+    if steps < least:
+        raise ConfigError(f"{names[0]} is calibrated in {least} steps or more, not in {steps}: model.sampling.steps=")
+    return names[0], run, Search.of(words, steps)
 
 
 def measured(run: Run, method: str, search: Search) -> dict[str, Any]:

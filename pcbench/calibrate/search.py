@@ -31,7 +31,7 @@ class Search:
     longest: most steps from one computed step to the next, as in the published schedules of Wan (7) and HunyuanVideo
         1.5 (8).
     stride: edges are measured from every so many steps on; between them they are interpolated.
-    budgets: numbers of computed steps; None is a half and two fifths of all.
+    budgets: numbers of computed steps; None is a half and two fifths of all, or the fewest of a path from `start`.
     start: "random", as official, or "lemica", its schedule of the same budget, with which a few runs do.
     iterations, rounds, neighbours: official values (configs/search_wan.yaml, stage1_search_wan.py), that many runs of
         each prompt for annealing, and rounds times neighbours for climbing.
@@ -63,6 +63,13 @@ class Search:
         search._check(steps)
         return search
 
+    def budgets_of(self, steps: int) -> list[int]:
+        """The budgets asked for, or the usual ones, of so many steps."""
+        return self.budgets or default_budgets(steps, self._fewest(steps))
+
+    def _fewest(self, steps: int) -> int:
+        return fewest(steps, self.longest) if self.start == "lemica" else 2
+
     def _check(self, steps: int) -> None:
         for name, default in vars(Search()).items():
             value = getattr(self, name)
@@ -76,11 +83,22 @@ class Search:
             for value in values:
                 check_choice(f"search.{name}", value, list(choices))
         check_choice("search.start", self.start, ["random", "lemica"])
+        least = self._fewest(steps)
         for budget in self.budgets or []:
-            if not isinstance(budget, int) or not 2 <= budget < steps:
+            if not isinstance(budget, int) or not least <= budget < steps:
                 raise ConfigError(
-                    f"search.budgets holds {budget!r}: give numbers from 2 to {steps - 1}, of {steps} steps"
+                    f"search.budgets holds {budget!r}: give numbers from {least} to {steps - 1}, of {steps} steps"
                 )
+
+
+def default_budgets(steps: int, least: int) -> list[int]:
+    """A half and two fifths of all steps, or the least that there is."""
+    return list(dict.fromkeys(max(least, budget) for budget in (steps // 2, 2 * steps // 5)))
+
+
+def fewest(steps: int, longest: int) -> int:
+    """The fewest computed steps of a path from the first step to the last."""
+    return -(-(steps - 1) // longest) + 1
 
 
 @dataclass
@@ -110,7 +128,7 @@ def measure(callers: Iterable[Caller], search: Search, say: Callable[[str], None
     """The searches asked for, by reuse and objective, as plain data."""
     samples = [Sample.of(caller) for caller in callers]
     steps = len(samples[0].moments)
-    budgets = search.budgets or [steps // 2, 2 * steps // 5]
+    budgets = search.budgets_of(steps)
     searches: dict[str, Any] = {}
     for reuse in search.reuse:
         found: dict[str, Any] = {"lemica": None, "budcache": {}}
@@ -228,7 +246,7 @@ def describe(data: dict[str, Any]) -> list[str]:
     lines = []
     for reuse, found in data["searches"].items():
         if found["lemica"] is not None:
-            for budget in sorted({data["steps"] // 2, 2 * data["steps"] // 5}, reverse=True):
+            for budget in default_budgets(data["steps"], fewest(data["steps"], found["lemica"]["lengths"][-1])):
                 lines.append(f"{reuse}, lemica {budget}: {path(edges(found['lemica'], data['steps']), budget)}")
         for budget, one in found["budcache"].items():
             gain = f"RMSE {math.sqrt(one['mse']):.4g} after {one['runs']} runs, from {math.sqrt(one['first_mse']):.4g}"

@@ -30,12 +30,16 @@ from .macs import AllTrue, empty_inputs, short_model
 GIB = 2**30
 
 
+def transformers_of(recipe: Recipe) -> int:
+    """How many transformers take turns."""
+    return 2 if "guidance_scale_2" in recipe.backbone.call else 1
+
+
 def weights_bytes(recipe: Recipe) -> int:
     """Bytes of the transformer's weights, or of both transformers' if there are two."""
-    transformers = 2 if "guidance_scale_2" in recipe.backbone.call else 1
     weights, _, saved = _measured(*_key(recipe))
     kind = recipe.numerics.quantization
-    return transformers * (weights if kind is None else weights - saved[kind])
+    return transformers_of(recipe) * (weights if kind is None else weights - saved[kind])
 
 
 def activations_bytes(recipe: Recipe) -> int:
@@ -59,10 +63,13 @@ def arithmetic_bytes(recipe: Recipe) -> int:
 def needed(run: Run, rehearsal: Rehearsal) -> tuple[int, int, int]:
     """Bytes on the device while denoising: weights, working memory, and what the method keeps.
 
-    With group offload, weights wait on the CPU and do not count. If GPUs share the tokens, each GPU's share is given:
-    of what is kept of blocks. Whole predictions, and features measured before the blocks, are kept on each.
+    Weights that wait on the CPU do not count: with group offload, all; with model offload, those of the transformer
+    whose turn it is not. If GPUs share the tokens, each GPU's share is given: of what is kept of blocks. Whole
+    predictions, and features measured before the blocks, are kept on each.
     """
     weights = 0 if run.offload == "group" else weights_bytes(run.recipe)
+    if run.offload == "model":
+        weights //= transformers_of(run.recipe)
     working, numerics = max(activations_bytes(run.recipe), arithmetic_bytes(run.recipe)), run.recipe.numerics
     tokens = numerics.parallel // 2 if numerics.cfg_parallel else numerics.parallel
     return weights, working // tokens, rehearsal.held_whole + rehearsal.held_inside // numerics.parallel

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import hashlib
 import json
 import time
 from dataclasses import asdict
@@ -56,6 +57,19 @@ def encode_pool(twin: type[Twin], vae: Any, kind: Kind, scale: float) -> dict[st
         if start // per_call % 100 == 0:
             print(f"pool {kind.name}: {start}/{kind.clips} clips, {time.monotonic() - began:.0f} s", flush=True)
     return {"latents": torch.cat(latents), "scenes": torch.tensor(scenes)}
+
+
+def pool_of(twin: type[Twin], vae: Any, kind: Kind, scale: float, folder: Path) -> dict[str, torch.Tensor]:
+    """The pool of one kind: the one in the folder if it was made by this very VAE at this scale, else a new one."""
+    digest = hashlib.sha256(json.dumps([asdict(kind), scale]).encode())
+    for name, tensor in vae.state_dict().items():
+        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    path = folder / f"pool-{kind.name}.pt"
+    found = torch.load(path, weights_only=True) if path.exists() else {}
+    if found.get("made_of") != digest.hexdigest():
+        found = encode_pool(twin, vae, kind, scale) | {"made_of": digest.hexdigest()}
+        write_atomically(path, functools.partial(torch.save, found))
+    return found
 
 
 def pick_kind(kinds: tuple[Kind, ...], progress: float, generator: torch.Generator) -> Kind:
@@ -126,13 +140,7 @@ def main() -> None:
     if args.pipeline_only:
         twin.load_state_dict(torch.load(args.folder / "checkpoint.pt", weights_only=True, map_location="cpu")["ema"])
         return save_pipeline(twin, vae, args.folder)
-    pools = {}
-    for kind in twin.KINDS:
-        path = args.folder / f"pool-{kind.name}.pt"
-        if not path.exists():
-            pool = encode_pool(family, vae, kind, args.pool_scale)
-            write_atomically(path, functools.partial(torch.save, pool))
-        pools[kind.name] = torch.load(path, weights_only=True)
+    pools = {kind.name: pool_of(family, vae, kind, args.pool_scale, args.folder) for kind in twin.KINDS}
     schedule = Schedule(
         steps=args.steps,
         learning_rate=args.learning_rate / 3,

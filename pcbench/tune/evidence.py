@@ -49,6 +49,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.tradeoff = tradeoff_of(self.run.recipe.method)
         self._longest = 0.0  # seconds that a setting took
+        self._exact: dict[float, float] = {}  # what settings measure on all prompts to tune on
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -93,6 +94,8 @@ class Bench:
             if number >= len(self.tuned_on) or self._clear(measured, error, number):
                 break
             number *= 2
+        if number >= len(self.tuned_on):
+            self._exact[value] = measured
         self.settled.append(f"{self.tradeoff.field} {value:g}: {self.target.text(measured)}")
         self._longest = max(self._longest, time.monotonic() - began)
         tries = len(self.settled)
@@ -101,8 +104,8 @@ class Bench:
         return measured
 
     def confirm(self, value: float) -> float:
-        """Measure a setting on all prompts to tune on, and say so."""
-        return self.tune(value, len(self.tuned_on))
+        """Measure a setting on all prompts to tune on, and say so, unless that was done."""
+        return self._exact[value] if value in self._exact else self.tune(value, len(self.tuned_on))
 
     def _clear(self, measured: float, error: float, number: int) -> bool:
         """Whether more prompts would not change on which side of the target a setting is, or would all say the same."""
@@ -127,7 +130,8 @@ def _asked(sample: Mapping[str, Any], run: Run) -> bool:
 
 
 def search_on(bench: Bench) -> Search:
-    """A search over the settings of a bench."""
+    """A search over the settings of a bench. Where few prompts are all there are, nothing can be measured better."""
     low, high = bench.limits
     rises = bench.tradeoff.more_is_faster == bench.target.faster_is_more
-    return Search(bench.tune, low, high, rises, bench.values, confirm=bench.confirm, at_least=bench.target.at_least)
+    confirm = bench.confirm if len(bench.tuned_on) > FEW else None
+    return Search(bench.tune, low, high, rises, bench.values, confirm=confirm, at_least=bench.target.at_least)
