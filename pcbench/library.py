@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from .config import Run
 from .messages import nearest, shortened
 
 
-def load(name: str, device: str = "auto", dtype: str | None = None) -> Any:
+def load(name: str | os.PathLike[str], device: str = "auto", dtype: str | None = None) -> Any:
     """The diffusers pipeline of a model, ready to be called: `pcbench.load("tiny_wan")`.
 
     name: a model of conf/model/ ("tiny_wan" and the other twins bring their weights with them), a diffusers pipeline
-        folder, or owner/name on the hub, of a known class.
+        folder (a string or a Path), or owner/name on the hub, of a known class.
     device: "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N"; the weights are placed there.
     dtype: "float32", "bfloat16" or "float16"; None for the model's usual one.
 
@@ -28,7 +29,7 @@ def load(name: str, device: str = "auto", dtype: str | None = None) -> Any:
     return backbones.fresh(run.recipe, run.device)
 
 
-def arguments(name: str) -> dict[str, Any]:
+def arguments(name: str | os.PathLike[str]) -> dict[str, Any]:
     """The arguments that a model's pipeline is usually called with, except prompt and noise: size, frames, steps,
     guidance. `pipe(prompt, **pcbench.arguments("tiny_wan"))`; without them diffusers' own defaults hold, which for a
     twin are a far larger video than it was trained on.
@@ -39,7 +40,8 @@ def arguments(name: str) -> dict[str, Any]:
     return backbones.family(recipe.backbone).call_arguments(recipe)
 
 
-def _run(name: str, words: list[str]) -> Run:
+def _run(model: str | os.PathLike[str], words: list[str]) -> Run:
+    name = os.path.expanduser(os.fspath(model))
     known = compose.names("model")
     if name in known:
         return compose.run_from([f"model={name}", "method=none", *words])

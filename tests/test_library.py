@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pcbench
-from pcbench import compose
+from pcbench import compose, library
 from pcbench.backbones import weights
 from pcbench.sampling.generate import denoise
 
@@ -49,6 +49,15 @@ def test_a_folder_of_ones_own(tmp_path):
     pipe = pcbench.load(str(tmp_path / "mine"), "cpu", "float32")
     assert type(pipe).__name__ == "CogVideoXPipeline"
     assert pcbench.arguments(str(tmp_path / "mine"))["num_frames"] == pipe.transformer.config.sample_frames
+
+
+@pytest.mark.parametrize("name", ["mine", "${oc.env:HOME}", "dol$lar", "a=b,c", "~"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_may_have_any_name_and_be_a_path(name, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(weights.BUNDLED / "tiny_cogvideox", tmp_path / name)
+    for folder in (tmp_path / name, Path("~") / name):
+        assert library._run(kind(folder), []).recipe.backbone.source == str(tmp_path / name)
 
 
 def test_mistakes_are_a_line_with_the_nearest_names(tmp_path):

@@ -68,6 +68,39 @@ def test_settings_take_turns_in_one_place_beside_the_reference(page, tmp_path):
     wait_for(page, "!stage.open && document.querySelector('article video') !== null")
 
 
+SLOW = """(window.waiting = [], window.real = samplesOf, samplesOf = (prompt) => new Promise((resolve) => {
+    waiting.push({ prompt, go: () => resolve(real(prompt)) });
+}), 0)"""
+ARRIVE = (
+    "[...sections.box.children].reverse().forEach((each) => waiting.forEach((w) => w.prompt === each.prompt && w.go()))"
+)
+
+
+def test_the_prompt_asked_for_last_is_shown_however_slowly_they_load(page):
+    """Two quick J move by two; what is closed while it loads stays closed."""
+    staged(page)
+    page.run("(stage.follow(1), stage.follow(1), 0)")
+    wait_for(page, f"{STAGED} && stage.prompt === sections.box.children[2].prompt")
+    page.run(SLOW)
+    page.run("[0, 1].forEach((i) => { stage.show(sections.box.children[i].prompt); })")
+    page.run(ARRIVE)  # the last one first
+    wait_for(page, f"{STAGED} && stage.prompt !== sections.box.children[2].prompt")
+    time.sleep(0.5)
+    assert page.run("stage.prompt === sections.box.children[1].prompt")
+    for _ in range(2):  # with a prompt on the stage, and without
+        page.run("(stage.show(sections.box.children[0].prompt), 0)")
+        page.press("Escape")
+        page.run(ARRIVE)
+        time.sleep(0.5)
+        assert not page.run("stage.open")
+    page.run("(samplesOf = real, 0)")
+
+
+def test_a_damaged_address_shows_the_page(page, report):
+    page.open(f"{report.as_uri()}#100%")
+    wait_for(page, "document.querySelectorAll('article').length === 3")
+
+
 def test_a_crop_is_shared_by_all_videos_and_a_link_restores_the_view(page, tmp_path):
     staged(page)
     page.run("stage.change(() => crop.about(0.75, 0.75, 4))")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -174,6 +175,27 @@ def test_a_training_goes_on_from_what_was_published(tmp_path):
     assert torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)["begun"] == 4
     _, seen = a_training(tmp_path / "second", 12, start)
     assert seen == [10, 11]
+
+
+def test_a_resumed_training_has_the_curve_of_one_that_was_not_stopped(tmp_path):
+    """Checkpoints lie between two rows of the curve."""
+    schedule = Schedule(steps=12, learning_rate=1e-2, warmup=4, checkpoint_every=4, log_every=3)
+
+    def curve(name: str, *stops: int) -> list[tuple[int, float]]:
+        for stop in (*stops, schedule.steps + 1):
+            torch.manual_seed(0)
+            model = torch.nn.Linear(3, 3)
+
+            def loss_at(step: int, generator: torch.Generator, model=model, stop=stop) -> torch.Tensor:
+                if step == stop:
+                    raise KeyboardInterrupt
+                return model(torch.randn(4, 3, generator=generator)).square().mean()
+
+            with contextlib.suppress(KeyboardInterrupt):
+                train(model, loss_at, schedule, tmp_path / name)
+        return [row[:2] for row in published(tmp_path / name / "loss.csv").rows]
+
+    assert curve("stopped", 5, 11) == curve("whole")
 
 
 def test_guidance_is_taught_late_and_only_where_it_is_an_input(monkeypatch):

@@ -287,6 +287,19 @@ def test_a_method_without_a_tradeoff_has_no_budget(words, tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    "numbers", [{"teacache": "coefficients=[1.0,0.0]"}, {"magcache": "ratios={all:[1.0,0.9,0.9]}"}]
+)
+def test_numbers_given_by_hand_are_in_the_preset(numbers, tmp_path, monkeypatch):
+    """Where the method has none of its own for the backbone."""
+    monkeypatch.setattr("methods.calibration.FOLDER", tmp_path)
+    ((name, given),) = numbers.items()
+    words = ["model=tiny_wan", f"method={name}", f"method.{given}", f"results={tmp_path}", "model.sampling.steps=3"]
+    recipe = compose.run_from(words).recipe
+    found = tune.differences(recipe.method, tune.plain_of(recipe.method, tune.anatomy_of(recipe.backbone)))
+    assert given.partition("=")[0] in found
+
+
 def test_prompts_sorted_by_kind_are_in_both_halves():
     assert tune.halves(["dog 1", "dog 2", "cat 1", "cat 2", "owl"]) == (["dog 1", "cat 1", "owl"], ["dog 2", "cat 2"])
 

@@ -135,13 +135,13 @@ def opened_preset(word: str) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A plain value as Hydra's grammar has it."""
+    """A plain value as Hydra's grammar has it; `${` in it stands for nothing else."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, str):
-        return "'" + value.replace("'", "\\'") + "'"
+        return "'" + value.replace("'", "\\'").replace("${", "\\${") + "'"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 

@@ -123,6 +123,7 @@ def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path, s
     ema = {name: value.detach().clone().float() for name, value in model.state_dict().items()}
     start = start or Start()
     first, begun, rows = start.step, start.step, list(start.rows)
+    total, count = 0.0, 0  # of the losses since the last row
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=next(model.parameters()).device)
         model.load_state_dict(state["model"])
@@ -130,18 +131,19 @@ def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path, s
             optimizer.load_state_dict(saved)
         ema, first, rows = state["ema"], state["step"], state["rows"]
         begun = state.get("begun", 0)
+        total, count = state.get("loss", (0.0, 0))
         print(f"resumed at step {first} of {schedule.steps}", flush=True)
     (folder / "schedule.json").write_text(json.dumps(asdict(schedule), indent=1) + "\n")
 
     def save(step: int) -> None:
         states = [optimizer.state_dict() for optimizer in optimizers]
         state = {"model": model.state_dict(), "optimizers": states, "ema": ema, "step": step, "begun": begun}
-        write_atomically(checkpoint, lambda path: torch.save(state | {"rows": rows}, path))
+        write_atomically(checkpoint, lambda path: torch.save(state | {"rows": rows, "loss": (total, count)}, path))
         with curve.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
     model.train()
-    total, count, began = 0.0, 0, time.monotonic()
+    began, timed = time.monotonic(), 0
     saved, late = began, False
     for step in range(first, schedule.steps):
         for optimizer in optimizers:
@@ -154,13 +156,13 @@ def train(model: nn.Module, loss_at: LossFn, schedule: Schedule, folder: Path, s
         for optimizer in optimizers:
             optimizer.step()
         _update_ema(ema, model, schedule.ema_decay, step - begun)
-        total, count = total + float(loss.detach()), count + 1
+        total, count, timed = total + float(loss.detach()), count + 1, timed + 1
         if (step + 1) % schedule.log_every == 0:
-            seconds = (time.monotonic() - began) / count
+            seconds = (time.monotonic() - began) / timed
             rate = schedule.learning_rate * schedule.rate(step, begun)
             rows.append((step + 1, round(total / count, 5), round(rate, 8), round(seconds, 3)))
             print(f"step {step + 1}/{schedule.steps}  loss {total / count:.4f}  {seconds:.2f} s/step", flush=True)
-            total, count, began = 0.0, 0, time.monotonic()
+            total, count, began, timed = 0.0, 0, time.monotonic(), 0
             late = time.monotonic() - saved > LONGEST_UNSAVED
         if (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps or late:
             save(step + 1)

@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from methods.calibration import NotCalibratedError
+from methods.engine.anatomy import Anatomy
 from methods.engine.method import Method
 
 from .. import compose, feasible, integrity, options
@@ -105,8 +107,7 @@ def preset(bench: Bench, run: Run, tuned: tuple[float, float], checked: tuple[fl
         f"Tried: {'; '.join(bench.settled)}.",
         _tuned_from(bench),
     ]
-    plain = type(method)().for_backbone(anatomy_of(run.recipe.backbone))
-    fields = yaml.safe_dump(differences(method, plain), sort_keys=False)
+    fields = yaml.safe_dump(differences(method, plain_of(method, anatomy_of(run.recipe.backbone))), sort_keys=False)
     return "".join(f"# {line}\n" for line in lines) + f"defaults: [_{method.NAME}, _self_]\n{fields}"
 
 
@@ -120,6 +121,15 @@ def too_few(target: targets.Target, tuned: tuple[float, float], prompts: int) ->
     if needed <= prompts:
         return []
     return [f"For {SURE:.0%} with 95 % confidence on as many others, tune on {math.ceil(needed)} prompts."]
+
+
+def plain_of(method: Method, anatomy: Anatomy) -> Method:
+    """The method with its defaults on this backbone; without what it must know of it, where that was given by hand."""
+    plain = type(method)()
+    try:
+        return plain.for_backbone(anatomy)
+    except NotCalibratedError:
+        return plain
 
 
 def differences(method: Method, plain: Method) -> dict[str, Any]:

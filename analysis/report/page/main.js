@@ -69,7 +69,7 @@ const REPORT = {
     fill($("bench"), benches.map((b, i) => [i, benchName(b)]));
     $("benches").hidden = benches.length < 2;
     const [name, view] = location.hash.slice(1).split("?");
-    const asked = benches.findIndex((b) => benchName(b) === decodeURIComponent(name));
+    const asked = benches.findIndex((b) => benchName(b) === decoded(name));
     $("bench").value = Math.max(0, asked);
     wire();
     openBench(benches[Math.max(0, asked)]);
@@ -77,6 +77,15 @@ const REPORT = {
     else if (!calm.matches && state.bench.video) player.play();
   },
 };
+
+/** A part of an address as text; as it is where it is damaged. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
 
 let remembering = 0;
 
@@ -227,7 +236,7 @@ function onKey(event) {
   const back = () => player.step(-1), forth = () => player.step(1);
   const keys = {
     " ": () => player.toggle(), ArrowLeft: back, ArrowRight: forth, a: back, d: forth,
-    ...(stage.open ? { ...stage.keys, Tab: () => stage.turn(event.shiftKey ? -1 : 1), j: () => stage.follow(1), k: () => stage.follow(-1) } : { j: () => go(1), k: () => go(-1), v: nextView, c: compareHere }),
+    ...(stage.open ? { ...stage.keys, Tab: () => stage.turn(event.shiftKey ? -1 : 1), j: () => stage.follow(1), k: () => stage.follow(-1) } : { Escape: () => stage.close(), j: () => go(1), k: () => go(-1), v: nextView, c: compareHere }),
   };
   if (inside) Object.assign(keys, { Home: () => { player.pause(); player.seek(0); }, End: () => { player.pause(); player.seek(last); } });
   const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];

@@ -27,7 +27,7 @@ const crop = {
 
 class Stage {
   constructor(state, player, sections, box) {
-    Object.assign(this, { state, player, sections, box, prompt: null, at: null, split: 0.5, difference: false, layers: new Map() });
+    Object.assign(this, { state, player, sections, box, prompt: null, at: null, split: 0.5, difference: false, turns: 0, asked: null, layers: new Map() });
     this.view = el("div", { class: "view", pointerdown: (e) => this.grab(e), wheel: (e) => this.wheel(e), dblclick: () => this.change(() => crop.set({ zoom: 1 })) });
     this.handle = el("i", { class: "handle", "aria-hidden": "true" });
     this.title = el("h2", {});
@@ -48,8 +48,10 @@ class Stage {
 
   /** Show a prompt; `at` is a setting's id, by default the first that is not the reference. */
   async show(prompt, at) {
-    const { bench } = this.state;
+    const { bench } = this.state, turn = ++this.turns;
+    this.asked = prompt;
     const samples = await samplesOf(prompt);
+    if (turn !== this.turns) return; // another prompt was asked for meanwhile, or none
     const { methods: all, settings } = this.state;
     const methods = (!at || settings.some((m) => m.id === at) ? settings : all).filter((m) => samples[m.id]?.video);
     if (!methods.length) return;
@@ -79,6 +81,7 @@ class Stage {
   }
 
   close() {
+    this.turns += 1;
     if (!this.open) return;
     const { prompt } = this;
     this.empty();
@@ -206,7 +209,7 @@ class Stage {
   /** The next prompt, or the one before, with the same setting. */
   follow(by) {
     const prompts = [...this.sections.box.children].map((section) => section.prompt);
-    this.show(prompts[clamp(prompts.indexOf(this.prompt) + by, 0, prompts.length - 1)], this.at);
+    this.show(prompts[clamp(prompts.indexOf(this.asked) + by, 0, prompts.length - 1)], this.at);
   }
 
   async restore(address) {
