@@ -220,8 +220,7 @@ class Prompts:
                 raise ConfigError(f"prompt file {name!r} not found, here or in {shortened(folder)}")
             if path.stat().st_size > LARGEST_FILE:
                 raise ConfigError(f"prompt file {name!r} has more than {LARGEST_FILE / 1e6:g} MB: no list of prompts")
-            # Not splitlines, for which a form feed or a Unicode line separator inside a prompt ends a line too.
-            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n"))
+            lines = map(str.strip, path.read_text(encoding="utf-8-sig").split("\n"))  # splitlines cuts at form feeds
             prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
         except UnicodeDecodeError:
             raise ConfigError(f"prompt file {name!r} cannot be read: it is not text in UTF-8") from None

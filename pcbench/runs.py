@@ -110,11 +110,11 @@ def run_of(
     settings: Settings,
 ) -> Run:
     """The run of these parts. Raises RefusedError if the method refuses the backbone, ConfigError for other errors."""
-    backbone = model.chosen_backbone
-    if (folder := Path(backbone.source)).is_dir():  # so that other weights are another recipe
-        backbone = dataclasses.replace(backbone, revision=custom.fingerprint(folder))
+    if (folder := Path(model.backbone.source)).is_dir():  # other weights are another recipe, with its own calibrations
+        backbone = dataclasses.replace(model.backbone, revision=custom.fingerprint(folder))
+        model = dataclasses.replace(model, backbone=backbone)
     recipe = Recipe(
-        backbone=backbone,
+        backbone=model.chosen_backbone,
         sampling=model.sampling,
         method=_fitted(method, model.backbone, label),
         numerics=model.numerics,
