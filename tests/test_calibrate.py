@@ -20,7 +20,7 @@ from methods import calibration as calibrations
 from methods.engine.anatomy import anatomy_of
 from methods.teacache import TeaCacheConfig
 from pcbench import cli
-from pcbench.backbones import weights
+from pcbench.backbones import custom, weights
 from pcbench.calibrate import __main__ as calibrate
 from pcbench.calibrate import changes
 from pcbench.config import ConfigError
@@ -227,10 +227,13 @@ def test_numbers_of_other_weights_of_the_same_name_are_not_taken(method, tmp_pat
         cli.run_from(["model=tiny_wan", f"method={method}"])
 
 
-def test_numbers_belong_to_a_folders_weights_wherever_it_is(tmp_path):
+def test_numbers_of_a_folder_are_of_what_is_in_it(tmp_path, monkeypatch):
     copy = tmp_path / "weights"
     shutil.copytree(weights.BUNDLED / "tiny_wan", copy)
     words = ["model=tiny_wan", f"model.backbone.source={copy}", "method=planned"]
+    data = json.loads((calibrations.FOLDER / "planned-tiny_wan.json").read_text())
+    (tmp_path / "planned-tiny_wan.json").write_text(json.dumps(data | {"revision": custom.fingerprint(copy)}))
+    monkeypatch.setattr(calibrations, "FOLDER", tmp_path)
     assert cli.run_from(words)
     (copy / "model_index.json").write_text((copy / "model_index.json").read_text() + " ")
     with pytest.raises(ConfigError, match="measured on other weights"):
