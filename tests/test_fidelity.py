@@ -15,6 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pcbench import cli, record, stages, summary
 from pcbench.config import ConfigError
+from pcbench.failures import FailedError
 from pcbench.fidelity import psnr_ssim
 from pcbench.fidelity import stage as fidelity
 from pcbench.fidelity.metrics import CONVENTIONS, IDENTICAL, METRICS
@@ -327,7 +328,8 @@ def test_a_reference_that_is_missing_leaves_the_sample_unscored(scored, tmp_path
     files_of(run.reference).latent.unlink()
     files_of(run).fidelity.unlink()
     said: list[str] = []
-    stages.execute(job_of(run), said.append)
+    with pytest.raises(FailedError, match=r"1 of the record's 2 samples are no longer in .*/none-"):
+        stages.execute(job_of(run), said.append)  # the reference's record stays as it is
     assert any("not scored, its reference was not generated" in line for line in said)
     summary = record.build(job_of(run))["fidelity"]["psnr@2"]
     assert (summary["n"], summary["unscored"]) == (1, 1)
