@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .claims import Drawing, NotDrawnError
 from .reuse import pairs
 
 FRAMES, ROWS = 4, 10
+LABEL = 18  # letters of a line of a row's title
 EXPERIMENTS = ("table1", "fig7")
 PSNR = "psnr@2"
 Key = tuple[str, int]
@@ -87,7 +89,7 @@ def strips(bench: Bench, rows: dict[str, str]) -> tuple[Any, list[Key]]:
             for place, frame in enumerate(shown[identity, key]):
                 axes[line, block * FRAMES + place].imshow(frame, interpolation="lanczos")
             _score(axes[line, (block + 1) * FRAMES - 1], bench, identity, key)
-        axes[line, 0].set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=6.5)
+        axes[line, 0].set_ylabel(textwrap.fill(label, LABEL), rotation=0, ha="right", va="center", fontsize=6.5)
     for panel in axes.ravel():
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
