@@ -11,11 +11,14 @@ from .. import backbones
 from ..backbones import weights
 from ..config import Backbone, Recipe
 
+CONFIG = "scheduler/scheduler_config.json"  # of a checkpoint
+_counted: dict[str, int] = {}  # a sweep asks for every run
+
 
 def scheduler_of(recipe: Recipe) -> Any:
     """The scheduler that the pipeline will have: the checkpoint's own if that is here, else the family's."""
     backbone, shift = recipe.backbone, recipe.sampling.flow_shift
-    if (config := weights.stored(backbone, "scheduler/scheduler_config.json")) is not None:
+    if (config := weights.stored(backbone, CONFIG)) is not None:
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     else:
         scheduler = backbones.family(backbone).scheduler()
@@ -42,4 +45,7 @@ def timesteps_on(scheduler: Any, recipe: Recipe) -> torch.Tensor:
 
 def num_steps(recipe: Recipe) -> int:
     """How often the transformer is called: a solver of second order calls it twice in most of the steps asked for."""
-    return len(timesteps_on(scheduler_of(recipe), recipe))
+    key = repr((recipe.backbone.family, recipe.sampling, weights.stored(recipe.backbone, CONFIG)))
+    if key not in _counted:
+        _counted[key] = len(timesteps_on(scheduler_of(recipe), recipe))
+    return _counted[key]
