@@ -61,16 +61,17 @@ def _keep_what_is_known(job: Job, data: dict[str, Any]) -> None:
 
 def _loss(job: Job) -> str | None:
     """The error message if samples or their references are missing at the end of the run, else None."""
-    lacking = {"samples": job.missing(), "references": job.reference.missing()}
-    return next(
-        (
-            f"{len(samples)} of {len(job.run.samples)} {kind} are not there at the end, as if the folder had been"
-            " deleted meanwhile; the same command makes them again"
-            for kind, samples in lacking.items()
-            if samples
-        ),
-        None,
-    )
+    for kind, whose in {"samples": job, "references": job.reference}.items():
+        missing = whose.missing()
+        unexplained = [sample for sample in missing if not whose.files(*sample).failure.exists()]
+        if unexplained:
+            return (
+                f"{len(unexplained)} of {len(job.run.samples)} {kind} are not there at the end, as if the folder had"
+                " been deleted meanwhile; the same command makes them again"
+            )
+        if missing:
+            return f"{len(missing)} of {len(job.run.samples)} {kind} could not be made; the same command tries again"
+    return None
 
 
 def read(job: Job) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .fidelity import stage as fidelity
 from .job import Job
 from .observe import stage as observe
 from .sampling import latency, parallel, video
-from .sampling.generate import at_another_rate, generate
+from .sampling.generate import at_another_rate, failed_still, generate
 from .store import claims, write_whole
 from .store.away import steadily
 from .vbench import stage as vbench
@@ -124,7 +124,7 @@ class Sweep:
         with claims.missed() as elsewhere:
             failures = self._try_stages(share, say, elsewhere)
         known = self._failures.setdefault(job, [])
-        known += failures
+        known[:] = failed_still(job, [*known, *failures])
         if failures:
             _keep_details(job, known, say)
         if waits := bool(elsewhere) or any(other.job in (job, job.reference) for other in self.left):
@@ -173,7 +173,7 @@ def _stages(
 ) -> Iterator[tuple[str, Callable[[], list[Failure] | None]]]:
     job, part, names, begin = share.job, share.part, share.job.run.stages, share.begin or 0.0
     if "generate" in names:
-        yield "generate", partial(generate, part, say, tried, begin)
+        yield "generate", partial(generate, part, say, tried, begin, again)
     if "latency" in names and share.last and latency.is_own(job.run):
         yield "latency", partial(_claimed, job.place.folder / "latency", partial(latency.profile, job, say))
     if "score" in names:

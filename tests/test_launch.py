@@ -134,6 +134,37 @@ def test_a_failed_sample_is_tried_by_two_workers_and_told_at_the_end(tmp_path, u
     same(tmp_path, undisturbed)
 
 
+def deadly(key: str) -> None:
+    """From now on, whoever makes the uncached sample of this key is killed."""
+    harmless = generate._generate_one
+
+    def kills(pipe, job, prompt, seed, files):
+        if job.uncached is None and files.stem.name == key:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return harmless(pipe, job, prompt, seed, files)
+
+    generate._generate_one = kills
+    forks.workers()
+
+
+def test_a_sample_that_ends_its_process_ends_two_workers_and_no_more(tmp_path, undisturbed):
+    """As the kernel does where memory is short. The second one has made everything else before."""
+    (job, *_) = jobs(TINY, tmp_path)
+    key = job.files(*job.run.samples[0]).stem.name
+    code, said = Child(tmp_path, lambda: deadly(key), [*TINY, "launcher=local", "workers=3"]).wait()
+    assert code == 1, said + logs(tmp_path)
+    assert said.count("was ended by signal 9") == 2
+    assert "out of memory, or a crash in a library" in said
+    assert said.count("1 of 2 references could not be made; the same command tries again") == 2
+    assert [each.missing() for each in jobs(TINY, tmp_path)] == [[], []]
+    assert job.reference.missing() == [job.run.samples[0]]
+    code, said = Child(tmp_path, lambda: deadly(key), [*TINY, "launcher=local", "workers=3"]).wait()
+    assert code == 1, said  # another launch tries it again
+    assert said.count("was ended by signal 9") == 1, said  # it has one worker, for one missing sample
+    assert cli.main([*TINY, f"results={tmp_path}"]) == 0
+    same(tmp_path, undisturbed)
+
+
 def on_a_bad_gpu(module, name: str) -> None:
     """From now on, this function fails in worker 1; a worker that ends is soon followed by the others."""
     sound = getattr(module, name)
@@ -145,7 +176,7 @@ def on_a_bad_gpu(module, name: str) -> None:
         return sound(*args, **kwargs)
 
     setattr(module, name, broken)
-    launch.GRACE = 0.1
+    launch.GRACE = 1.0  # less than the others need
     forks.workers()
 
 

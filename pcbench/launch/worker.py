@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..job import Job
-from ..sampling.generate import LAUNCH, WORKER
 from ..stages import Share
 from ..store import read_json, write_json
+from ..store.claims import LAUNCH, WORKER
 from . import hang
 from .shards import Shard, Unit, group_of, parse, units
 

@@ -26,14 +26,11 @@ from ..job import Job
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone, partial, put
 from ..store.away import steadily
-from ..store.claims import claim
+from ..store.claims import LAUNCH, WORKER, claim, ended, leave_to_others
 from .video import is_whole_mp4, kept
 
 _latest: list[Trace] = []  # of the method that is at work, or was last
-
-# In the environment of a worker: which of how many it is, and the launch it is of
-WORKER, LAUNCH = "PCBENCH_WORKER", "PCBENCH_LAUNCH"
-ATTEMPTS = 2  # workers of a launch that try a sample which fails, each once
+ATTEMPTS = 2  # workers of a launch that try a sample which fails, or ends its process; each once
 
 
 def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor:
@@ -78,25 +75,32 @@ def decode(pipe: Any, run: Run, latents: torch.Tensor) -> np.ndarray:
 
 
 def generate(
-    job: Job, say: Callable[[str], None], failed_before: set[str] | None = None, begin: float = 0.0
+    job: Job,
+    say: Callable[[str], None],
+    failed_before: set[str] | None = None,
+    begin: float = 0.0,
+    again: bool = False,
 ) -> list[Failure]:
     """Make every missing sample of the job that no other process is making, see `Job.in_turn` for `begin`. If one
-    fails, that is noted in a file, the others go on, and it is tried again in the next run. Returns the failures;
-    raises errors that concern all samples (loading the pipeline). `failed_before` collects what failed, and is not
-    tried again."""
+    fails, that is noted in a file, the others go on, and it is tried again in the next run; one that a worker of the
+    same launch did not survive is left for a further round (`again`). Returns the failures; raises errors that concern
+    all samples (loading the pipeline). `failed_before` collects what failed, and is not tried again."""
     run, todo = job.run, job.missing(begin)
     failed_before = set() if failed_before is None else failed_before
     failures: list[Failure] = []
     by_others = 0
     for number, (prompt, seed) in enumerate(todo, 1):
-        files, sample = job.files(prompt, seed), f"{prompt!r} seed {seed}"
+        files, sample = job.files(prompt, seed), named(prompt, seed)
         if sample in failed_before:
+            continue
+        if ended(files.stem) and not again:
+            leave_to_others(files.stem)  # it may end this worker too
             continue
         with claim(files.stem) as claimed:
             if files.complete:
                 by_others += 1
             elif claimed:
-                failed = _failed_in_this_launch(files, sample) or _try_one(
+                failed = _failed_in_this_launch(files, prompt, seed) or _try_one(
                     job, prompt, seed, files, f"{run.label}  sample {number}/{len(todo)}", say
                 )
                 failures += failed
@@ -106,11 +110,28 @@ def generate(
     return failures
 
 
-def _failed_in_this_launch(files: SampleFiles, sample: str) -> list[Failure]:
-    """The failure of a sample that enough workers of the same launch have tried: it may have been the worker's fault,
-    whose GPU somebody else fills."""
-    found = _tried(files)
-    return [Failure(sample, found["error"], "")] if len(found.get("workers", [])) >= ATTEMPTS else []
+def named(prompt: str, seed: int) -> str:
+    """A sample, in a line of output and in a `Failure`."""
+    return f"{prompt!r} seed {seed}"
+
+
+def failed_still(job: Job, failures: list[Failure]) -> list[Failure]:
+    """The failures but for those of samples that are there by now: another worker has made them."""
+    made = {named(*sample) for sample in job.run.samples if failures and job.files(*sample).complete}
+    return [failure for failure in failures if failure.what not in made]
+
+
+def _failed_in_this_launch(files: SampleFiles, prompt: str, seed: int) -> list[Failure]:
+    """The failure of a sample that enough workers of the same launch have tried, or did not survive: it may have been
+    the worker's fault, whose GPU somebody else fills."""
+    noted, gone = _tried(files), ended(files.stem)
+    if len(noted.get("workers", [])) + len(gone) < ATTEMPTS:
+        return []
+    why = noted.get("error", "")
+    if gone:
+        why = f"it ended worker {' and '.join(gone)}: out of memory, or a crash in a library"
+        _note(files, prompt, seed, why, gone)
+    return [Failure(named(prompt, seed), why, "")]
 
 
 def _tried(files: SampleFiles) -> dict[str, Any]:
@@ -123,7 +144,7 @@ def _try_one(
     job: Job, prompt: str, seed: int, files: SampleFiles, name: str, say: Callable[[str], None]
 ) -> list[Failure]:
     """Make one sample, or note why it could not be made."""
-    sample = f"{prompt!r} seed {seed}"
+    sample = named(prompt, seed)
     pipe = backbones.load(job.run.recipe, job.run.device, job.run.offload)
 
     def work() -> None:
@@ -134,12 +155,16 @@ def _try_one(
     if failed is None:
         return []
     say(f"{name}  failed  {failed.line}")
+    _note(files, prompt, seed, failed.why, [os.environ.get(WORKER, "")])
+    return [failed]
+
+
+def _note(files: SampleFiles, prompt: str, seed: int, why: str, workers: list[str]) -> None:
+    """Write down why a sample is missing, and which workers of a launch have tried it."""
     launch = {}
     if LAUNCH in os.environ:
-        workers = [*_tried(files).get("workers", []), os.environ.get(WORKER)]
-        launch = {"launch": os.environ[LAUNCH], "workers": workers}
-    write_sealed(files.failure, {"prompt": prompt, "seed": seed, "error": failed.why, **launch})
-    return [failed]
+        launch = {"launch": os.environ[LAUNCH], "workers": [*_tried(files).get("workers", []), *workers]}
+    write_sealed(files.failure, {"prompt": prompt, "seed": seed, "error": why, **launch})
 
 
 def _generate_one(pipe: Any, job: Job, prompt: str, seed: int, files: SampleFiles) -> str:

@@ -3,8 +3,10 @@
 A claim is a file next to the result it is for, made whole by an exclusive link (or exclusive creation, where there are
 no links). A thread touches this process's claims every few seconds. A claim counts while its process lives, if that is
 one of this machine, and while it is touched; the file system's own clock decides, so hosts need not agree on the time.
-What a dead process claimed is taken over. Claims only save work: results are put in place whole (atomic.py), the first
-one counts, and if two processes ever claimed the same thing, it would merely be made twice. Stdlib only.
+What a dead process claimed is taken over; among the workers of one launch the claim then says whom it has outlived, so
+that work which ends every process that does it is given up. Claims only save work: results are put in place whole
+(atomic.py), the first one counts, and if two processes ever claimed the same thing, it would merely be made twice.
+Stdlib only.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from typing import Any
 from . import away, fits
 from .atomic import alone, is_alive, namespace, partial
 
+# In the environment of a worker: which of how many it is, and the launch it is of
+WORKER, LAUNCH = "PCBENCH_WORKER", "PCBENCH_LAUNCH"
 CLAIM = ".claim-"  # prefix of file names
 CONTENT = {"process": int, "namespace": str, "host": str, "token": str}
+OF_LAUNCH = {"launch": str, "worker": str, "ended": [str]}  # besides, in a worker's claim
 BEAT = 10.0  # seconds between two touches of a claim
 LIMIT = 60.0  # seconds without a touch after which a claim is dead; an NFS client may hide touches for a few seconds
 
@@ -50,9 +55,15 @@ def claim(path: Path) -> Iterator[bool]:
                 file.unlink()
 
 
+def ended(path: Path) -> list[str]:
+    """The workers of this launch that ended while they worked on `path`, which nobody has finished since."""
+    return _ended(_file(path))
+
+
 def busy(*paths: Path) -> bool:
-    """Whether another process works on one of the paths."""
-    found = [path for path in paths if _file(path) not in _held and _lives(_file(path))]
+    """Whether another process works on one of the paths, or a worker of this launch ended while it did."""
+    files = [(path, _file(path)) for path in paths]
+    found = [path for path, file in files if file not in _held and (_lives(file) or _ended(file))]
     _missed.extend(found)
     return bool(found)
 
@@ -84,9 +95,9 @@ def running(folder: Path) -> set[str]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete the claims of the dead."""
+    """Delete the claims of the dead, but for those that this launch is still to take over."""
     for path in _claims(folder):
-        if not _lives(path):
+        if not (_lives(path) or _ended(path)):
             with alone(folder), suppress(OSError):
                 if not _lives(path):  # nobody has taken it over meanwhile
                     path.unlink()
@@ -106,7 +117,10 @@ def _take(file: Path) -> str | None:
     """The token in the claim that is ours now; None if another's counts; "" where no file can be made: without claims
     the work itself says what is wrong with the folder."""
     token = secrets.token_hex(8)
-    text = json.dumps({"process": os.getpid(), "namespace": namespace(), "host": _host(), "token": token})
+    content = {"process": os.getpid(), "namespace": namespace(), "host": _host(), "token": token}
+    if launch := os.environ.get(LAUNCH):
+        content |= {"launch": launch, "worker": os.environ.get(WORKER, ""), "ended": _ended(file)}
+    text = json.dumps(content)
     try:
         with partial(file) as own:
             own.write_text(text)
@@ -147,6 +161,14 @@ def _lives(file: Path) -> bool:
     return _now(file.parent) - touched <= LIMIT
 
 
+def _ended(file: Path) -> list[str]:
+    """What a claim says of the workers of this launch that it has outlived, its own one included if that is dead."""
+    claim, launch = _read(file), os.environ.get(LAUNCH)
+    if not launch or not fits(claim, OF_LAUNCH) or claim["launch"] != launch:
+        return []
+    return [*claim["ended"], *([] if file in _held or _lives(file) else [claim["worker"]])]
+
+
 def _now(folder: Path) -> float:
     """The time by the clock that gives this folder's files theirs; ours, if it takes no file at the moment."""
     with suppress(OSError), partial(folder / "now") as own:
@@ -155,10 +177,15 @@ def _now(folder: Path) -> float:
     return time.time()
 
 
+def _read(file: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError, RecursionError):
+        data = json.loads(file.read_bytes())
+        return data if fits(data, CONTENT) else {}
+    return {}
+
+
 def _token(file: Path) -> Any:
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return json.loads(file.read_bytes())["token"]
-    return None
+    return _read(file).get("token")
 
 
 def _host() -> str:

@@ -46,8 +46,8 @@ def encode_pool(twin: type[Twin], vae: Any, kind: Kind, scale: float) -> dict[st
     generator = torch.Generator().manual_seed(sum(map(ord, kind.name)))
     index_of = {scene: index for index, scene in enumerate(all_scenes())}
     latents, scenes, began = [], [], time.monotonic()
-    per_call = max(1, (128 // side) ** 2)
-    for start in range(0, int(kind.clips * scale), per_call):
+    clips_wanted, per_call = int(kind.clips * scale), max(1, (128 // side) ** 2)
+    for start in range(0, clips_wanted, per_call):
         drawn = [(*random_scene(generator), random_light(twin.LIT, generator)) for _ in range(per_call)]
         clips = [render(scene, origin, frames, side, side, light, kind.stride) for scene, origin, light in drawn]
         with torch.autocast(vae.device.type, torch.bfloat16):
@@ -55,7 +55,7 @@ def encode_pool(twin: type[Twin], vae: Any, kind: Kind, scale: float) -> dict[st
         latents.append(twin.normalise(vae, mode).half().cpu())
         scenes += [index_of[scene] for scene, *_ in drawn]
         if start // per_call % 100 == 0:
-            print(f"pool {kind.name}: {start}/{kind.clips} clips, {time.monotonic() - began:.0f} s", flush=True)
+            print(f"pool {kind.name}: {start}/{clips_wanted} clips, {time.monotonic() - began:.0f} s", flush=True)
     return {"latents": torch.cat(latents), "scenes": torch.tensor(scenes)}
 
 
