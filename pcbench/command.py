@@ -93,12 +93,16 @@ class Command:
 
 
 def process_of(module: str, *words: str) -> list[str]:
-    """The command line of another process, which runs a module of these packages with some words. No folder of the
-    working directory that is called as one of the packages hides it (from Python 3.11 on): `python -m` would look
-    there first, and this process need not have been started so."""
+    """The command line of another process, which runs a module of these packages with some words."""
+    return [*interpreter(), "-m", module, *words]
+
+
+def interpreter() -> list[str]:
+    """The command line of Python itself. No folder of the working directory that is called as one of these packages
+    hides it (from Python 3.11 on): `python -m` would look there first, and this process need not have been started so.
+    """
     beside = Path(__file__).resolve().parents[1] == Path.cwd()  # the packages are found there alone, if not installed
-    options = ["-P"] if sys.version_info >= (3, 11) and not beside else []
-    return [sys.executable, *options, "-m", module, *words]
+    return [sys.executable, *(["-P"] if sys.version_info >= (3, 11) and not beside else [])]
 
 
 def unread() -> int:

@@ -55,11 +55,16 @@ def undisturbed(tmp_path_factory):
     return results
 
 
-def start(results, *command: str) -> subprocess.Popen:
+def start(results, *command: str, folder=ROOT) -> subprocess.Popen:
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     words = [*command, *LINE, f"results={results}"]
     return subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -100,8 +105,14 @@ def test_ray_finishes_after_the_driver_and_an_actor_were_killed(tmp_path, undist
 @pytest.mark.slurm
 @needs_submitit
 def test_jobs_of_submitit_share_a_sweep_and_a_preempted_one_goes_on(tmp_path, undisturbed):
-    """As processes of this machine: what is queued, and what a job does when it is told to leave."""
-    driver = start(tmp_path, "-m", "pcbench", "launcher=slurm", "workers=2", "slurm.gpus=0", "slurm.cluster=local")
+    """As processes of this machine: what is queued, and what a job does when it is told to leave. A folder of the
+    user's own that is called as one of ours hides nothing from them."""
+    own, safe = tmp_path / "own", ["-P"] if sys.version_info >= (3, 11) else []
+    (own / "methods").mkdir(parents=True)
+    if safe:
+        (own / "methods" / "__init__.py").write_text("raise SystemExit('the user's own')")
+    words = (*safe, "-m", "pcbench", "launcher=slurm", "workers=2", "slurm.gpus=0", "slurm.cluster=local")
+    driver = start(tmp_path, *words, folder=own)
     os.kill(claimed_by(tmp_path, driver), signal.SIGUSR2)
     said, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, said + logs(tmp_path)

@@ -8,12 +8,14 @@ PCBENCH_HOST that the driver gives them.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..command import interpreter
 from ..config import ConfigError, Slurm
 from ..job import Job
 from .worker import Launch, Main, models, work
@@ -53,7 +55,9 @@ class Pool:
     def __init__(self, launch: Launch, jobs: Sequence[Job], options: Slurm, main: Main) -> None:
         import submitit
 
-        kwargs = {} if options.cluster == "local" else {"slurm_max_num_timeout": TIMEOUTS}
+        python = shlex.join(interpreter())
+        local = options.cluster == "local"
+        kwargs = {"local_python": python} if local else {"slurm_python": python, "slurm_max_num_timeout": TIMEOUTS}
         try:
             executor = submitit.AutoExecutor(launch.folder / "submitit", cluster=options.cluster, **kwargs)
         except RuntimeError as error:  # there is no srun
