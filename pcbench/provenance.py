@@ -104,7 +104,8 @@ def _machine(device: str, gpus: int, threads: int) -> dict[str, Any]:
         names = Counter(torch.cuda.get_device_name(gpu) for gpu in used)
         described["gpu"] = processor = " ".join(f"{count}x {name}" for name, count in names.items())
         described["cuda"] = torch.version.cuda
-    name = _slug(f"{processor} torch {torch.__version__.split('+')[0]} {described['host']}")
+    version = torch.__version__ if device != "cpu" else torch.__version__.split("+")[0]  # "+cu126": other kernels
+    name = _slug(f"{processor} torch {version} {described['host']}")
     return {"name": name, **described}
 
 

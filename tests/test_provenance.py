@@ -40,6 +40,11 @@ def name(*arguments) -> str:
 def test_a_machine_is_the_device_used(gpus, monkeypatch):
     assert len({name("cpu"), name("cuda:0"), name("cuda:2")}) == 3
     assert name("auto") == name("cuda") == name("cuda:0") == name("cuda:1")
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu126")
+    provenance._machine.cache_clear()
+    assert "torch-2.13.0-cu126" in name("cuda")  # other kernels than those of +cu130
+    assert "torch-2.13.0-" in name("cpu")
+    assert "cu126" not in name("cpu")
     assert provenance.machine("cpu")["gpu"] is None
     assert provenance.machine("cuda:2")["gpu"] == "1x NVIDIA L40S"
     assert name("cuda", 2) != name("cuda")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import imageio.v3 as imageio
 import pytest
 
-from pcbench import cli, stages
+from pcbench import cli, provenance, stages
 from pcbench.job import jobs_of
 from pcbench.sampling import generate, video
 from pcbench.store import write_sealed
@@ -149,3 +149,16 @@ def test_a_record_that_stays_failed_by_another_run_is_told(tmp_path, capsys):
     assert "seed 1: out of memory" in printed
     assert cli.main([*words, "prompts.seeds=[0,1]"]) == 0
     assert line not in capsys.readouterr().out
+
+
+def test_scores_against_a_reference_of_other_package_versions_say_so_once(tmp_path, capsys, monkeypatch):
+    words = [*WORDS[2:], "prompts.limit=2", f"results={tmp_path}"]
+    present = provenance.revision()
+    older = {**present, "packages": {**present["packages"], "diffusers": "0.30.0", "numpy": "1.0"}}
+    with monkeypatch.context() as patched:
+        patched.setattr(provenance, "revision", lambda: older)
+        assert cli.main([*words, "method=none"]) == 0
+    assert cli.main([*words, "method=fora"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("but the reference with 0.30.0: scores count that difference too") == 1
+    assert "numpy" not in printed

@@ -27,6 +27,7 @@ from .metrics import CONVENTIONS, LATENTS, METRICS, convention_of, identical_fra
 
 Say = Callable[[str], None]
 Entry = dict[str, Any]  # one metric's result: value, frames, identical, note
+PIXELS = ("torch", "diffusers", "transformers", "torchao")  # packages of which a version may change a video
 RESCALED = "compared_at"  # in an entry: height and width of the mp4, if not those of the frames
 
 
@@ -109,6 +110,7 @@ def _score_missing(
     run, new = job.run, _scored(job.run, files, reference, missing)
     lacking = {entry["note"] for entry in new.values() if not entry["frames"]} - reported
     lacking |= {_rescaling(name, entry) for name, entry in new.items() if RESCALED in entry} - reported
+    lacking |= _other_versions(files, reference) - reported
     for reason in lacking:
         say(f"{run.label}  {reason}")
     reported |= lacking
@@ -121,6 +123,16 @@ def _score_missing(
 def _rescaling(name: str, entry: Entry) -> str:
     height, width = entry[RESCALED]
     return f"{convention_of(name)} compares at {height}x{width}: its official writer rescales to multiples of 16"
+
+
+def _other_versions(files: SampleFiles, reference: SampleFiles) -> set[str]:
+    traces = [read_json(each.trace) or {} for each in (files, reference)]
+    mine, other = ((trace.get("revision") or {}).get("packages", {}) for trace in traces)
+    return {
+        f"made with {name} {mine.get(name)}, but the reference with {other.get(name)}: scores count that difference too"
+        for name in PIXELS
+        if mine and other and mine.get(name) != other.get(name)
+    }
 
 
 def stored(job: Job, files: SampleFiles) -> dict[str, Entry]:
