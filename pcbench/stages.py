@@ -155,7 +155,7 @@ class Sweep:
                 if failed is not None:
                     failures.append(failed)
                     tried.add(name)
-            if name in tried and name == "generate":
+            if name in tried and name in ("generate", "samples"):
                 break
         return failures
 
@@ -174,6 +174,8 @@ def _stages(
     job, part, names, begin = share.job, share.part, share.job.run.stages, share.begin or 0.0
     if "generate" in names:
         yield "generate", partial(generate, part, say, tried, begin, again)
+    elif {"score", "observe"} & set(names):
+        yield "samples", partial(_check_any, job)
     if "latency" in names and share.last and latency.is_own(job.run):
         yield "latency", partial(_claimed, job.place.folder / "latency", partial(latency.profile, job, say))
     if "score" in names:
@@ -184,6 +186,11 @@ def _stages(
         yield "VBench", partial(_claimed, job.place.folder / "vbench", partial(vbench.score, job.whole, say))
     if "observe" in names and share.last:
         yield "observe", partial(observe.observe, job, say, tried)
+
+
+def _check_any(job: Job) -> None:
+    if not any(job.files(*sample).complete for sample in job.run.samples):
+        raise FileNotFoundError(f"none of the {len(job.run.samples)} samples has been made: add generate to stages")
 
 
 def _claimed(path: Path, work: Callable[[], None]) -> None:

@@ -162,3 +162,13 @@ def test_scores_against_a_reference_of_other_package_versions_say_so_once(tmp_pa
     printed = capsys.readouterr().out
     assert printed.count("but the reference with 0.30.0: scores count that difference too") == 1
     assert "numpy" not in printed
+
+
+def test_to_score_what_was_never_made_is_a_failure(tmp_path, capsys):
+    words = [*WORDS[2:], "prompts.limit=2", "method=fora", f"results={tmp_path}"]
+    assert cli.main([*words, "stages=[score]"]) == 1
+    assert "fora: samples: FileNotFoundError: none of the 2 samples has been made: add generate to stages" in (
+        capsys.readouterr().err
+    )
+    assert cli.main([*words, "prompts.limit=1"]) == 0
+    assert cli.main([*words, "stages=[score]"]) == 0  # of those that are there
