@@ -140,3 +140,37 @@ def test_a_sample_with_a_living_worker_elsewhere_is_waited_for_and_not_made_twic
     assert code == 0, more
     assert made(said + more) == 6
     same(tmp_path, undisturbed)
+
+
+def test_work_that_ended_two_workers_of_a_launch_is_refused_to_the_third(tmp_path, monkeypatch):
+    """Another launch tries it again; without a launch, nothing is counted."""
+    work = tmp_path / "work"
+
+    def worker_dies(number: int) -> None:
+        monkeypatch.setenv(claims.WORKER, f"{number}/3")
+        if (child := os.fork()) == 0:
+            with claims.claim(work) as claimed:
+                os._exit(0 if claimed else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    worker_dies(1)
+    worker_dies(2)
+    with claims.claim(work) as claimed:
+        assert claimed
+    monkeypatch.setenv(claims.LAUNCH, "first")
+    worker_dies(1)
+    assert claims.may_be_deadly(work)
+    assert claims.busy(work)
+    claims.sweep(tmp_path)
+    worker_dies(2)
+    claims.sweep(tmp_path)
+    assert not claims.may_be_deadly(work)
+    assert not claims.busy(work)  # nobody is to wait for it
+    for _ in range(2):
+        with pytest.raises(claims.DeadlyError, match="it ended worker 1/3 and 2/3"), claims.claim(work):
+            pass
+    monkeypatch.setenv(claims.LAUNCH, "second")
+    claims.sweep(tmp_path)
+    assert not list(tmp_path.glob(".claim-*"))
+    with claims.claim(work) as claimed:
+        assert claimed

@@ -26,11 +26,11 @@ from ..job import Job
 from ..store import SampleFiles, read_json, write_sealed
 from ..store.atomic import alone, partial, put
 from ..store.away import steadily
-from ..store.claims import LAUNCH, WORKER, claim, ended, leave_to_others
+from ..store.claims import LAUNCH, WORKER, DeadlyError, claim, leave_to_others, may_be_deadly
 from .video import is_whole_mp4, kept
 
 _latest: list[Trace] = []  # of the method that is at work, or was last
-ATTEMPTS = 2  # workers of a launch that try a sample which fails, or ends its process; each once
+ATTEMPTS = 2  # workers of a launch that try a sample which fails, each once
 
 
 def denoise(pipe: Any, recipe: Recipe, seed: int, **prompt: Any) -> torch.Tensor:
@@ -93,18 +93,23 @@ def generate(
         files, sample = job.files(prompt, seed), named(prompt, seed)
         if sample in failed_before:
             continue
-        if ended(files.stem) and not again:
+        if may_be_deadly(files.stem) and not again:
             leave_to_others(files.stem)  # it may end this worker too
             continue
-        with claim(files.stem) as claimed:
-            if files.complete:
-                by_others += 1
-            elif claimed:
-                failed = _failed_in_this_launch(files, prompt, seed) or _try_one(
-                    job, prompt, seed, files, f"{run.label}  sample {number}/{len(todo)}", say
-                )
-                failures += failed
-                failed_before.update(failure.what for failure in failed)
+        failed: list[Failure] = []
+        try:
+            with claim(files.stem) as claimed:
+                if files.complete:
+                    by_others += 1
+                elif claimed:
+                    failed = _failed_in_this_launch(files, sample) or _try_one(
+                        job, prompt, seed, files, f"{run.label}  sample {number}/{len(todo)}", say
+                    )
+        except DeadlyError as error:
+            failed = [Failure(sample, str(error), "")]
+            _note(files, prompt, seed, str(error))
+        failures += failed
+        failed_before.update(failure.what for failure in failed)
     if by_others:
         say(f"{run.label}  {by_others} of {len(todo)} samples were made by another process meanwhile")
     return failures
@@ -121,17 +126,11 @@ def failed_still(job: Job, failures: list[Failure]) -> list[Failure]:
     return [failure for failure in failures if failure.what not in made]
 
 
-def _failed_in_this_launch(files: SampleFiles, prompt: str, seed: int) -> list[Failure]:
-    """The failure of a sample that enough workers of the same launch have tried, or did not survive: it may have been
-    the worker's fault, whose GPU somebody else fills."""
-    noted, gone = _tried(files), ended(files.stem)
-    if len(noted.get("workers", [])) + len(gone) < ATTEMPTS:
-        return []
-    why = noted.get("error", "")
-    if gone:
-        why = f"it ended worker {' and '.join(gone)}: out of memory, or a crash in a library"
-        _note(files, prompt, seed, why, gone)
-    return [Failure(named(prompt, seed), why, "")]
+def _failed_in_this_launch(files: SampleFiles, sample: str) -> list[Failure]:
+    """The failure of a sample that enough workers of the same launch have tried: it may have been the worker's fault,
+    whose GPU somebody else fills."""
+    found = _tried(files)
+    return [Failure(sample, found["error"], "")] if len(found.get("workers", [])) >= ATTEMPTS else []
 
 
 def _tried(files: SampleFiles) -> dict[str, Any]:
@@ -155,15 +154,16 @@ def _try_one(
     if failed is None:
         return []
     say(f"{name}  failed  {failed.line}")
-    _note(files, prompt, seed, failed.why, [os.environ.get(WORKER, "")])
+    _note(files, prompt, seed, failed.why)
     return [failed]
 
 
-def _note(files: SampleFiles, prompt: str, seed: int, why: str, workers: list[str]) -> None:
+def _note(files: SampleFiles, prompt: str, seed: int, why: str) -> None:
     """Write down why a sample is missing, and which workers of a launch have tried it."""
     launch = {}
     if LAUNCH in os.environ:
-        launch = {"launch": os.environ[LAUNCH], "workers": [*_tried(files).get("workers", []), *workers]}
+        workers = [*_tried(files).get("workers", []), os.environ.get(WORKER)]
+        launch = {"launch": os.environ[LAUNCH], "workers": workers}
     write_sealed(files.failure, {"prompt": prompt, "seed": seed, "error": why, **launch})
 
 

@@ -29,6 +29,7 @@ WORKER, LAUNCH = "PCBENCH_WORKER", "PCBENCH_LAUNCH"
 CLAIM = ".claim-"  # prefix of file names
 CONTENT = {"process": int, "namespace": str, "host": str, "token": str}
 OF_LAUNCH = {"launch": str, "worker": str, "ended": [str]}  # besides, in a worker's claim
+LIVES = 2  # workers of a launch that may end over the same work
 BEAT = 10.0  # seconds between two touches of a claim
 LIMIT = 60.0  # seconds without a touch after which a claim is dead; an NFS client may hide touches for a few seconds
 
@@ -37,10 +38,18 @@ _missed: list[Path] = []  # what others were found to work on
 _heart: tuple[int, threading.Thread] | None = None  # the process it belongs to: a forked one has no such thread
 
 
+class DeadlyError(RuntimeError):
+    """Work that has ended the workers which did it, as the kernel ends processes where memory is short."""
+
+
 @contextmanager
 def claim(path: Path) -> Iterator[bool]:
-    """Claim work on `path` while the body runs; yields False if another process is doing it. Never waits."""
-    file, token = _file(path), _take(_file(path))
+    """Claim work on `path` while the body runs; yields False if another process is doing it. Never waits. Raises
+    DeadlyError if too many workers of this launch have ended over it."""
+    file = _file(path)
+    if len(gone := _ended(file)) >= LIVES and not _lives(file):
+        raise DeadlyError(f"it ended worker {' and '.join(gone)}: out of memory, or a crash in a library")
+    token = _take(file)
     if token is None:
         _missed.append(path)
     elif token:
@@ -55,15 +64,14 @@ def claim(path: Path) -> Iterator[bool]:
                 file.unlink()
 
 
-def ended(path: Path) -> list[str]:
-    """The workers of this launch that ended while they worked on `path`, which nobody has finished since."""
-    return _ended(_file(path))
+def may_be_deadly(path: Path) -> bool:
+    """Whether a worker of this launch ended while it worked on `path`, and another one is still to try."""
+    return 0 < len(_ended(_file(path))) < LIVES
 
 
 def busy(*paths: Path) -> bool:
-    """Whether another process works on one of the paths, or a worker of this launch ended while it did."""
-    files = [(path, _file(path)) for path in paths]
-    found = [path for path, file in files if file not in _held and (_lives(file) or _ended(file))]
+    """Whether another process works on one of the paths, or is still to take it over from one of this launch."""
+    found = [path for path in paths if _file(path) not in _held and (_lives(_file(path)) or may_be_deadly(path))]
     _missed.extend(found)
     return bool(found)
 
