@@ -155,6 +155,7 @@ def test_a_sample_that_ends_its_process_ends_two_workers_and_no_more(tmp_path, u
     assert code == 1, said + logs(tmp_path)
     assert said.count("was ended by signal 9") == 2
     assert "out of memory, or a crash in a library" in said
+    assert "3 of 6 samples done, 0 running, 1 failed, 2 left" in said  # these two are made, and lack their reference
     assert said.count("1 of 2 references could not be made; the same command tries again") == 2
     assert [each.missing() for each in jobs(TINY, tmp_path)] == [[], []]
     assert job.reference.missing() == [job.run.samples[0]]

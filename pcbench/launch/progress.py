@@ -17,7 +17,7 @@ from ..cost.macs import reference_macs
 from ..identity import sample_key
 from ..job import Job, distinct
 from ..store import TRACE, read_json
-from ..store.claims import CLAIM
+from ..store.claims import CLAIM, running
 from .worker import Launch
 
 LINE = 60.0  # seconds between two lines of a log
@@ -59,17 +59,17 @@ class Watch:
     def count(self) -> Counts:
         """The counts now, on the machines that the workers are on, or else on this one."""
         machines = self._launch.machines()
-        done = running = failed = total = cost = whole = 0
+        done = at_work = failed = total = cost = whole = 0
         for recipe in self._recipes:
             places = [replace(recipe.job.place, machine=name) for name in machines] or [recipe.job.place]
             states = [self._states(recipe, place.folder) for place in places]
             have, bad = (set().union(*(state[at] for state in states)) for at in (0, 1))
             busy = set().union(*(state[2] for state in states)) - have
             bad -= have | busy
-            done, running, failed = done + len(have), running + len(busy), failed + len(bad)
+            done, at_work, failed = done + len(have), at_work + len(busy), failed + len(bad)
             cost += recipe.macs * len(have | bad)
             total, whole = total + len(recipe.names), whole + recipe.macs * len(recipe.names)
-        return Counts(done, running, failed, total - done - running - failed, cost / max(whole, 1))
+        return Counts(done, at_work, failed, total - done - at_work - failed, cost / max(whole, 1))
 
     def _states(self, recipe: _Recipe, folder: Path) -> tuple[set[str], set[str], set[str]]:
         """The names of samples that are done, have failed, and are being worked on."""
@@ -77,7 +77,8 @@ class Watch:
         with suppress(OSError):
             names = set(os.listdir(folder))
         done = {name for name in recipe.names if all(name + end in names for end in recipe.ends)}
-        busy = {name.removeprefix(CLAIM).partition(".")[0] for name in names if name.startswith(CLAIM)} & recipe.names
+        claimed = running(folder) if any(name.startswith(CLAIM) for name in names) else ()  # the dead do not count
+        busy = {name.partition(".")[0] for name in claimed} & recipe.names
         failed = {name for name in recipe.names - done if f"{name}.failed.json" in names and self._ours(folder / name)}
         return done, failed, busy
 
