@@ -49,4 +49,4 @@ def test_two_records_of_one_title_have_a_strip_each(tmp_path):
     with style.styled():
         drawing = fig7(bench)
     names = [axes.get_ylabel() for axes in drawing.figure.axes if axes.get_ylabel()]
-    assert sorted(names) == ["alike"] * (len(bench.records) - 1) + ["no\ncache"]
+    assert sorted(names) == ["alike"] * (len(bench.records) - 1) + ["no cache"]
