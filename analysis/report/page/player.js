@@ -1,6 +1,9 @@
 // One clock for all videos in view. The first of them leads; the others are kept within a fraction of its frame.
 "use strict";
 
+const TRIES = 4; // seeks to a frame that some video does not show
+const TO_PAINT = 100; // milliseconds from a video's arrival at a frame until it has told that it shows it
+
 class Player {
   /** `changed(frame, playing)` is called whenever either may have changed. */
   constructor(changed) {
@@ -37,6 +40,11 @@ class Player {
     };
     if (video.readyState >= 1) join();
     else video.addEventListener("loadedmetadata", join, { once: true });
+    const note = (_, { mediaTime }) => {
+      video.shown = mediaTime;
+      if (this.videos.has(video)) video.requestVideoFrameCallback(note);
+    };
+    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(note);
   }
 
   remove(video) {
@@ -71,11 +79,24 @@ class Player {
     this.position = this.middle(clamp(frame, 0, this.frames - 1));
     if (this.playing) await this.startTogether(this.position);
     else {
-      this.moving += 1;
+      const mine = (this.moving += 1);
       for (const video of this.videos) video.pause();
       this.changed();
-      await this.allAt(this.position);
+      let astray = [...this.videos];
+      for (let tries = 0; tries < TRIES && astray.length; tries += 1) {
+        await this.allAt(this.position, astray);
+        await new Promise((resolve) => setTimeout(resolve, TO_PAINT));
+        if (mine !== this.moving || this.playing) return;
+        astray = this.ready.filter((video) => !this.shows(video, this.frame));
+      }
     }
+  }
+
+  /** Whether a paused video is at a frame, and shows it: on a busy machine it may go on showing another one. */
+  shows(video, frame) {
+    const shown = Math.floor(video.shown * this.fps + 0.25); // Firefox tells the time asked for, Chromium the frame's own
+    const painted = video.shown === undefined || shown === frame;
+    return painted && Math.abs(video.currentTime - this.middle(frame)) * this.fps < 0.1;
   }
 
   step(by) {
@@ -96,9 +117,9 @@ class Player {
     for (const video of this.ready) start(video);
   }
 
-  /** Seek every video; resolves when all have arrived, or after two seconds. */
-  allAt(time) {
-    const able = [...this.videos].filter((v) => v.readyState >= 1 && !v.error); // not `ready`: that excludes who still seeks
+  /** Seek videos, by default all; resolves when they have arrived, or after two seconds. */
+  allAt(time, videos = this.videos) {
+    const able = [...videos].filter((v) => v.readyState >= 1 && !v.error); // not `ready`: that excludes who still seeks
     const arrived = able.map((video) => new Promise((resolve) => {
       video.addEventListener("seeked", resolve, { once: true });
       video.currentTime = time;
