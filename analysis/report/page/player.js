@@ -42,13 +42,15 @@ class Player {
     else video.addEventListener("loadedmetadata", join, { once: true });
     const note = (_, { mediaTime }) => {
       video.shown = mediaTime;
-      if (this.videos.has(video)) video.requestVideoFrameCallback(note);
+      video.noting = video.requestVideoFrameCallback(note);
     };
-    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(note);
+    if (video.requestVideoFrameCallback) video.noting = video.requestVideoFrameCallback(note);
   }
 
   remove(video) {
     this.videos.delete(video);
+    if (video.noting !== undefined) video.cancelVideoFrameCallback(video.noting); // a video that comes back begins anew
+    video.shown = undefined;
     video.pause();
   }
 
