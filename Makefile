@@ -9,11 +9,11 @@ demo: .venv/installed
 
 # A process a core and a thread each: small models gain little from more.
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations=10
 
 # For the loop while writing: every method on Wan, and all that is quick.
 test-fast: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
 # LPIPS brings torchvision, whose PyPI build is CUDA's and breaks diffusers beside a CPU torch: it has its own environment.
 test-lpips: .venv-lpips/installed

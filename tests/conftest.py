@@ -7,6 +7,7 @@ its workers start only then.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -99,20 +100,34 @@ SLOW = {
 PRICING = {"test_experiments.py", "test_paper_check.py", "test_plan.py"}  # price many of the same recipes
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items) -> None:
-    """What shares generations, prices, or a file's fixtures, goes to one worker, which makes them once."""
+    """Order the tests so that what shares generations, prices, or a file's fixtures, is together.
+
+    A process of pytest-xdist begins with a stretch of them and makes what they share once; one that has run out of work
+    takes over the rest of another's.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
     for item in items:
         family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
         file = "pricing" if item.path.name in PRICING else item.path.name
-        item.add_marker(pytest.mark.xdist_group(file if family is None else family))
+        groups.setdefault(file if family is None else family, []).append(item)
         if item.path.name in SLOW or (item.path.name == "test_contract.py" and family not in (None, "wan")):
             item.add_marker(pytest.mark.slow)
+    items[:] = itertools.chain(*groups.values())
 
 
 def pytest_collection_finish() -> None:
     """Half a million objects of imports are there to stay: no garbage collection needs to look at them again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_report_teststatus(report) -> tuple[str, str, str] | None:
+    """Name what fails at once: a run that is stopped before its end says no more than that."""
+    if report.when == "call" and report.failed:
+        return "failed", f"\nFAILED {report.nodeid}\n", "FAILED"
+    return None
 
 
 MATRIX: dict[str, dict[str, str]] = {}  # preset -> family -> "works" or why not; filled by test_contract.py
