@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,8 +36,15 @@ def bootstrap(
     value = float(measure(np.arange(prompts)))
     if prompts < 2:
         return Interval(value, float("nan"), float("nan"))
+    return interval(value, np.broadcast_to(measure(_draws(prompts, resamples, seed)), resamples).astype(float))
+
+
+@functools.lru_cache(maxsize=64)
+def _draws(prompts: int, resamples: int, seed: int) -> np.ndarray:
+    """Prompts drawn with replacement (resamples, prompts), the same for every measure; not to be written to."""
     draws = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
-    return interval(value, np.broadcast_to(measure(draws), resamples).astype(float))
+    draws.setflags(write=False)
+    return draws
 
 
 def interval(value: float, drawn: np.ndarray) -> Interval:
@@ -48,11 +56,17 @@ def interval(value: float, drawn: np.ndarray) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
+@functools.lru_cache(maxsize=64)
 def weights(prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each prompt is drawn: (1 + resamples, prompts), the first row once each. For measures that are sums."""
-    chosen = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
+    """How often each prompt is drawn: (1 + resamples, prompts), the first row once each. For measures that are sums.
+
+    All callers get the same array, which is not to be written to.
+    """
+    chosen = _draws(prompts, resamples, seed)
     counts = np.stack([(chosen == prompt).sum(1) for prompt in range(prompts)], axis=1)
-    return np.concatenate([np.ones((1, prompts)), counts])
+    found = np.concatenate([np.ones((1, prompts)), counts])
+    found.setflags(write=False)
+    return found
 
 
 def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -68,7 +82,7 @@ def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMP
     value = totals.sum() / counts.sum()
     if len(totals) < 2:
         return Interval(float(value), float("nan"), float("nan"))
-    chosen = np.random.default_rng(seed).integers(len(totals), size=(resamples, len(totals)))
+    chosen = _draws(len(totals), resamples, seed)
     return interval(value, totals[chosen].sum(1) / counts[chosen].sum(1))
 
 
