@@ -136,10 +136,12 @@ def at_quality(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
 
 def _lines(speedups: np.ndarray, scores: np.ndarray, better: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Costs in rising order and their scores; equal costs all get the best of their scores."""
+    costs, scores = 1 / np.asarray(speedups, dtype=float), np.asarray(scores, float)
     ranks = scores if better is None else np.nan_to_num(better, nan=-np.inf)
-    costs, scores, ranks = np.broadcast_arrays(1 / np.asarray(speedups, dtype=float), np.asarray(scores, float), ranks)
-    order = np.lexsort((ranks, costs), axis=-1)
-    costs, scores = np.take_along_axis(costs, order, -1), np.take_along_axis(scores, order, -1)
+    order = np.lexsort(np.broadcast_arrays(ranks, costs), axis=-1)  # of `better`, one for many lines of scores
+    shape = np.broadcast_shapes(order.shape, costs.shape, scores.shape)
+    costs = np.broadcast_to(np.take_along_axis(np.broadcast_to(costs, order.shape), order, -1), shape)
+    scores = np.take_along_axis(np.broadcast_to(scores, shape), np.broadcast_to(order, shape), -1)
     for place in range(costs.shape[-1] - 2, -1, -1):
         same = costs[..., place] == costs[..., place + 1]
         scores[..., place] = np.where(same, scores[..., place + 1], scores[..., place])
