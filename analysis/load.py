@@ -152,7 +152,7 @@ def _samples_frame(raw: list[dict[str, Any]]) -> pd.DataFrame:
     return _numeric(pd.DataFrame(rows, columns=[*names, "fields", *metrics]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
     """What may share a table: one folder, one machine, one model, one uncached reference.
 

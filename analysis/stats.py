@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,8 +36,15 @@ def bootstrap(
     value = float(measure(np.arange(prompts)))
     if prompts < 2:
         return Interval(value, float("nan"), float("nan"))
+    return interval(value, np.broadcast_to(measure(_draws(prompts, resamples, seed)), resamples).astype(float))
+
+
+@functools.lru_cache(maxsize=64)
+def _draws(prompts: int, resamples: int, seed: int) -> np.ndarray:
+    """Prompts drawn with replacement (resamples, prompts), the same for every measure; not to be written to."""
     draws = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
-    return interval(value, np.broadcast_to(measure(draws), resamples).astype(float))
+    draws.setflags(write=False)
+    return draws
 
 
 def interval(value: float, drawn: np.ndarray) -> Interval:
@@ -48,11 +56,17 @@ def interval(value: float, drawn: np.ndarray) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
+@functools.lru_cache(maxsize=64)
 def weights(prompts: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each prompt is drawn: (1 + resamples, prompts), the first row once each. For measures that are sums."""
-    chosen = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
+    """How often each prompt is drawn: (1 + resamples, prompts), the first row once each. For measures that are sums.
+
+    All callers get the same array, which is not to be written to.
+    """
+    chosen = _draws(prompts, resamples, seed)
     counts = np.stack([(chosen == prompt).sum(1) for prompt in range(prompts)], axis=1)
-    return np.concatenate([np.ones((1, prompts)), counts])
+    found = np.concatenate([np.ones((1, prompts)), counts])
+    found.setflags(write=False)
+    return found
 
 
 def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -68,7 +82,7 @@ def mean_interval(values: pd.Series, prompts: pd.Series, resamples: int = RESAMP
     value = totals.sum() / counts.sum()
     if len(totals) < 2:
         return Interval(float(value), float("nan"), float("nan"))
-    chosen = np.random.default_rng(seed).integers(len(totals), size=(resamples, len(totals)))
+    chosen = _draws(len(totals), resamples, seed)
     return interval(value, totals[chosen].sum(1) / counts[chosen].sum(1))
 
 
@@ -122,10 +136,12 @@ def at_quality(speedups: np.ndarray, scores: np.ndarray, target: float) -> Any:
 
 def _lines(speedups: np.ndarray, scores: np.ndarray, better: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Costs in rising order and their scores; equal costs all get the best of their scores."""
+    costs, scores = 1 / np.asarray(speedups, dtype=float), np.asarray(scores, float)
     ranks = scores if better is None else np.nan_to_num(better, nan=-np.inf)
-    costs, scores, ranks = np.broadcast_arrays(1 / np.asarray(speedups, dtype=float), np.asarray(scores, float), ranks)
-    order = np.lexsort((ranks, costs), axis=-1)
-    costs, scores = np.take_along_axis(costs, order, -1), np.take_along_axis(scores, order, -1)
+    order = np.lexsort(np.broadcast_arrays(ranks, costs), axis=-1)  # of `better`, one for many lines of scores
+    shape = np.broadcast_shapes(order.shape, costs.shape, scores.shape)
+    costs = np.broadcast_to(np.take_along_axis(np.broadcast_to(costs, order.shape), order, -1), shape)
+    scores = np.take_along_axis(np.broadcast_to(scores, shape), np.broadcast_to(order, shape), -1)
     for place in range(costs.shape[-1] - 2, -1, -1):
         same = costs[..., place] == costs[..., place + 1]
         scores[..., place] = np.where(same, scores[..., place + 1], scores[..., place])

@@ -1,6 +1,7 @@
 """docs/ says what results/published says: tables, figures and rows in documents, made anew from the records.
 
-results/README.md has the commands that bring them up to date. What git does not know is left out.
+The notebooks make them, and so are tried as well. results/README.md has the commands that bring docs/ up to date. What
+git does not know is left out.
 """
 
 from __future__ import annotations
@@ -10,24 +11,28 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis import figures
-from analysis.figures import pareto
+from analysis.load import experiments
 from analysis.tables import tables
 from pcbench.sampling.generate import write_video
 from pcbench.store import Place, records
 
+from .notebook_parts import execute, needs_kernel, shown
+
+pytestmark = needs_kernel
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 STRIPS = ("table1", "figures")  # whose figures show videos, which are not in git
+MADE = "import json\nprint(json.dumps({name: table.markdown() for name, table in made.items()}))"  # in tables.ipynb
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
-    """The committed records alone."""
+    """The committed records alone, in a folder that has the notebooks, too."""
     listed = subprocess.run(["git", "ls-files", "-z", "results/published"], cwd=ROOT, capture_output=True, text=True)
     if not listed.stdout:
         pytest.skip("not a git checkout: which records are committed is not known")
@@ -35,6 +40,7 @@ def results(tmp_path_factory) -> Path:
     for name in filter(None, listed.stdout.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     for experiment in STRIPS:
         stand_ins(folder / "results" / "published" / experiment)
     return folder / "results" / "published"
@@ -54,9 +60,21 @@ def stand_ins(root: Path) -> None:
             (place.folder / f"{number}.trace.json").write_text(json.dumps(trace))
 
 
+def run(name: str, results: Path, more: str = "") -> list[dict[str, Any]]:
+    """What a notebook shows of these records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        return execute(results.parents[1] / "notebooks" / name, more=more)
+
+
 @pytest.fixture(scope="module")
-def made(results) -> dict[str, str]:
-    return {table.name: table.markdown() for table in tables(results)}
+def tables_shown(results) -> list[dict[str, Any]]:
+    return run("tables.ipynb", results, more=MADE)
+
+
+@pytest.fixture(scope="module")
+def made(tables_shown) -> dict[str, str]:
+    return json.loads(tables_shown[-1]["text"])
 
 
 def committed(folder: Path) -> dict[str, str]:
@@ -67,15 +85,25 @@ def test_tables_are_those_of_the_records(made):
     assert committed(DOCS / "tables") == made
 
 
-def test_figures_are_those_of_the_records(results, monkeypatch):
-    """What is said of them; where names stand beside lines takes most of the time, and notebooks/figures.ipynb."""
-    monkeypatch.setattr(pareto, "place", lambda *args: None)
-    drawings, _ = figures.drawings(results)
+def test_the_tables_notebook_shows_every_experiment(tables_shown, results):
+    found = shown(tables_shown, "text/markdown")
+    titles = [table.splitlines()[0] for table in found]
+    for name in experiments(results):
+        assert any(name.replace("/", "-") in title or name.removeprefix("table") in title for title in titles)
+    assert any("against itself" in title for title in titles)
+    assert all("| ---" in table for table in found)
+
+
+def test_figures_are_those_of_the_records(results):
+    """What is said of them; and the notebook shows them all."""
+    outputs = run("figures.ipynb", results)
     said = committed(DOCS / "figures")
     pictures = {path.stem for path in (DOCS / "figures").glob("*.png")}
     assert pictures == said.keys() - {"claims"}
-    assert said.pop("claims") == figures.claims_table(drawings)
-    assert said == {drawing.name: drawing.caption for drawing in drawings}
+    claims, *captions = shown(outputs, "text/markdown")
+    assert claims == said.pop("claims")
+    assert sorted(captions) == sorted(said.values())
+    assert len(shown(outputs, "image/png")) == len(said)
 
 
 def rows(text: str) -> list[str]:

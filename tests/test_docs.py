@@ -11,7 +11,6 @@ import importlib.util
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from pcbench import cli, compose, options, plan
 from pcbench.backbones import weights
 from pcbench.launch import slurm
 from pcbench.sampling.generate import write_video
+
+from . import forks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -251,7 +252,7 @@ def parse(module: str, words: Sequence[str], monkeypatch) -> None:
 # README's has a test of its own, in test_library.py, since machines differ by a step.
 @pytest.mark.parametrize("block", [block for block in of("python") if block.page in WRITTEN[1:]], ids=lambda b: b.name)
 def test_every_python_block_runs(block, tmp_path):
-    done = subprocess.run([sys.executable, "-c", block.text], capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    done = forks.code(block.text, tmp_path, ROOT)
     assert done.returncode == 0, done.stderr
     for promised in re.findall(r"(?m)^print\(.+\)  # (.+)$", block.text):
         assert promised in done.stdout.splitlines()

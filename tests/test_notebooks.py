@@ -1,57 +1,31 @@
-"""The notebooks are thin and stripped, run from committed records, and lead a newcomer from an idea to a row."""
+"""The notebooks are thin and stripped, and lead a newcomer from an idea to a row.
+
+Those that show committed records run in tests/test_committed_results.py.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis.figures import drawings
-from analysis.load import experiments
+
+from .notebook_parts import execute, needs_kernel, shown
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FILE = "%%writefile"
 CELLS, LINES = 12, 8
-LIMIT = 1200  # seconds a cell
 # Of your_method.ipynb, whose videos are smaller here; compiling has tests of its own.
 LIMITED = "prompts=held_out prompts.limit=2"
-VIDEOS = ("fig2-videos", "fig7")
 WAN, WAN_ALONE = "drift and wan", "drift and wan and not compiled"
-needs_kernel = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("nbclient", "ipykernel")),
-    reason="needs nbclient and ipykernel: pip install 'pcbench[notebooks]'",
-)
 
 
 def code(notebook: dict[str, Any]) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-
-
-def execute(path: Path, *changes: tuple[str, str]) -> list[dict[str, Any]]:
-    """What the cells of a notebook show, run in its own folder. An error in a cell is raised.
-
-    changes: texts that are replaced before, with what.
-    """
-    import nbformat
-    from nbclient import NotebookClient
-
-    text = path.read_text()
-    for old, new in changes:
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    notebook = nbformat.reads(text, as_version=4)
-    where = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=LIMIT, iopub_timeout=LIMIT, kernel_name="python3", resources=where).execute()
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-
-
-def shown(outputs: list[dict[str, Any]], kind: str) -> list[str]:
-    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
 
 
 def test_there_are_three():
@@ -73,38 +47,6 @@ def test_thin_and_stripped(path):
             continue
         assert len([line for line in source.splitlines() if line.strip()]) <= LINES
         assert not any(line.lstrip().startswith(("def ", "class ")) for line in source.splitlines())
-
-
-@pytest.fixture
-def committed(tmp_path, monkeypatch) -> Path:
-    """A folder with the notebooks, and the records in git without the samples that are not."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    published = Path("results") / "published"
-    shutil.copytree(ROOT / published, tmp_path / published, ignore=shutil.ignore_patterns("samples"))
-    return tmp_path
-
-
-@needs_kernel
-def test_tables_run_from_committed_records(committed):
-    tables = shown(execute(committed / "notebooks" / "tables.ipynb"), "text/markdown")
-    titles = [table.splitlines()[0] for table in tables]
-    for name in experiments(committed / "results" / "published"):
-        assert any(name.replace("/", "-") in title or name.removeprefix("table") in title for title in titles)
-    assert any("against itself" in title for title in titles)
-    assert all("| ---" in table for table in tables)
-
-
-@needs_kernel
-def test_figures_run_from_committed_records(committed):
-    """They are those of docs/figures (tests/test_committed_results.py), but for videos, which are not in git."""
-    outputs = execute(committed / "notebooks" / "figures.ipynb")
-    said = {path.stem: path.read_text() for path in (ROOT / "docs" / "figures").glob("*.md")}
-    claims, *captions = shown(outputs, "text/markdown")
-    assert claims == said.pop("claims")
-    expected = [said[name] for name in said if not name.startswith(VIDEOS)]
-    assert sorted(captions) == sorted(expected)
-    assert len(shown(outputs, "image/png")) == len(expected)
 
 
 @needs_kernel

@@ -45,6 +45,11 @@ class Row:
         """Its rows of `bench.samples`."""
         return self.bench.samples[self.bench.samples["id"] == self.record["id"]]
 
+    @cached_property
+    def macs(self) -> Interval:
+        """PMACs a video, with an interval over prompts."""
+        return mean_interval(self.samples["macs"] / PETA, self.samples["prompt"])
+
     @property
     def label(self) -> str:
         """The method with the fields in which the bench's records of it differ."""
@@ -102,8 +107,7 @@ def steps_computed(row: Row) -> Cell:
 
 def macs(row: Row) -> Cell:
     """PMACs a video, with an interval over prompts."""
-    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
-    return Cell(*found, spec=".3g")
+    return Cell(*row.macs, spec=".3g")
 
 
 def macs_ratio(row: Row) -> Cell:
@@ -133,9 +137,8 @@ def efficiency(row: Row) -> Cell:
 
 
 def _macs_ratio(row: Row) -> tuple[float, float, float]:
-    found = mean_interval(row.samples["macs"] / PETA, row.samples["prompt"])
     reference = row.record["macs_reference_peta_per_video"]
-    return reference / found.value, reference / found.high, reference / found.low
+    return reference / row.macs.value, reference / row.macs.high, reference / row.macs.low
 
 
 def _timed(row: Row, name: str, unit: str) -> Cell:

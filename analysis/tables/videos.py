@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -27,18 +29,24 @@ def complete(bench: Bench, metric: str) -> pd.DataFrame:
 def on_front(bench: Bench, identity: str, metric: str) -> bool:
     """Whether no record of `compared`, nor the uncached one, has, over the videos that both have, as few MACs and as
     high a score (higher is better), and is better in one. A record without scores is not on the front."""
-    identities = list(compared(bench)["id"])
-    if identity not in identities:
+    if identity not in set(compared(bench)["id"]):
         return False
-    videos = bench.samples[bench.samples["id"].isin(identities) | (bench.samples["method"] == NO_CACHE)]
-    videos = videos.assign(score=videos[metric].mask(_identical(bench, videos, metric), np.inf))
-    table = videos.pivot(index="id", columns=["prompt", "seed"], values=["macs", "score"]).astype(float)
-    costs, scores = (table[values].to_numpy() for values in ("macs", "score"))
-    place = list(table.index).index(identity)
+    identities, costs, scores = _by_video(bench, metric)
+    place = identities.index(identity)
     own_cost, own_score = costs[place], scores[place]
     if np.isnan(own_score).all():
         return False
     return not any(_dominated(own_cost - cost, own_score, score) for cost, score in zip(costs, scores, strict=True))
+
+
+@functools.lru_cache(maxsize=1)  # asked for by every row of a table
+def _by_video(bench: Bench, metric: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The ids of `compared` and of the uncached record, and their MACs and scores (records, videos)."""
+    identities = list(compared(bench)["id"])
+    videos = bench.samples[bench.samples["id"].isin(identities) | (bench.samples["method"] == NO_CACHE)]
+    videos = videos.assign(score=videos[metric].mask(_identical(bench, videos, metric), np.inf))
+    table = videos.pivot(index="id", columns=["prompt", "seed"], values=["macs", "score"]).astype(float)
+    return list(table.index), table["macs"].to_numpy(), table["score"].to_numpy()
 
 
 def _identical(bench: Bench, videos: pd.DataFrame, name: str) -> list[bool]:
