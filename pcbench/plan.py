@@ -115,7 +115,7 @@ def timed_calls(jobs: Sequence[Job], rows: Sequence[dict[str, Any]]) -> list[dic
     prices = {job.place: row["pmacs"] for job, row in zip(jobs, rows, strict=True)}
     found: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        for each in {job, job.reference} if (count := latency.calls(job)) else ():
+        for each in dict.fromkeys((job, job.reference)) if (count := latency.calls(job)) else ():
             of_model = found.setdefault(job.place.model, {"model": job.place.model, "calls": 0, "pmacs": 0.0})
             of_model["calls"] += count
             of_model["pmacs"] += count * prices[each.place]
