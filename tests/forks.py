@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import itertools
 import os
 import runpy
 import signal
@@ -92,13 +93,13 @@ def _anew(
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
-def workers() -> None:
-    """From now on, this process forks the workers that it would start (pcbench/launch/local.py)."""
-    start = subprocess.Popen
+def workers(new: int = 0) -> None:
+    """From now on, this process forks the workers that it would start (pcbench/launch/local.py), after `new` ones."""
+    start, started = subprocess.Popen, itertools.count()
 
     def fork(command: Sequence[str], **how: Any) -> subprocess.Popen:
         own = process_of("pcbench")
-        if list(command[: len(own)]) != own:
+        if list(command[: len(own)]) != own or next(started) < new:
             return start(command, **how)
         return popen(lambda: pcbench.__main__.main(command[len(own) :]), **how)
 

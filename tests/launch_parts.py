@@ -12,7 +12,7 @@ from pcbench.job import jobs_of
 
 from .faults.harness import LINE, contents, records
 
-TINY = [*LINE, "stages=[generate,score]"]
+TINY = [*LINE, "method=fora,teacache", "model.sampling.steps=3", "stages=[generate,score]"]
 
 
 def jobs(words, results) -> list:

@@ -32,14 +32,14 @@ def world(tmp_path_factory) -> Iterator[World]:
 
 FAULTS = {
     "kills": lambda world: kills.at_random(world, 3, seed=1),
-    "writes": lambda world: kills.in_writes(world, every=9),
+    "writes": lambda world: kills.in_writes(world, every=6),
     "writers": lambda world: writers.together(world, 2, times=1),
     "one killed": lambda world: writers.one_killed(world, seed=1, times=1),
     "launches": lambda world: launches.killed(world, seed=1, times=2),
     "empty": lambda world: damage.each(world, (".trace.json",), ("empty",)),
     "flipped": lambda world: damage.each(world, (".safetensors", ".mp4", ".fidelity.json"), ("a bit flipped late",)),
     "folder": lambda world: damage.each(world, (".mp4", "record"), ("a folder",)),
-    "full": lambda world: disks.full(world, every=5),
+    "full": lambda world: disks.full(world, every=3),
     "read-only": disks.read_only,
     "deleted": lambda world: disks.deleted(world, times=1),
     "vanished": lambda world: disks.vanished(world, seconds=1, times=2),

@@ -52,7 +52,8 @@ LOCAL = [*TINY, "launcher=local", "workers=2"]
 
 
 def test_local_workers_share_a_sweep(tmp_path, undisturbed):
-    code, said = Child(tmp_path, line=LOCAL).wait()
+    """One of them is a new interpreter, as a user's all are."""
+    code, said = Child(tmp_path, lambda: forks.workers(new=1), LOCAL).wait()
     assert code == 0, said + logs(tmp_path)
     assert made(logs(tmp_path)) == 6
     assert "6 of 6 samples done, 0 running, 0 failed, 0 left" in said

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pcbench import cli, tracking
 from pcbench.store import records
 from pcbench.tracking.entries import displayed, numbers, of_record, of_sweep
 
-from . import forks
+from . import forks, projections
 from .report_parts import make, put, record
 from .test_cli import QUICK, SMALL, without_times
 from .wandb_parts import read_run, server
@@ -43,8 +44,10 @@ def environment(tmp_path: Path, **more: str) -> dict[str, str]:
 
 
 def project(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pcbench.tracking", *words]
     env = environment(tmp_path, **more)
+    if "PYTHONPATH" not in more and importlib.util.find_spec("wandb"):
+        return projections.project(words, env, ROOT)
+    command = [sys.executable, "-m", "pcbench.tracking", *words]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
 
 
@@ -52,9 +55,14 @@ def runs_of(results: Path) -> dict[str, dict]:
     return {run["id"]: run for run in map(read_run, sorted((results / "wandb").glob("offline-run-*")))}
 
 
+@pytest.fixture(scope="module")
+def whole_bench(tmp_path_factory) -> Path:
+    return make(tmp_path_factory.mktemp("whole") / "bench")
+
+
 @pytest.fixture
-def bench(tmp_path) -> Path:
-    return make(tmp_path / "bench")
+def bench(whole_bench, tmp_path) -> Path:
+    return Path(shutil.copytree(whole_bench, tmp_path / "bench"))
 
 
 def test_modes():
