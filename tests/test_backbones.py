@@ -29,6 +29,7 @@ from .toys import TOYS, toy
 MODELS = {name: name for name in TOYS} | {"wan_ti2v": "wan2_2_ti2v_5b", "hunyuan15": "hunyuan1_5"}
 MODELS["wan_ti2v_image"] = "wan2_2_ti2v_5b_image"
 FROM_IMAGE = ("wan_i2v", "wan_ti2v_image")
+ENCODED = ["prompts=first_frame", "model.sampling.frames=5"]  # few frames for a VAE of full size
 SMALL = ["model.sampling.height=32", "model.sampling.width=64", "model.sampling.frames=17", "model.sampling.steps=4"]
 SMALL += ["model.numerics.dtype=float32", "prompts.limit=1", "latency.warmup=0", "latency.repeats=1"]
 TEXT = {"wan": ["+model.backbone.call.max_sequence_length=16"]}
@@ -194,30 +195,31 @@ def test_group_offload_gives_the_same_video(family, folders, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def shared_vaes():
-    """One of each, its parameters zeros: a full-size VAE takes seconds to fill, and no test here decodes with it."""
+def hollow_vaes():
+    """VAEs of which each parameter is one number, repeated without memory: those of full size take gigabytes and
+    seconds to fill, and no test here decodes with them."""
     built = weights.built
 
-    @functools.cache
-    def once(kind, config, dtype):
+    def hollow(kind, config):
+        if "Autoencoder" not in kind.__name__:
+            return built(kind, config)
+        dtype = torch.get_default_dtype()
         with torch.device("meta"):
-            vae = built(kind, json.loads(config)).to_empty(device="cpu")
-        for parameter in vae.parameters():
-            parameter.zero_()
-        for buffer in vae.buffers():  # LTX-2's are the mean and deviation of its latents, which the pipeline applies
-            buffer.fill_(1)
+            vae = built(kind, config)
+        held = vae.state_dict()
+        numbers = dict.fromkeys(held, 0.0) | dict.fromkeys(dict(vae.named_buffers()), 1.0)  # LTX-2 divides by its own
+        vae.load_state_dict(
+            {name: torch.full((), numbers[name], dtype=dtype).expand(of.shape) for name, of in held.items()},
+            assign=True,
+        )
         return vae
 
-    def built_once(kind, config):
-        is_vae = "Autoencoder" in kind.__name__
-        return once(kind, json.dumps(config), torch.get_default_dtype()) if is_vae else built(kind, config)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "built", built_once)
+        patch.setattr(weights, "built", hollow)
         yield
 
 
-def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path, shared_vaes):
+def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path, hollow_vaes):
     config = toy(family).transformer.config
     wan = ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers", "text_dim")
     names = {
@@ -242,7 +244,7 @@ def test_random_weights_need_no_files_and_are_the_same_twice(family, tmp_path, s
     }
     own = [f"++model.backbone.transformer.{name}={value(config[name])}" for name in names[family]]
     words = [f"model={MODELS[family]}", "model.weights=random", f"results={tmp_path}", *small(family), *own]
-    words += ["prompts=first_frame"] if family in FROM_IMAGE else []
+    words += ENCODED if family in FROM_IMAGE else []
     run = cli.run_from([*words, "method=replay", "method.actions=FrFr"])
     weights.require(run.recipe.backbone, run.download)
     latents = []
@@ -260,11 +262,11 @@ def value(held: object) -> str:
 
 
 @pytest.mark.parametrize("model", ["wan2_2_a14b", "wan2_2_i2v_a14b"])
-def test_a_second_transformer_takes_over_below_the_boundary(model, shared_vaes):
+def test_a_second_transformer_takes_over_below_the_boundary(model, hollow_vaes):
     """Wan2.2: random weights build both transformers; a step uses one of them."""
     small = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2, "text_dim": 16}
     words = [f"+model.backbone.transformer.{name}={held}" for name, held in small.items()]
-    words += ["prompts=first_frame"] if "i2v" in model else []
+    words += ENCODED if "i2v" in model else []
     run = cli.run_from([f"model={model}", "model.weights=random", "method=none", *SMALL, *words])
     pipe = backbones.family(run.recipe.backbone).build(run.recipe, "cpu")
     assert pipe.config.boundary_ratio == backbones.family(run.recipe.backbone).BOUNDARY

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from pcbench.calibrate import __main__ as calibrate
 from pcbench.calibrate import changes
 from pcbench.config import ConfigError
 
+from . import forks
 from .conftest import STEPS, call, pipeline_of, random_transformer
 from .families import FAMILIES
 from .toys import toy
@@ -200,9 +199,8 @@ def test_two_transformers_are_refused_before_they_are_loaded(method, tmp_path, m
 
 
 def test_the_module_runs_and_helps():
-    done = subprocess.run(
-        [sys.executable, "-m", "pcbench.calibrate", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = forks.module(["pcbench.calibrate", "--help"], ROOT)
+    assert done.returncode == 0, done.stderr
     assert "teacache_retention" in done.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,9 +44,23 @@ def files_of(run):
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory):
-    """One sample with all that can be seen of it."""
-    return carried_out(tmp_path_factory.mktemp("all"), "observe=[difference,resolution,trial,blocks,impact,bound]")
+def counted(tmp_path_factory):
+    """A run of one sample with all that can be seen of it; what was planned; the calls made, by the rows of tokens that
+    the first block sees: full size, or a trial's."""
+    run = run_of(tmp_path_factory.mktemp("all"), "observe=[difference,resolution,trial,blocks,impact,bound]")
+    planned = observe.work(job_of(run))
+    execute(job_of(replace(run, stages=("generate",), observe=())), say=lambda line: None)
+    calls: Counter[int] = Counter()
+    first = backbones.load(run.recipe, "cpu").transformer.blocks[0]
+    hook = first.register_forward_pre_hook(lambda _, args: calls.update([args[0].shape[1]]))
+    execute(job_of(run), say=lambda line: None)
+    hook.remove()
+    return run, planned, calls
+
+
+@pytest.fixture(scope="module")
+def everything(counted):
+    return counted[0]
 
 
 def found_in(run) -> dict:
@@ -130,6 +145,7 @@ def test_only_what_is_missing_is_looked_for(tmp_path, monkeypatch):
 
 
 def test_an_impact_that_was_cut_off_goes_on_where_it_was(everything, tmp_path, monkeypatch):
+    """At a stride, which tries fewer steps; then at a smaller one, which tries the rest."""
     original, calls = impact.errors, []
 
     def failing(*args):
@@ -146,16 +162,12 @@ def test_an_impact_that_was_cut_off_goes_on_where_it_was(everything, tmp_path, m
     assert impact.missing(found_in(run)["impact@1"], STEPS, 1) == [3, 4, 5]
     assert observe.work(job_of(run)).decodes == 1 + 3 * 3
     monkeypatch.setattr(impact, "errors", lambda *args: calls.append(args) or original(*args))
-    execute(job_of(run), say=lambda line: None)
-    assert len(calls) == 8 + 3 * 3
-    assert found_in(run)["impact@1"] == found_in(everything)["impact@1"]
-
-
-def test_a_stride_tries_fewer_steps_and_a_smaller_one_the_rest(everything, tmp_path):
     run = carried_out(tmp_path, "observe=impact", "observe_stride=2")
+    assert len(calls) == 8 + 3 * 2
     tried = found_in(run)["impact@1"]["low"]["latent_rmse"]
-    assert [step for step, value in enumerate(tried) if value is not None] == [1, 3, 5]
+    assert [step for step, value in enumerate(tried) if value is not None] == [1, 2, 3, 5]
     run = carried_out(tmp_path, "observe=impact")
+    assert len(calls) == 8 + 3 * 3
     assert found_in(run)["impact@1"] == found_in(everything)["impact@1"]
 
 
@@ -184,28 +196,14 @@ def test_a_sample_that_was_not_generated_is_told(tmp_path):
     assert "not observed, the sample was not generated" in said[0]
 
 
-def test_the_plan_counts_the_calls_that_are_made(tmp_path):
-    """By the rows of tokens that the first block sees: full size, or a trial's."""
-    run = run_of(tmp_path, "observe=[resolution,impact,bound]", stages="[generate,observe]")
-    expected = observe.work(job_of(run))
-    execute(job_of(run_of(tmp_path, stages="[generate]")), say=lambda line: None)
-    seen: dict[int, int] = {}
-    pipe = backbones.load(run.recipe, "cpu")
-
-    def count(module, args, kwargs):
-        tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
-        seen[tokens] = seen.get(tokens, 0) + 1
-
-    hook = pipe.transformer.blocks[0].register_forward_pre_hook(count, with_kwargs=True)
-    observe.observe(job_of(run), say=lambda line: None)
-    hook.remove()
+def test_the_plan_counts_the_calls_that_are_made(counted):
+    run, planned, calls = counted
     branches = 2
-    by_tokens: dict[int, int] = {4 * 4 * 4: branches * expected.steps}
-    for (frames, height, width), calls in expected.trials.items():
-        tokens = frames * (height // 2) * (width // 2)
-        by_tokens[tokens] = by_tokens.get(tokens, 0) + branches * calls
-    assert seen == by_tokens
-    assert expected.steps == STEPS + 3 * sum(range(STEPS - 1))
+    by_tokens = Counter({4 * 4 * 4: branches * planned.steps})
+    for (frames, height, width), number in planned.trials.items():
+        by_tokens[frames * (height // 2) * (width // 2)] += branches * number
+    assert calls == by_tokens
+    assert planned.steps == STEPS + 3 * sum(range(STEPS - 1))
     assert observe.plan(job_of(run)) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from types import SimpleNamespace
 
@@ -41,14 +42,25 @@ def family(request) -> str:
     return request.param
 
 
+@functools.cache
+def watched(family: str) -> tuple[FamilyCaller, Seen]:
+    """A family's caller, and its call as it is seen with trials of one size and with blocks: read it only."""
+    caller = caller_of(family)
+    return caller, caller.watch((size_of(family),), blocks=True)
+
+
+def size_of(family: str) -> tuple[int, int, int]:
+    """Of a trial by 2x2x2."""
+    return {"opensora": (3, 6, 6), "hunyuan15": (3, 4, 4)}.get(family, SIZE)
+
+
 def recorded(seen: Seen, until: int):
     return lambda index, branch: seen.moments[index].predictions[branch] if index < until else None
 
 
 def test_a_call_begun_in_the_middle_ends_bit_for_bit_where_the_whole_one_does(family):
-    caller = caller_of(family)
-    plain = FAMILIES[family].call(caller.pipe)
-    seen = caller.watch((SIZE,) if family != "opensora" else (), blocks=True)
+    caller, seen = watched(family)
+    plain = FAMILIES[family].call(FAMILIES[family].pipeline())
     assert len(seen.moments) == len(seen.latents) == STEPS
     assert torch.equal(seen.latents[-1], plain)
     for until in (1, AT, STEPS):
@@ -57,8 +69,7 @@ def test_a_call_begun_in_the_middle_ends_bit_for_bit_where_the_whole_one_does(fa
 
 
 def test_the_whole_prediction_reused_is_what_a_replayed_schedule_does(family):
-    caller = caller_of(family)
-    seen = caller.watch()
+    caller, seen = watched(family)
     actions = "".join("r" if index == AT else "F" for index in range(STEPS))
     with apply(caller.pipe, ReplayConfig(actions=actions), **FAMILIES[family].options):
         replayed = FAMILIES[family].call(caller.pipe)
@@ -68,7 +79,7 @@ def test_the_whole_prediction_reused_is_what_a_replayed_schedule_does(family):
 
 
 def test_low_and_high_part_make_the_whole(family):
-    seen = caller_of(family).watch()
+    _, seen = watched(family)
     for branch, current in seen.moments[AT].predictions.items():
         last = seen.moments[AT - 1].predictions[branch]
         low, high = (impact.reusing(seen, AT, name, AT, branch) for name in ("low", "high"))
@@ -79,15 +90,13 @@ def test_low_and_high_part_make_the_whole(family):
 
 
 def test_the_lfd_is_the_one_precisecache_decides_by(family):
-    factor = (2, 2, 2)
-    size = {"opensora": (3, 6, 6), "hunyuan15": (3, 4, 4)}.get(family, (3, 8, 8))
-    seen = caller_of(family).watch((size,))
+    factor, size = (2, 2, 2), size_of(family)
+    caller, seen = watched(family)
     found = change.resolution(seen, {"2x2x2": size})["2x2x2"]
     for reference, name in (("previous_trial", "adjacent"), ("cached_output", "literal")):
-        pipe = FAMILIES[family].pipeline()
         method = PreciseCacheConfig(alpha=0.0, downsample_factor=factor, reference=reference)
-        with apply(pipe, method, **FAMILIES[family].options) as handle:
-            FAMILIES[family].call(pipe)
+        with apply(caller.pipe, method, **FAMILIES[family].options) as handle:
+            FAMILIES[family].call(caller.pipe)
         assert handle.trace.steps[1].calls[0].size == size
         assert found[name][0] is None
         # Vchitect's guidance scale is another at each step, and PreciseCache guides its first trial by the second's
@@ -96,12 +105,11 @@ def test_the_lfd_is_the_one_precisecache_decides_by(family):
 
 
 def test_the_ranking_of_blocks_is_blockcaches(family):
-    seen = caller_of(family).watch(blocks=True)
-    pipe = FAMILIES[family].pipeline()
+    caller, seen = watched(family)
     rate = 0.5
     method = PreciseCacheConfig(alpha=0.0, downsample_factor=(2, 2, 2), block_cache_rate=rate)
-    with apply(pipe, method, **FAMILIES[family].options) as handle:
-        FAMILIES[family].call(pipe)
+    with apply(caller.pipe, method, **FAMILIES[family].options) as handle:
+        FAMILIES[family].call(caller.pipe)
     refresh = next(step for step in handle.trace.steps if step.details.get("blocks") == "refresh")
     for branch, cached in refresh.details["cached_blocks"].items():
         added = {path: of[0] for path, of in seen.moments[refresh.index].blocks[branch].items()}
@@ -159,14 +167,15 @@ def test_constants_of_eulers_method_are_its_steps(pipe):
 @pytest.mark.parametrize("name", [*FAMILIES, "wan, UniPC"])
 def test_the_sum_over_steps_bounds_any_change_of_the_predictions(name):
     """The solver is affine: this holds for one with a memory too, whose step alone does not tell."""
-    family = name.partition(",")[0]
-    pipe = FAMILIES[family].pipeline()
-    if "UniPC" in name:
+    if name in FAMILIES:
+        caller, seen = watched(name)
+    else:
+        pipe = FAMILIES["wan"].pipeline()
         pipe.scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         )
-    caller = caller_of(family, pipe=pipe)
-    seen = caller.watch()
+        caller = caller_of("wan", pipe=pipe)
+        seen = caller.watch()
     found = bound.constants(caller, seen, None)
     assert "c_trial" not in found
     noise = torch.Generator().manual_seed(1)

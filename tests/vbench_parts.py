@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +89,21 @@ def frames(seed: int) -> np.ndarray:
     return (ramp + random.integers(0, 40, ramp.shape)).clip(0, 255).astype(np.uint8)
 
 
+@functools.cache
+def clip() -> bytes:
+    """A short video, encoded as generation does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        write_video(path, frames(0), fps=8)
+        return path.read_bytes()
+
+
+def video(number: int) -> bytes:
+    """The clip, with a last box that players pass over and that is another for each number."""
+    content = number.to_bytes(4, "big")
+    return clip() + (8 + len(content)).to_bytes(4, "big") + b"free" + content
+
+
 def make_samples(run: Run, without: tuple[tuple[str, int], ...] = ()) -> None:
     """The files of the run's samples, as generation leaves them, but for those in `without`."""
     for number, (prompt, seed) in enumerate(run.samples):
@@ -94,6 +111,6 @@ def make_samples(run: Run, without: tuple[tuple[str, int], ...] = ()) -> None:
             continue
         files = job_of(run).place.sample(sample_key(prompt, seed))
         files.video.parent.mkdir(parents=True, exist_ok=True)
-        write_video(files.video, frames(number), fps=8)
+        files.video.write_bytes(video(number))
         files.latent.write_bytes(b"")
         files.trace.write_text("{}")
