@@ -113,6 +113,7 @@ def test_a_killed_launch_leaves_its_sample_to_the_other(tmp_path, undisturbed):
     while not list(tmp_path.rglob(".claim-*")):
         assert victim.runs
         time.sleep(0.002)
+    os.kill(victim.pid, signal.SIGSTOP)  # in its first sample, however long the other takes to start
     other = Child(tmp_path, line=TINY)
     os.kill(victim.pid, signal.SIGKILL)
     said += victim.wait()[1]
