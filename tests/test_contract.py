@@ -126,7 +126,8 @@ def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
     assert [row.action for row in handle.trace.steps] == [row.action for row in ran.trace.steps]
 
 
-@pytest.mark.parametrize(("preset", "family"), working(INERT))
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("preset", INERT)
 def test_inert_is_bitwise_uncached(preset, family):
     inert = INERT[preset]
     pipe, before = uncached(family)
@@ -167,6 +168,7 @@ def test_protected_steps_are_computed(ran):
 
 @pytest.mark.parametrize(
     ("preset", "family"),
+    # which shortens a pipeline's call, and this is none
     working((name for name, method in DISTINCT.items() if method.NAME != "fewer_steps"), BOTH_BRANCHES),
 )
 def test_branches_are_isolated(ran):
