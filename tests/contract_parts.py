@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
 import yaml
 from torch.overrides import TorchFunctionMode
@@ -19,6 +22,7 @@ from methods import Method, StepwiseCache, apply
 from .families import SMALL as FAMILIES
 from .families import Family
 
+SHORT = 4
 CONF = Path(__file__).parents[1] / "conf" / "method"
 
 
@@ -35,8 +39,12 @@ CPU_ATTENTION = {
 }
 
 
-class FlopCounter(TorchFunctionMode):
-    """FLOPs of all torch functions called inside, by PyTorch's own formulas.
+# What would have the host wait for the device.
+WAITS = frozenset({"item", "tolist", "cpu", "numpy", "equal", "__float__", "__int__", "__bool__", "__index__"})
+
+
+class Counter(TorchFunctionMode):
+    """FLOPs of all torch functions called inside, by PyTorch's own formulas, and how often the host waits for them.
 
     FlopCounterMode follows every operator, which takes three times as long as they do; so each function is followed
     once for each combination of shapes.
@@ -46,10 +54,11 @@ class FlopCounter(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.flops = self.waits = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.waits += getattr(func, "__name__", "") in WAITS
         key = func, *map(_shapes, args), *map(_shapes, kwargs.values())
         if key in self.known:
             output = func(*args, **kwargs)
@@ -57,8 +66,33 @@ class FlopCounter(TorchFunctionMode):
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 output = func(*args, **kwargs)
             self.known[key] = counter.get_total_flops()
-        self.total += self.known[key]
+        self.flops += self.known[key]
         return output
+
+    @contextlib.contextmanager
+    def waits_by_call(self, pipe: Any) -> Iterator[list[int]]:
+        """How often the host waits in each call of the pipeline's transformers."""
+        found: list[int] = []
+        modules = [each for each in (pipe.transformer, getattr(pipe, "transformer_2", None)) if each is not None]
+        before = [(module, vars(module).get("forward")) for module in modules]
+        for module in modules:
+            module.forward = self._counted(module.forward, found)
+        try:
+            yield found
+        finally:
+            for module, forward in before:
+                del module.forward
+                if forward is not None:
+                    module.forward = forward
+
+    def _counted(self, forward: Any, found: list[int]) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            before = self.waits
+            output = forward(*args, **kwargs)
+            found.append(self.waits - before)
+            return output
+
+        return counted
 
 
 def _shapes(value: Any) -> Any:
@@ -84,9 +118,15 @@ def presets() -> dict[str, Method]:
 PRESETS = presets()
 
 
+def distinct(named: Mapping[str, Method]) -> dict[str, Method]:
+    """Of methods that are the same the first alone."""
+    names = {repr(method): name for name, method in reversed(named.items())}
+    return {name: named[name] for name in names.values()}
+
+
 # Made eager, some presets of a method are one: each is run once, under one name.
-_NAMES = {repr(method): name for name, method in reversed(PRESETS.items())}
-DISTINCT = _NAMES.values()
+DISTINCT = distinct(PRESETS)
+_NAMES = {repr(method): name for name, method in DISTINCT.items()}
 
 
 WAN = {name for name in FAMILIES if name.startswith("wan")}
@@ -119,6 +159,16 @@ REFUSED: dict[str, set[str]] = {
 }
 
 
+def working(presets: Iterable[str] = DISTINCT, families: Iterable[str] = FAMILIES) -> list[Any]:
+    """Presets and families that are not expected to refuse each other, as parameters of a test."""
+    return [
+        pytest.param(preset, family, id=f"{preset}-{family}")
+        for preset in presets
+        for family in families
+        if family not in REFUSED.get(preset, ())
+    ]
+
+
 STEPWISE = {name: PRESETS[name] for name in DISTINCT if isinstance(PRESETS[name], StepwiseCache)}
 
 
@@ -133,12 +183,19 @@ class Outcome:
     trace: methods.Trace
     pipe: Any
     counted: int
+    waits: list[int]  # in each transformer call
 
 
 @functools.cache
 def uncached(family: str) -> tuple[Any, torch.Tensor]:
     pipe = FAMILIES[family].pipeline()
     return pipe, FAMILIES[family].call(pipe)
+
+
+@functools.cache
+def short_uncached(family: str) -> torch.Tensor:
+    """Of a pipeline to which nothing was ever applied, in as many steps as both of Wan2.2's transformers need."""
+    return FAMILIES[family].call(FAMILIES[family].pipeline(), steps=SHORT)
 
 
 def outcome(preset: str, family: str) -> Outcome | str:
@@ -152,13 +209,13 @@ def _outcome(preset: str, family: str) -> Outcome | str:
     pipe, before = uncached(family)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        counter = FlopCounter()
+        counter = Counter()
         try:
-            with apply(pipe, method, **kind.options) as handle, counter:
+            with apply(pipe, method, **kind.options) as handle, counter.waits_by_call(pipe) as waits, counter:
                 latents = kind.call(pipe)
         except ValueError as error:
             return str(error)
-        return Outcome(kind, handle.method, before, latents, handle.trace, pipe, counter.total // 2)
+        return Outcome(kind, handle.method, before, latents, handle.trace, pipe, counter.flops // 2, waits)
 
 
 def state_of(pipe) -> tuple:

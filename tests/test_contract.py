@@ -22,7 +22,20 @@ from methods.engine.reuse import STRATEGIES
 from pcbench.cost.macs import trace_macs
 
 from .conftest import MATRIX, STEPS
-from .contract_parts import DISTINCT, PRESETS, REFUSED, STEPWISE, Outcome, outcome, state_of, uncached
+from .contract_parts import (
+    DISTINCT,
+    PRESETS,
+    REFUSED,
+    SHORT,
+    STEPWISE,
+    Outcome,
+    distinct,
+    outcome,
+    short_uncached,
+    state_of,
+    uncached,
+    working,
+)
 from .families import SMALL as FAMILIES
 
 # What a transformer's call takes beside latent, timestep and text.
@@ -43,14 +56,13 @@ EXTRA: dict[str, dict[str, torch.Tensor]] = {
 }
 
 
-@pytest.fixture(params=sorted(FAMILIES))
-def family(request) -> str:
-    return request.param
-
-
-@pytest.fixture(params=sorted(DISTINCT))
-def preset(request) -> str:
-    return request.param
+WORKING = pytest.mark.parametrize(("preset", "family"), working())
+BOTH_BRANCHES = [name for name, kind in FAMILIES.items() if kind.branches == 2]
+INERT = distinct(
+    {name: dataclasses.replace(method, **method.INERT) for name, method in DISTINCT.items() if method.INERT is not None}
+)
+# On Wan all, on the other families one of each kind.
+DECISIONS = [*working(STEPWISE, ["wan"]), *working(["uniform", "precisecache"], sorted({*FAMILIES} - {"wan"}))]
 
 
 @pytest.fixture
@@ -61,7 +73,8 @@ def ran(preset: str, family: str) -> Outcome:
     return result
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_works_or_is_refused_with_a_reason(preset, family):
     result = outcome(preset, family)
     refused = isinstance(result, str)
@@ -77,6 +90,7 @@ def test_works_or_is_refused_with_a_reason(preset, family):
         assert not torch.equal(result.latents, result.uncached)
 
 
+@WORKING
 def test_two_calls_equal_two_fresh_ones_and_detached_the_model_is_bitwise_what_it_was(ran):
     weights = {name: value.clone() for name, value in ran.pipe.transformer.state_dict().items()}
     state = state_of(ran.pipe)
@@ -84,12 +98,13 @@ def test_two_calls_equal_two_fresh_ones_and_detached_the_model_is_bitwise_what_i
         other, after_other = (ran.family.call(ran.pipe, *which) for which in ((1, 5), (0, 0)))
     assert state_of(ran.pipe) == state
     assert all(torch.equal(weights[name], value) for name, value in ran.pipe.transformer.state_dict().items())
-    assert torch.equal(ran.family.call(ran.pipe), ran.uncached)
+    assert torch.equal(ran.family.call(ran.pipe, steps=SHORT), short_uncached(ran.family.name))
     assert len(handle.traces) == 2
     assert torch.equal(after_other, ran.latents)  # which were a fresh handle's
     assert not torch.equal(other, ran.latents)
 
 
+@WORKING
 def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
     """It is the calling pipeline that tells guidance, scheduler and steps; what was applied to says nothing of use."""
     names = {"boundary_ratio", "expand_timesteps"} & ran.pipe.config.keys()
@@ -111,11 +126,10 @@ def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
     assert [row.action for row in handle.trace.steps] == [row.action for row in ran.trace.steps]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("preset", INERT)
 def test_inert_is_bitwise_uncached(preset, family):
-    method = PRESETS[preset]
-    if method.INERT is None:
-        pytest.skip(f"{method.NAME} has no setting without effect")
-    inert = dataclasses.replace(method, **method.INERT)
+    inert = INERT[preset]
     pipe, before = uncached(family)
     try:
         handle = apply(pipe, inert, **FAMILIES[family].options)
@@ -128,9 +142,10 @@ def test_inert_is_bitwise_uncached(preset, family):
         except ValueError as error:
             pytest.skip(f"refused: {error}")
     assert torch.equal(latents, before)
-    assert any("never hit" in str(warning.message) for warning in caught) == method.EXPECTS_REUSE
+    assert any("never hit" in str(warning.message) for warning in caught) == inert.EXPECTS_REUSE
 
 
+@WORKING
 def test_one_row_a_step_that_prices_the_counted_macs(ran):
     steps = 6 if ran.method.NAME == "fewer_steps" else STEPS
     assert [row.index for row in ran.trace.steps] == list(range(steps))
@@ -139,9 +154,10 @@ def test_one_row_a_step_that_prices_the_counted_macs(ran):
     assert all(row.action in ("full", "partial", "reuse") for row in ran.trace.steps)
 
 
+@pytest.mark.parametrize(
+    ("preset", "family"), working(name for name, method in DISTINCT.items() if isinstance(method, Cache))
+)
 def test_protected_steps_are_computed(ran):
-    if not isinstance(ran.method, Cache):
-        pytest.skip("a control without a cache has nothing to protect")
     method = dataclasses.replace(ran.method, protect_first=5, protect_last=2)
     with warnings.catch_warnings(), apply(ran.pipe, method, **ran.family.options) as handle:
         warnings.simplefilter("ignore")
@@ -150,10 +166,13 @@ def test_protected_steps_are_computed(ran):
     assert actions[:5] + actions[-2:] == ["full"] * 7
 
 
+@pytest.mark.parametrize(
+    ("preset", "family"),
+    # which shortens a pipeline's call, and this is none
+    working((name for name, method in DISTINCT.items() if method.NAME != "fewer_steps"), BOTH_BRANCHES),
+)
 def test_branches_are_isolated(ran):
     """What the conditional branch is answered does not depend on the unconditional prompt, decisions apart."""
-    if ran.family.branches == 1:
-        pytest.skip("one branch")
 
     def answers(negative: float) -> tuple[list[torch.Tensor], list[str]]:
         transformer, generator = ran.pipe.transformer, torch.Generator().manual_seed(3)
@@ -175,8 +194,6 @@ def test_branches_are_isolated(ran):
         return seen, [row.action for row in handle.trace.steps]
 
     method = ran.method
-    if method.NAME == "fewer_steps":
-        pytest.skip("shortens a pipeline's call, and this is none")
     if hasattr(method, "guidance"):
         method = dataclasses.replace(method, guidance="cond")
     if hasattr(method, "block_sets"):
@@ -187,11 +204,8 @@ def test_branches_are_isolated(ran):
 
 
 @pytest.mark.parametrize("reuse", STRATEGIES)
-@pytest.mark.parametrize("preset", sorted(STEPWISE))
+@pytest.mark.parametrize(("preset", "family"), DECISIONS)
 def test_every_reuse_strategy_works_with_every_decision(preset, reuse, family):
-    """On Wan with all, on the other families with one of each kind."""
-    if family != "wan" and preset not in ("uniform", "precisecache"):
-        pytest.skip("covered on Wan")
     try:
         method = dataclasses.replace(STEPWISE[preset], reuse=reuse, damping=0.5)
     except ValueError as error:
@@ -207,8 +221,9 @@ def test_every_reuse_strategy_works_with_every_decision(preset, reuse, family):
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Of a family's name a pipeline with compiled blocks. To trace them takes seconds, and each is traced once. After
-    all methods it does without a cache what it did before."""
+    """Of a family's name a pipeline with compiled blocks. To trace them takes seconds, so each is traced once, and
+    for each size of the latent by itself: to trace for all sizes takes thrice as long. After all methods it does
+    without a cache what it did before."""
     pipes: dict[str, Any] = {}
 
     def pipeline(family: str) -> Any:
@@ -218,14 +233,18 @@ def compiled():
                 block.module.compile(backend="eager")
         return pipes[family]
 
-    with torch._dynamo.config.patch(recompile_limit=1000, fail_on_recompile_limit_hit=True):
+    with torch._dynamo.config.patch(
+        recompile_limit=1000, fail_on_recompile_limit_hit=True, automatic_dynamic_shapes=False
+    ):
         yield pipeline
         for family, pipe in pipes.items():
             assert torch.allclose(FAMILIES[family].call(pipe), uncached(family)[1], atol=1e-5)
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("family", ["wan", "hunyuan", "cogvideox_5b", "opensora", "vchitect"])
+@pytest.mark.parametrize(
+    ("preset", "family"), working(families=["wan", "hunyuan", "cogvideox_5b", "opensora", "vchitect"])
+)
 def test_compiled_blocks_behave(ran, compiled):
     """Decisions and pixels are the same with blocks that were compiled before."""
     pipe = compiled(ran.family.name)
@@ -235,12 +254,11 @@ def test_compiled_blocks_behave(ran, compiled):
     assert torch.allclose(latents, ran.latents, atol=1e-5)
 
 
-def test_offload_comes_after_the_cache(preset):
+@pytest.mark.parametrize(("preset", "family"), working(families=["wan"]))
+def test_offload_comes_after_the_cache(preset, family):
     """accelerate would drop a hook registered after its own at the end of a video: refused, with the way out."""
     accelerate = pytest.importorskip("accelerate")
-    kind = FAMILIES["wan"]
-    if isinstance(outcome(preset, "wan"), str):
-        pytest.skip("refused on Wan")
+    kind = FAMILIES[family]
     pipe = kind.pipeline()
     accelerate.hooks.add_hook_to_module(pipe.transformer, accelerate.hooks.ModelHook())
     with pytest.raises(ValueError, match="apply the cache first"):
@@ -252,4 +270,10 @@ def test_offload_comes_after_the_cache(preset):
             latents = kind.call(pipe)
         assert len(handle.traces) == 2
         accelerate.hooks.remove_hook_from_module(pipe.transformer)
-    assert torch.equal(latents, outcome(preset, "wan").latents)
+    assert torch.equal(latents, outcome(preset, family).latents)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_all_methods_the_model_is_what_it_was(family):
+    pipe, before = uncached(family)
+    assert torch.equal(FAMILIES[family].call(pipe), before)

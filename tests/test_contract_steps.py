@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
-from torch.overrides import TorchFunctionMode
 
 from methods import PreciseCacheConfig, ReplayConfig, apply
 from methods.engine.core import HOOK_NAME
@@ -27,15 +26,12 @@ from methods.engine.method import StepwiseRule
 from methods.engine.reuse import STRATEGIES
 
 from .conftest import STEPS, call
-from .contract_parts import DISTINCT, PRESETS, STEPWISE, Outcome, outcome, state_of, uncached
+from .contract_parts import DISTINCT, PRESETS, STEPWISE, Counter, Outcome, outcome, state_of, uncached, working
 from .families import SMALL as FAMILIES
 
-EVERYWHERE = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in FAMILIES]
 # One call a branch; both in one; two transformers.
 KINDS = ["cogvideox_2b", "hunyuan_true_cfg", "wan", "wan_two"]
-SOME = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in KINDS]
 ANNOUNCE_STEPS = {"wan", "wan_two", "wan_ti2v", "opensora", "vchitect"}  # by cache_context(name, step_index=…)
-GUIDED = [pytest.param(preset, family, id=f"{preset}-{family}") for preset in DISTINCT for family in ("wan", "wan_two")]
 
 
 def ran(preset: str, family: str) -> Outcome:
@@ -67,7 +63,7 @@ def quiet(pipe: Any, names: bool):
             del module.cache_context
 
 
-@pytest.mark.parametrize(("preset", "family"), EVERYWHERE)
+@pytest.mark.parametrize(("preset", "family"), working())
 def test_what_a_pipeline_does_not_announce_is_found_out(preset, family):
     """Steps, branches and noise levels are the same whether it announces all, the branches alone, or nothing."""
     known = ran(preset, family)
@@ -125,7 +121,7 @@ def stop(at: int) -> Any:
     return callback
 
 
-@pytest.mark.parametrize(("preset", "family"), EVERYWHERE)
+@pytest.mark.parametrize(("preset", "family"), working())
 def test_a_call_that_failed_or_was_stopped_leaves_the_next_as_a_first(preset, family):
     """In a branch of the first step or a later one, at another size of schedule, by a callback; and nothing of it stays
     alive."""
@@ -169,12 +165,14 @@ def guidance(scales: dict[int, float]) -> Any:
     return set_scale
 
 
-@pytest.mark.parametrize(("preset", "family"), GUIDED)
+@pytest.mark.parametrize(
+    ("preset", "family"),
+    # which ends before guidance is switched off
+    working((name for name, method in DISTINCT.items() if method.NAME != "fewer_steps"), ["wan", "wan_two"]),
+)
 def test_guidance_may_be_switched_off_and_on_in_mid_call(preset, family):
     """Only branches that are called are computed and tried; to 0 or to 1 is the same; the next call is as a first."""
     known = ran(preset, family)
-    if known.method.NAME == "fewer_steps":
-        pytest.skip("ends before guidance is switched off")
     with warnings.catch_warnings(), apply(known.pipe, known.method, **known.family.options) as handle:
         warnings.simplefilter("ignore")
         for off in (0.0, 1.0):
@@ -258,62 +256,28 @@ def test_guidance_fixed_at_the_start_is_not_read_from_what_becomes_of_the_scale(
     assert traces[0] == traces[1]
 
 
-class Waits(TorchFunctionMode):
-    """Counts what would have the host wait for the device."""
-
-    NAMES = frozenset({"item", "tolist", "cpu", "numpy", "equal", "__float__", "__int__", "__bool__", "__index__"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(func, "__name__", "") in self.NAMES
-        return func(*args, **(kwargs or {}))
-
-
-def waits(family: str, method: Any) -> list[int]:
-    """Waits in each transformer call of a generation, with a method or (None) without."""
-    kind, found = FAMILIES[family], []
-    pipe = kind.pipeline()
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")
-        if method is not None:
-            stack.enter_context(apply(pipe, method, **kind.options))
-        for module in (pipe.transformer, getattr(pipe, "transformer_2", None)):
-            if module is not None:
-                module.forward = _counted(module.forward, found)
-        kind.call(pipe)
+@functools.cache
+def uncached_waits(family: str) -> list[int]:
+    """Waits in each transformer call of a generation without a method."""
+    pipe, counter = uncached(family)[0], Counter()
+    with counter.waits_by_call(pipe) as found, counter:
+        FAMILIES[family].call(pipe)
     return found
 
 
-@functools.cache
-def uncached_waits(family: str) -> list[int]:
-    return waits(family, None)
-
-
-def _counted(forward: Any, found: list[int]) -> Any:
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        with Waits() as mode:
-            try:
-                return forward(*args, **kwargs)
-            finally:
-                found.append(mode.count)
-
-    return counted
-
-
-@pytest.mark.parametrize(("preset", "family"), SOME)
+@pytest.mark.parametrize(
+    ("preset", "family"),
+    # cache-dit's own waits are not ours
+    working((name for name, method in DISTINCT.items() if method.NAME != "dbcache"), KINDS),
+)
 def test_the_host_waits_for_no_more_than_an_indicator(preset, family):
     """After a call's first step, at most once in each transformer call, and in a control never.
 
     BlockCache ranks its blocks beside the LFD; PAB reads this timestep and the next, on the host where the pipeline
-    follows its scheduler. cache-dit's own waits are not ours.
+    follows its scheduler.
     """
-    method = ran(preset, family).method
-    if method.NAME == "dbcache":
-        pytest.skip("cache-dit's own")
-    own, found = uncached_waits(family), waits(family, method)
+    known = ran(preset, family)
+    method, own, found = known.method, uncached_waits(family), known.waits
     first = len(own) // STEPS
     controls = ("none", "fewer_steps", "uniform", "replay", "planned", "searched", "magcache", "taylorseer", "fora")
     allowed = 0 if method.NAME in controls else 1
@@ -321,7 +285,7 @@ def test_the_host_waits_for_no_more_than_an_indicator(preset, family):
     assert max(found[first:]) <= max(own[first:]) + allowed
 
 
-@pytest.mark.parametrize(("preset", "family"), EVERYWHERE)
+@pytest.mark.parametrize(("preset", "family"), working())
 def test_nan_never_skips_and_its_trace_is_plain_data(preset, family, monkeypatch):
     """With a broken prediction every step whose measure is not a number is computed, and the user is warned."""
     known = ran(preset, family)

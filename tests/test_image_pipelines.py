@@ -22,7 +22,7 @@ from methods import apply
 from pcbench.cost.macs import trace_macs
 
 from .conftest import STEPS
-from .contract_parts import DISTINCT, PRESETS, REFUSED, FlopCounter
+from .contract_parts import DISTINCT, PRESETS, REFUSED, Counter
 
 KINDS = ("channels", "first_frame")
 
@@ -85,12 +85,12 @@ def call(pipe: Any) -> torch.Tensor:
 
 def ran(pipe: Any, method: Any) -> tuple[torch.Tensor, Any, int, int]:
     """Latents, trace, the transformer's MACs as the trace has them, and all others that were counted."""
-    counter = FlopCounter()
+    counter = Counter()
     with warnings.catch_warnings(), apply(pipe, method) as handle, counter:
         warnings.simplefilter("ignore")
         latents = call(pipe)
     own = trace_macs(type(pipe.transformer), pipe.transformer.config, handle.trace)
-    return latents, handle.trace, own, counter.total // 2 - own
+    return latents, handle.trace, own, counter.flops // 2 - own
 
 
 @functools.cache

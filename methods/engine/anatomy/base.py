@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -87,8 +88,7 @@ class Anatomy:
 
     def bind(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A forward call's arguments by name, however they were passed."""
-        signature = inspect.signature(type(module).forward)
-        return dict(list(signature.bind(module, *args, **kwargs).arguments.items())[1:])
+        return dict(list(_signature(type(module).forward).bind(module, *args, **kwargs).arguments.items())[1:])
 
     def of_call(self, inputs: Mapping[str, Any], pipe: Any) -> Anatomy:
         """The anatomy for one pipeline call, which begins with these inputs; the same unless they matter."""
@@ -286,6 +286,11 @@ def pick_frames(video: torch.Tensor, frames: int, patch: int = 1) -> torch.Tenso
     picks = [(2 * i * (available - 1) + wanted - 1) // (2 * (wanted - 1)) for i in range(wanted)] if wanted > 1 else [0]
     index = [pick * patch + inside for pick in picks for inside in range(patch)]
     return video[:, :, index]
+
+
+@functools.cache
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
 
 
 def _has_batch(value: Any, batch: int) -> bool:
