@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# imageio would fork for each ffmpeg, which copies a large process' page tables; Ctrl-C then ends a test's ffmpeg as well.
+# imageio forks for each ffmpeg, which copies a large process' page tables. Without, Ctrl-C ends a test's ffmpeg as well.
 os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
 
 if TYPE_CHECKING:
