@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# imageio forks for each ffmpeg, which copies a large process' page tables. Without, Ctrl-C ends a test's ffmpeg as well.
+# imageio forks for each ffmpeg, which copies a large process' page tables; without, Ctrl-C ends a test's ffmpeg too.
 os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ from pcbench import cli, tracking
 from pcbench.store import records
 from pcbench.tracking.entries import displayed, numbers, of_record, of_sweep
 
-from . import forks, projections
+from . import forks
 from .report_parts import make, put, record
 from .test_cli import QUICK, SMALL, without_times
-from .wandb_parts import read_run, server
+from .wandb_parts import environment, project, runs_of, server
 
 ROOT = Path(__file__).parents[1]
 needs_wandb = pytest.mark.skipif(
@@ -33,26 +34,6 @@ needs_wandb = pytest.mark.skipif(
 )
 KEY = "0" * 40
 SWEEP = ["-m", "method=uniform", "method.steps=3,4", *SMALL[:-1], *QUICK, "prompts.limit=1"]
-
-
-def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    """Without a key: an empty home, no variable of W&B's."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    home = tmp_path / "home"
-    home.mkdir(exist_ok=True)
-    return plain | {"HOME": str(home), "NETRC": str(home / "none")} | more
-
-
-def project(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    env = environment(tmp_path, **more)
-    if "PYTHONPATH" not in more and importlib.util.find_spec("wandb"):
-        return projections.project(words, env, ROOT)
-    command = [sys.executable, "-m", "pcbench.tracking", *words]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
-
-
-def runs_of(results: Path) -> dict[str, dict]:
-    return {run["id"]: run for run in map(read_run, sorted((results / "wandb").glob("offline-run-*")))}
 
 
 @pytest.fixture(scope="module")
@@ -215,20 +196,36 @@ def _known(each: dict) -> dict:
     return {name: value for name, value in numbers(each).items() if value is not None}
 
 
+TROUBLES = ("no key", "no network", "a server that says nothing")
+
+
+@pytest.fixture(scope="module")
+def fallen_back(whole_bench, tmp_path_factory) -> dict[str, tuple[subprocess.CompletedProcess[str], Path, float]]:
+    """Of each trouble the process, its bench and the seconds it took: all wait for W&B at the same time."""
+
+    def online(trouble: str) -> tuple[subprocess.CompletedProcess[str], Path, float]:
+        folder, began = tmp_path_factory.mktemp("online"), time.perf_counter()
+        bench = Path(shutil.copytree(whole_bench, folder / "bench"))
+        with server(answers=False) as (address, _):
+            where = address if "says nothing" in trouble else "http://127.0.0.1:9"
+            key = {} if trouble == "no key" else {"WANDB_API_KEY": KEY}
+            done = project(folder, str(bench), "--mode", "online", WANDB_BASE_URL=where, WANDB_INIT_TIMEOUT="1", **key)
+        return done, bench, time.perf_counter() - began
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(TROUBLES, pool.map(online, TROUBLES), strict=True))
+
+
 @needs_wandb
-@pytest.mark.parametrize("trouble", ["no key", "no network", "a server that says nothing"])
-def test_online_falls_back_to_offline(bench, tmp_path, trouble):
-    began = time.perf_counter()
-    with server(answers=False) as (address, _):
-        where = address if "says nothing" in trouble else "http://127.0.0.1:9"
-        key = {} if trouble == "no key" else {"WANDB_API_KEY": KEY}
-        done = project(tmp_path, str(bench), "--mode", "online", WANDB_BASE_URL=where, WANDB_INIT_TIMEOUT="1", **key)
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_online_falls_back_to_offline(fallen_back, trouble):
+    done, bench, seconds = fallen_back[trouble]
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("wandb: online failed (")
     assert "5 runs written offline" in done.stdout
     assert len(runs_of(bench)) == 5
-    assert time.perf_counter() - began < 90
+    assert seconds < 90
 
 
 def test_without_the_package_it_says_so(bench, tmp_path):

@@ -1,10 +1,14 @@
-"""W&B's offline files read back, and as much of a W&B server as a run needs."""
+"""Projections to W&B, their offline files read back, and as much of a W&B server as a run needs."""
 
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
+import os
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from . import projections
+
+ROOT = Path(__file__).parents[1]
 BLOCK, HEADER = 32768, struct.Struct("<IHB")  # LevelDB's log: blocks of records with checksum, length and kind
 FIRST, LAST, WHOLE = 2, 4, 1
 TABLES = ("per_sample.path", "records.path")
@@ -142,3 +149,23 @@ def _graphql(asked: dict[str, Any], address: str) -> dict[str, Any]:
         case "CommitArtifact":
             return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
     return {}
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    """Without a key: an empty home, no variable of W&B's."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    return plain | {"HOME": str(home), "NETRC": str(home / "none")} | more
+
+
+def project(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    env = environment(tmp_path, **more)
+    if "PYTHONPATH" not in more and importlib.util.find_spec("wandb"):
+        return projections.project(words, env, ROOT)
+    command = [sys.executable, "-m", "pcbench.tracking", *words]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
+
+
+def runs_of(results: Path) -> dict[str, dict]:
+    return {run["id"]: run for run in map(read_run, sorted((results / "wandb").glob("offline-run-*")))}
