@@ -144,8 +144,12 @@ def test_a_refused_pair_is_left_out_with_a_line_and_the_sweep_goes_on(tmp_path, 
         cli.run_from(["model=wan_1_3b", "method=fastercache_as_published"])
 
 
+SMALL = [f"model.sampling.{size}" for size in ("frames=5", "height=64", "width=64")]  # a twentieth of the usual work
+SMALL += ["model=tiny_wan", "latency.warmup=0", "latency.repeats=1"]
+
+
 def test_a_slice_really_runs_and_says_what_was_left_out(tmp_path, capfd):
-    small = ["model=tiny_wan", "model.sampling.steps=5", "prompts.limit=1", "latency.warmup=0", "latency.repeats=1"]
+    small = [*SMALL, "model.sampling.steps=5", "prompts.limit=1"]
     asked = "method=none,precisecache_turbo,fastercache_as_published"
     assert cli.main(["+experiment=table1_tiny", *small, asked, f"results={tmp_path}"]) == 0
     out, err = capfd.readouterr()
@@ -157,7 +161,7 @@ def test_a_slice_really_runs_and_says_what_was_left_out(tmp_path, capfd):
 
 
 def test_latency_alone_fills_a_row(tmp_path, capfd):
-    small = ["model=tiny_wan", "model.sampling.steps=4", "latency.warmup=0", "latency.repeats=1", "method=none"]
+    small = [*SMALL, "model.sampling.steps=4", "method=none"]
     assert cli.main(["+experiment=table2_tiny", *small, f"results={tmp_path}"]) == 0
     row = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("│ none"))
     cells = [cell.strip() for cell in row.strip("│").split("│")]

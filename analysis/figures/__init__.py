@@ -66,6 +66,7 @@ KINDS = (
 )
 
 
+@style.uncollected()
 def drawings(results: Path, options: Options = DEFAULT) -> tuple[list[Drawing], list[str]]:
     """Every figure that the records under a folder suffice for; and one line for each kind that has no figure.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,18 @@ def styled() -> AbstractContextManager[None]:
     """The style, for as long as the context lasts; a notebook's own settings stay as they are."""
     settings: Any = {name: v for name, v in mpl.rcParamsDefault.items() if not name.startswith("backend")} | RC
     return mpl.rc_context(settings)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection, which would look at every record and every figure again and again to find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def panels(rows: int, columns: int, width: float = PAGE, height: float = 2.2, **options: Any) -> tuple[Figure, Any]:
