@@ -181,6 +181,14 @@ def test_the_computing_stream_waits_before_it_reads_a_copy_and_before_its_memory
     assert log == [*begun, "computing waits for the copy"]
 
 
+@pytest.mark.parametrize("storage", ["exact", "bfloat16"])
+def test_each_of_several_stores_is_counted(storage):
+    stores = [KeptTensors(storage) for _ in range(5)]
+    for kept in stores:
+        kept["a"], kept["b"] = torch.ones(2), [torch.ones(3)]
+    assert len(list(tensors_in(stores))) == 10
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: copies beside the computation")
 def test_on_a_gpu_what_waited_on_the_cpu_is_unchanged():
     kept, tensors = KeptTensors("cpu"), [torch.randn(1, 4096, 1024, device="cuda") for _ in range(6)]

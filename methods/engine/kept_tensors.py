@@ -191,21 +191,21 @@ class _Copy:
 def tensors_in(value: Any, besides: tuple[type, ...] = ()) -> Iterator[torch.Tensor]:
     """Each tensor on the device that an object, its objects, or nested dicts, lists, tuples and sets refer to, once;
     not those of modules, and of objects of the types `besides`."""
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}
     for found in _found_in(value, seen, besides):
         yield from [found] if isinstance(found, torch.Tensor) else _found_in(found.on_device(), seen, besides)
 
 
 def kept_in(value: Any, besides: tuple[type, ...] = ()) -> list[KeptTensors]:
     """The `KeptTensors` that an object refers to in the same way."""
-    return [found for found in _found_in(value, set(), besides) if isinstance(found, KeptTensors)]
+    return [found for found in _found_in(value, {}, besides) if isinstance(found, KeptTensors)]
 
 
-def _found_in(value: Any, seen: set[int], besides: tuple[type, ...]) -> Iterator[Any]:
-    """Each tensor, and each `KeptTensors` as a whole."""
+def _found_in(value: Any, seen: dict[int, Any], besides: tuple[type, ...]) -> Iterator[Any]:
+    """Each tensor, and each `KeptTensors` as a whole. seen: by their ids, which they keep while they are in it."""
     if id(value) in seen or isinstance(value, (torch.nn.Module, str, *besides)):
         return
-    seen.add(id(value))
+    seen[id(value)] = value
     if isinstance(value, (torch.Tensor, KeptTensors)):
         yield value
     elif isinstance(value, (list, tuple, set)):
