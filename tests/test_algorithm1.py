@@ -21,10 +21,10 @@ MODELS = ("tiny_wan", "tiny_hunyuan", "tiny_cogvideox", "tiny_opensora")
 SIZE = ("model.sampling.height=64", "model.sampling.width=80")
 FRAMES = {"tiny_opensora": 17}  # the fewest that its schedule knows; the others' nine are three latent frames
 CASES = [  # method, alpha (section 4.1, and one that reuses much), steps
-    ("precisecache_base", 0.5, 50),
-    ("precisecache_base", 0.5, 30),
-    ("precisecache_turbo", 0.7, 30),
-    ("precisecache method.alpha=2", 2.0, 30),
+    ("precisecache_base", 0.5, 24),
+    ("precisecache_base", 0.5, 16),
+    ("precisecache_turbo", 0.7, 16),
+    ("precisecache method.alpha=2", 2.0, 16),
 ]
 PROMPT = "a small yellow triangle moving quickly down on a striped white background"
 

@@ -8,7 +8,7 @@ from diffusers.hooks import group_offloading
 
 from methods import AdaCacheConfig, Method, PreciseCacheConfig, SeaCacheConfig, TeaCacheConfig, apply
 
-from .families import FAMILIES
+from .families import SMALL as FAMILIES
 
 LOOKING: dict[str, Method] = {
     "teacache": TeaCacheConfig(**TeaCacheConfig.EAGER),

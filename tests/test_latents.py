@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 from methods import ReplayConfig, apply
 from methods.engine.anatomy import anatomy_of
 from pcbench.calibrate.latents import final_latent
+from pcbench.observe.watch import Seen
 
 from .conftest import STEPS
 from .families import FAMILIES
-from .test_observe_measures import caller_of
+from .test_observe_measures import FamilyCaller, caller_of
+
+
+@functools.cache
+def watched(name: str) -> tuple[FamilyCaller, Seen]:
+    """A family's caller, and its call without a cache: read it only."""
+    caller = caller_of(name)
+    return caller, caller.watch()
 
 
 @pytest.mark.parametrize("name", ["wan", "hunyuan_true_cfg", "cogvideox_2b", "opensora"])
@@ -20,10 +30,9 @@ from .test_observe_measures import caller_of
 )
 @pytest.mark.parametrize("reuse", ["prediction", "extrapolate", "residual", "stack"])
 def test_it_is_the_latent_of_a_replayed_schedule_bit_for_bit(name, actions, reuse):
-    caller, family = caller_of(name), FAMILIES[name]
+    (caller, seen), family = watched(name), FAMILIES[name]
     with apply(caller.pipe, ReplayConfig(actions=actions, reuse=reuse), **family.options):
         expected = family.call(caller.pipe)
-    seen = caller.watch()
     assert torch.equal(final_latent(caller, actions, reuse), expected)
     assert torch.equal(final_latent(caller, actions, reuse, seen.moments), expected)
     assert torch.equal(seen.latents[-1], expected) is ("r" not in actions)
@@ -48,8 +57,7 @@ def test_a_schedule_goes_on_from_another_one_bit_for_bit(name, reuse):
 
 
 def test_known_steps_are_not_computed():
-    caller, ran = caller_of("wan"), []
-    seen = caller.watch()
+    (caller, seen), ran = watched("wan"), []
     hook = caller.pipe.transformer.blocks[0].register_forward_pre_hook(lambda *_: ran.append(1))
     final_latent(caller, "F" * 8 + "rFFr", known=seen.moments)
     hook.remove()
@@ -57,7 +65,7 @@ def test_known_steps_are_not_computed():
 
 
 def test_options_of_the_reuse_arrive_and_wrong_schedules_are_refused():
-    caller = caller_of("wan")
+    caller, seen = watched("wan")
     actions = "FFFrFFrFFrFF"
     held, line = (final_latent(caller, actions, "extrapolate", damping=damping) for damping in (0.0, 1.0))
     assert torch.equal(held, final_latent(caller, actions))
@@ -65,4 +73,4 @@ def test_options_of_the_reuse_arrive_and_wrong_schedules_are_refused():
     with pytest.raises(ValueError, match="must begin with F"):
         final_latent(caller, "r" * STEPS)
     with pytest.raises(ValueError, match="3 actions for 12 steps"):
-        final_latent(caller, "FrF", known=caller.watch().moments)
+        final_latent(caller, "FrF", known=seen.moments)

@@ -41,7 +41,7 @@ def test_blockcache_memory(model, size, gib):
     Rounded to float8 half of that and a scale a token; on the CPU all that will be reused, with one in two places.
     """
     words = [f"model.sampling.{name}={n}" for name, n in zip(("frames", "height", "width"), size, strict=True)]
-    words.append("model.sampling.steps=12")  # what is kept at once does not depend on how many follow
+    words.append("model.sampling.steps=6")  # what is kept at once does not depend on how many follow
     recipe = run_of(model, "precisecache_flash", *words).recipe
     family, config = backbones.family(recipe.backbone), backbones.transformer_config(recipe.backbone)
     anatomy, shapes = anatomy_for(family.TRANSFORMER, config), family.arguments(recipe, config)
