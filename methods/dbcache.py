@@ -68,7 +68,7 @@ class DBCacheConfig(Cache):
     steps_computation_policy: str = "dynamic"
 
     NAME: ClassVar[str] = "dbcache"
-    TRADEOFF: ClassVar = Tradeoff("residual_diff_threshold", 1e-5, 100.0)
+    TRADEOFF: ClassVar = Tradeoff("residual_diff_threshold", 1e-5, 0.999)
     INERT: ClassVar[dict[str, Any] | None] = {
         "residual_diff_threshold": 0.0,
         "steps_computation_policy": "dynamic",

@@ -120,9 +120,13 @@ def pytest_collection_modifyitems(items) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Half a million objects of imports are there to stay: no garbage collection needs to look at them again."""
+    """Half a million objects of imports are there to stay: no garbage collection needs to look at them again.
+
+    And fewer collections of what tests make, nearly all of which is freed without: they took a twentieth of the time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_report_teststatus(report) -> tuple[str, str, str] | None:

@@ -19,10 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 import methods
 from methods import Method, StepwiseCache, apply
 
+from .conftest import STEPS
 from .families import SMALL as FAMILIES
 from .families import Family
 
 SHORT = 4
+FEWER = 8  # of STEPS, which are what this takes where no other generation is compared with; see `fewer`
 CONF = Path(__file__).parents[1] / "conf" / "method"
 
 
@@ -47,10 +49,11 @@ class Counter(TorchFunctionMode):
     """FLOPs of all torch functions called inside, by PyTorch's own formulas, and how often the host waits for them.
 
     FlopCounterMode follows every operator, which takes three times as long as they do; so each function is followed
-    once for each combination of shapes.
+    once for each combination of shapes, and no more if it had no FLOPs.
     """
 
     known: ClassVar[dict[Any, int]] = {}
+    free: ClassVar[set[Any]] = set()  # functions without FLOPs: indexing, sums
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,6 +62,8 @@ class Counter(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.waits += getattr(func, "__name__", "") in WAITS
+        if func in self.free:
+            return func(*args, **kwargs)
         key = func, *map(_shapes, args), *map(_shapes, kwargs.values())
         if key in self.known:
             output = func(*args, **kwargs)
@@ -66,6 +71,8 @@ class Counter(TorchFunctionMode):
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 output = func(*args, **kwargs)
             self.known[key] = counter.get_total_flops()
+            if not self.known[key]:
+                self.free.add(func)
         self.flops += self.known[key]
         return output
 
@@ -184,6 +191,12 @@ class Outcome:
     pipe: Any
     counted: int
     waits: list[int]  # in each transformer call
+
+
+def fewer(method: Method) -> int:
+    """FEWER steps, or as many as the method's schedule is for."""
+    fixed = "dbcache", "fewer_steps", "planned", "replay", "searched"
+    return STEPS if method.NAME in fixed else FEWER
 
 
 @functools.cache

@@ -26,7 +26,18 @@ from methods.engine.method import StepwiseRule
 from methods.engine.reuse import STRATEGIES
 
 from .conftest import STEPS, call
-from .contract_parts import DISTINCT, PRESETS, STEPWISE, Counter, Outcome, outcome, state_of, uncached, working
+from .contract_parts import (
+    DISTINCT,
+    PRESETS,
+    STEPWISE,
+    Counter,
+    Outcome,
+    fewer,
+    outcome,
+    state_of,
+    uncached,
+    working,
+)
 from .families import SMALL as FAMILIES
 
 # One call a branch; both in one; two transformers.
@@ -302,7 +313,7 @@ def test_nan_never_skips_and_its_trace_is_plain_data(preset, family, monkeypatch
         apply(known.pipe, known.method, **known.family.options) as handle,
     ):
         warnings.simplefilter("always")
-        known.family.call(known.pipe)
+        known.family.call(known.pipe, steps=fewer(known.method))
     data = json.loads(json.dumps(handle.trace.to_dict(), allow_nan=False))
     broken = [row.index for row in handle.trace.steps if row.indicator is not None and math.isnan(row.indicator)]
     assert [row["index"] for row in data["steps"] if "indicator" in row.get("not_finite", [])] == broken

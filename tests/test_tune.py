@@ -21,7 +21,7 @@ from pcbench.tune.budget import Budgets
 from pcbench.tune.evidence import Bench, search_on
 from pcbench.tune.search import MOST, Search, UnreachableError
 
-from .contract_parts import CLASSES
+from .contract_parts import CLASSES, PRESETS
 
 SMALL = [
     "model.sampling.steps=8", "model.sampling.frames=5", "model.sampling.height=32", "model.sampling.width=32",
@@ -67,6 +67,15 @@ def test_the_reachable_range_is_that_of_what_the_method_accepts(target):
     search = Search(lambda value: 50 / value, 14, 40, rises=False, values=(14.0, 20.0, 40.0))
     with pytest.raises(UnreachableError, match=r"from 1\.25 to 3\.571 is"):
         search.find(50 / target, 20)
+
+
+@pytest.mark.parametrize("preset", [name for name, method in PRESETS.items() if method.TRADEOFF is not None])
+def test_a_method_accepts_all_that_is_searched(preset):
+    """From one end of the range to the other, in a dozen steps."""
+    tradeoff = PRESETS[preset].TRADEOFF
+    for limit in tradeoff.limits(12):
+        changed = replace(PRESETS[preset], **{tradeoff.field: limit})
+        assert getattr(changed, tradeoff.field) == limit
 
 
 PROTECTED = ["method.protect_first=6", "method.protect_last=3"]
