@@ -71,15 +71,15 @@ class Counter(TorchFunctionMode):
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 output = func(*args, **kwargs)
             self.known[key] = counter.get_total_flops()
-            if not self.known[key]:
+            if not self.known[key] and not any(0 in part for part in key[1:] if isinstance(part, torch.Size)):
                 self.free.add(func)
         self.flops += self.known[key]
         return output
 
     @contextlib.contextmanager
-    def waits_by_call(self, pipe: Any) -> Iterator[list[int]]:
-        """How often the host waits in each call of the pipeline's transformers."""
-        found: list[int] = []
+    def calls_of(self, pipe: Any) -> Iterator[list[tuple[int, int]]]:
+        """The FLOPs of each call of the pipeline's transformers, and how often the host waits in it."""
+        found: list[tuple[int, int]] = []
         modules = [each for each in (pipe.transformer, getattr(pipe, "transformer_2", None)) if each is not None]
         before = [(module, vars(module).get("forward")) for module in modules]
         for module in modules:
@@ -92,11 +92,11 @@ class Counter(TorchFunctionMode):
                 if forward is not None:
                     module.forward = forward
 
-    def _counted(self, forward: Any, found: list[int]) -> Any:
+    def _counted(self, forward: Any, found: list[tuple[int, int]]) -> Any:
         def counted(*args: Any, **kwargs: Any) -> Any:
-            before = self.waits
+            flops, waits = self.flops, self.waits
             output = forward(*args, **kwargs)
-            found.append(self.waits - before)
+            found.append((self.flops - flops, self.waits - waits))
             return output
 
         return counted
@@ -189,8 +189,8 @@ class Outcome:
     latents: torch.Tensor
     trace: methods.Trace
     pipe: Any
-    counted: int
-    waits: list[int]  # in each transformer call
+    macs: int  # counted in the transformer's calls
+    waits: list[int]  # in each of them
 
 
 def fewer(method: Method) -> int:
@@ -224,11 +224,12 @@ def _outcome(preset: str, family: str) -> Outcome | str:
         warnings.simplefilter("ignore")
         counter = Counter()
         try:
-            with apply(pipe, method, **kind.options) as handle, counter.waits_by_call(pipe) as waits, counter:
+            with apply(pipe, method, **kind.options) as handle, counter.calls_of(pipe) as calls, counter:
                 latents = kind.call(pipe)
         except ValueError as error:
             return str(error)
-        return Outcome(kind, handle.method, before, latents, handle.trace, pipe, counter.flops // 2, waits)
+        flops, waits = zip(*calls, strict=True)
+        return Outcome(kind, handle.method, before, latents, handle.trace, pipe, sum(flops) // 2, list(waits))
 
 
 def state_of(pipe) -> tuple:

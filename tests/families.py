@@ -324,7 +324,11 @@ FAMILIES = {
     "opensora": Family("opensora"),
     "vchitect": Family("vchitect", branches=2),
 }
-# A third of the tokens, wider than high, for what is made thousands of times. Open-Sora's are not whole patches either,
-# and LTX-2's pipeline takes whole 32 pixels only.
-_SIZES = {"opensora": {"height": 72, "width": 88}, "ltx2": {"height": 64, "width": 96}}
-SMALL = {name: replace(kind, size=_SIZES.get(name, {"height": 64, "width": 80})) for name, kind in FAMILIES.items()}
+# Few tokens, wider than high, for what is made thousands of times: on Wan and HunyuanVideo a third, where trials and
+# their low frequencies are seen, on the others a tenth. Open-Sora's are not whole patches either, and LTX-2's pipeline
+# takes whole 32 pixels only.
+_SIZES = {"opensora": (40, 56), "ltx2": (32, 64)} | dict.fromkeys(("wan", "wan_ti2v", "hunyuan"), (64, 80))
+SMALL = {
+    name: replace(kind, size=dict(zip(("height", "width"), _SIZES.get(name, (32, 48)), strict=True)))
+    for name, kind in FAMILIES.items()
+}

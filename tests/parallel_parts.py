@@ -8,7 +8,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,13 @@ from pcbench.backbones import shares
 from pcbench.sampling import parallel
 
 from .contract_parts import PRESETS
-from .families import SMALL
+from .families import FAMILIES
 
 STEPS = 8
+# Gloo gathers equal parts alone: the tokens of a video and of its trial are to be halved and quartered. Of Open-Sora it
+# is the frames that are shared, which need not be whole patches.
+SIZES = {"opensora": {"height": 72, "width": 88}}
+KINDS = {name: replace(kind, size=SIZES.get(name, {"height": 64, "width": 80})) for name, kind in FAMILIES.items()}
 SPLIT = ("wan", "hunyuan", "opensora")
 PAPER = ("precisecache_turbo", "precisecache_flash", "teacache", "magcache", "easycache")
 Case = tuple[str, str, str]  # family, preset, and "guided" (cfg_parallel) or how the second process is made to disagree
@@ -65,7 +69,7 @@ FOUR: list[Case] = [*CASES, GUIDED[0], GUIDED[4]]
 
 def pipeline(family: str, heads: int) -> Any:
     """A random pipeline with so many attention heads."""
-    pipe = SMALL[family].pipeline()
+    pipe = KINDS[family].pipeline()
     if heads != pipe.transformer.config.num_attention_heads:
         torch.manual_seed(0)
         pipe.transformer = pipe.transformer.from_config(pipe.transformer.config, num_attention_heads=heads).eval()
@@ -74,7 +78,7 @@ def pipeline(family: str, heads: int) -> Any:
 
 def generate(pipe: Any, family: str, preset: str) -> tuple[torch.Tensor, list[Any], list[Any]]:
     """Final latents, and of each step its action with the transformer's calls, and the blocks it chose to cache."""
-    kind = SMALL[family]
+    kind = KINDS[family]
 
     def padded(**options: Any) -> Any:  # a prompt shorter than its embedding
         if "prompt_attention_mask" in options:

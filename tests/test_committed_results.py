@@ -60,11 +60,15 @@ def stand_ins(root: Path) -> None:
             (place.folder / f"{number}.trace.json").write_text(json.dumps(trace))
 
 
+# To cut a figure's margin off, as Jupyter does, it is drawn twice.
+WHOLE = ('"from pathlib import Path', '"%config InlineBackend.print_figure_kwargs={}\\nfrom pathlib import Path')
+
+
 def run(name: str, results: Path, more: str = "") -> list[dict[str, Any]]:
     """What a notebook shows of these records."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        return execute(results.parents[1] / "notebooks" / name, more=more)
+        return execute(results.parents[1] / "notebooks" / name, WHOLE, more=more)
 
 
 @pytest.fixture(scope="module")

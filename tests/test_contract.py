@@ -152,7 +152,7 @@ def test_one_row_a_step_that_prices_the_counted_macs(ran):
     steps = 6 if ran.method.NAME == "fewer_steps" else STEPS
     assert [row.index for row in ran.trace.steps] == list(range(steps))
     transformer = ran.pipe.transformer
-    assert trace_macs(type(transformer), transformer.config, ran.trace) == pytest.approx(ran.counted, rel=1e-3)
+    assert trace_macs(type(transformer), transformer.config, ran.trace) == pytest.approx(ran.macs, rel=1e-3)
     assert all(row.action in ("full", "partial", "reuse") for row in ran.trace.steps)
 
 

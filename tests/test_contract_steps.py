@@ -271,9 +271,9 @@ def test_guidance_fixed_at_the_start_is_not_read_from_what_becomes_of_the_scale(
 def uncached_waits(family: str) -> list[int]:
     """Waits in each transformer call of a generation without a method."""
     pipe, counter = uncached(family)[0], Counter()
-    with counter.waits_by_call(pipe) as found, counter:
+    with counter.calls_of(pipe) as calls, counter:
         FAMILIES[family].call(pipe)
-    return found
+    return [waits for _, waits in calls]
 
 
 @pytest.mark.parametrize(

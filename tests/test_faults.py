@@ -39,7 +39,7 @@ FAULTS = {
     "empty": lambda world: damage.each(world, (".trace.json",), ("empty",)),
     "flipped": lambda world: damage.each(world, (".safetensors", ".mp4", ".fidelity.json"), ("a bit flipped late",)),
     "folder": lambda world: damage.each(world, (".mp4", "record"), ("a folder",)),
-    "full": lambda world: disks.full(world, every=3),
+    "full": lambda world: disks.full(world, every=6),
     "read-only": disks.read_only,
     "deleted": lambda world: disks.deleted(world, times=1),
     "vanished": lambda world: disks.vanished(world, seconds=1, times=2),

@@ -14,7 +14,7 @@ from ..store.claims import claim
 from .entries import Entry, displayed, of_record, of_sweep
 
 PROJECT = "pcbench"  # unless WANDB_PROJECT says otherwise
-INIT_TIMEOUT = float(os.environ.get("WANDB_INIT_TIMEOUT", "15"))  # seconds, online; W&B's own variable
+INIT_TIMEOUT = 15.0  # seconds, online, unless W&B's own WANDB_INIT_TIMEOUT says otherwise
 FINISH_TIMEOUT = 300.0
 PAUSE = 0.5  # seconds before it is looked again whether another process is done
 
@@ -88,8 +88,9 @@ class Projection:
 
 def _settings_of(wandb: Any) -> Any:
     """Settings that keep W&B quiet, limit its time, and send no more about this machine than the record does."""
+    wait = float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_TIMEOUT))
     return wandb.Settings(
-        silent=True, console="off", init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT,
+        silent=True, console="off", init_timeout=wait, finish_timeout=FINISH_TIMEOUT,
         finish_timeout_raises=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True,
         x_disable_machine_info=True, x_save_requirements=False,
     )  # fmt: skip
