@@ -23,7 +23,7 @@ from .conftest import STEPS
 from .families import SMALL as FAMILIES
 from .families import Family
 
-SHORT = 4
+SHORT = 4  # steps, as many as both of Wan2.2's transformers need
 FEWER = 8  # of STEPS, which are what this takes where no other generation is compared with; see `fewer`
 CONF = Path(__file__).parents[1] / "conf" / "method"
 
@@ -206,9 +206,9 @@ def uncached(family: str) -> tuple[Any, torch.Tensor]:
 
 
 @functools.cache
-def short_uncached(family: str) -> torch.Tensor:
-    """Of a pipeline to which nothing was ever applied, in as many steps as both of Wan2.2's transformers need."""
-    return FAMILIES[family].call(FAMILIES[family].pipeline(), steps=SHORT)
+def untouched(family: str, steps: int) -> torch.Tensor:
+    """Latents of a pipeline to which nothing was ever applied."""
+    return FAMILIES[family].call(FAMILIES[family].pipeline(), steps=steps)
 
 
 def outcome(preset: str, family: str) -> Outcome | str:

@@ -32,9 +32,9 @@ from .contract_parts import (
     distinct,
     fewer,
     outcome,
-    short_uncached,
     state_of,
     uncached,
+    untouched,
     working,
 )
 from .families import SMALL as FAMILIES
@@ -100,7 +100,7 @@ def test_two_calls_equal_two_fresh_ones_and_detached_the_model_is_bitwise_what_i
         after_other = ran.family.call(ran.pipe)
     assert state_of(ran.pipe) == state
     assert all(torch.equal(weights[name], value) for name, value in ran.pipe.transformer.state_dict().items())
-    assert torch.equal(ran.family.call(ran.pipe, steps=SHORT), short_uncached(ran.family.name))
+    assert torch.equal(ran.family.call(ran.pipe, steps=SHORT), untouched(ran.family.name, SHORT))
     assert len(handle.traces) == 2
     assert torch.equal(after_other, ran.latents)  # which were a fresh handle's
     assert not torch.equal(other, ran.latents)
@@ -131,8 +131,8 @@ def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("preset", INERT)
 def test_inert_is_bitwise_uncached(preset, family):
-    inert = INERT[preset]
-    pipe, before = uncached(family)
+    inert, pipe = INERT[preset], uncached(family)[0]
+    steps = fewer(inert)
     try:
         handle = apply(pipe, inert, **FAMILIES[family].options)
     except ValueError as error:
@@ -140,10 +140,10 @@ def test_inert_is_bitwise_uncached(preset, family):
     with handle, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            latents = FAMILIES[family].call(pipe)
+            latents = FAMILIES[family].call(pipe, steps=steps)
         except ValueError as error:
             pytest.skip(f"refused: {error}")
-    assert torch.equal(latents, before)
+    assert torch.equal(latents, untouched(family, steps))
     assert any("never hit" in str(warning.message) for warning in caught) == inert.EXPECTS_REUSE
 
 
@@ -178,16 +178,16 @@ def test_branches_are_isolated(ran):
 
     def answers(negative: float) -> tuple[list[torch.Tensor], list[str]]:
         transformer, generator = ran.pipe.transformer, torch.Generator().manual_seed(3)
-        latents = torch.randn(STEPS, 1, 4, 5, 8, 10, generator=generator).cumsum(0)
+        latents = torch.randn(steps, 1, 4, 5, 8, 10, generator=generator).cumsum(0)
         text, seen = torch.randn(1, 8, 16, generator=generator), []
         extra, behind = EXTRA.get(type(transformer).__name__, {}), transformer.config.in_channels - 4
-        ran.pipe._guidance_scale, ran.pipe._num_timesteps = 4.0, STEPS
-        ran.pipe.scheduler.set_timesteps(STEPS)
+        ran.pipe._guidance_scale, ran.pipe._num_timesteps = 4.0, steps
+        ran.pipe.scheduler.set_timesteps(steps)
         with warnings.catch_warnings(), torch.no_grad(), apply(ran.pipe, method, **ran.family.options) as handle:
             warnings.simplefilter("ignore")
-            for index in range(STEPS):
-                at = {"step_index": index, "num_inference_steps": STEPS, "sigma": 1 - index / STEPS}
-                timestep = torch.tensor([1000.0 * (1 - index / STEPS)])
+            for index in range(steps):
+                at = {"step_index": index, "num_inference_steps": steps, "sigma": 1 - index / steps}
+                timestep = torch.tensor([1000.0 * (1 - index / steps)])
                 for name, words in (("cond", text), ("uncond", torch.full_like(text, negative))):
                     with transformer.cache_context(name, **at):
                         hidden = F.pad(latents[index], (0, 0, 0, 0, 0, 0, 0, behind))
@@ -196,7 +196,7 @@ def test_branches_are_isolated(ran):
                         seen.append(out)
         return seen, [row.action for row in handle.trace.steps]
 
-    method = ran.method
+    method, steps = ran.method, fewer(ran.method)
     if hasattr(method, "guidance"):
         method = dataclasses.replace(method, guidance="cond")
     if hasattr(method, "block_sets"):
@@ -213,13 +213,13 @@ def test_every_reuse_strategy_works_with_every_decision(preset, reuse, family):
         method = dataclasses.replace(STEPWISE[preset], reuse=reuse, damping=0.5)
     except ValueError as error:
         pytest.skip(f"refused: {error}")
-    pipe, before = uncached(family)
+    pipe, steps = uncached(family)[0], fewer(method)
     with warnings.catch_warnings(), apply(pipe, method, **FAMILIES[family].options) as handle:
         warnings.simplefilter("ignore")
-        latents = FAMILIES[family].call(pipe)
+        latents = FAMILIES[family].call(pipe, steps=steps)
     assert handle.trace.reused > 0
     assert latents.isfinite().all()
-    assert not torch.equal(latents, before)
+    assert not torch.equal(latents, untouched(family, steps))
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from .contract_parts import REFUSED
 CONF = Path(__file__).parents[1] / "conf"
 TWINS = sorted(path.stem for path in (CONF / "model").glob("tiny_*.yaml"))
 PRESETS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"replay"})  # which asks for a schedule
-SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=10"]
-# Schedules of 25 steps need fewer here, or more to shorten.
-STEPS = {"uniform": "method.steps=5", "planned": "method.steps=5", "fewer_steps": "model.sampling.steps=26",
-         "searched": "method.actions=FFFrFrrFrF", "searched_budcache": "method.actions=FFFrFrrFrF",
-         "fewer_steps_32": "model.sampling.steps=33", "fewer_steps_37": "model.sampling.steps=38"}  # fmt: skip
+SMALL = ["model.sampling.height=64", "model.sampling.width=64", "model.sampling.steps=8"]
+# Schedules of 25 steps and more need fewer here.
+SHORTENED = ("uniform", "planned", "fewer_steps", "fewer_steps_32", "fewer_steps_37")
+STEPS = dict.fromkeys(SHORTENED, "method.steps=5")
+STEPS |= dict.fromkeys(("searched", "searched_budcache"), "method.actions=FFFrFrrF")
 SHORTEST = {"tiny_opensora": 17, "tiny_cogvideox": 9}  # the fewest frames that its schedule, or its VAE, knows
 AS_IN_THE_CONTRACT = {
     "tiny_wan": "wan",

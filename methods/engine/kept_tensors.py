@@ -188,6 +188,9 @@ class _Copy:
             self.wait()
 
 
+PLAIN = frozenset({bool, float, int, str, type(None)})  # types without tensors
+
+
 def tensors_in(value: Any, besides: tuple[type, ...] = ()) -> Iterator[torch.Tensor]:
     """Each tensor on the device that an object, its objects, or nested dicts, lists, tuples and sets refer to, once;
     not those of modules, and of objects of the types `besides`."""
@@ -203,14 +206,15 @@ def kept_in(value: Any, besides: tuple[type, ...] = ()) -> list[KeptTensors]:
 
 def _found_in(value: Any, seen: dict[int, Any], besides: tuple[type, ...]) -> Iterator[Any]:
     """Each tensor, and each `KeptTensors` as a whole. seen: by their ids, which they keep while they are in it."""
-    if id(value) in seen or isinstance(value, (torch.nn.Module, str, *besides)):
-        return
-    seen[id(value)] = value
-    if isinstance(value, (torch.Tensor, KeptTensors)):
-        yield value
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from _found_in(item, seen, besides)
-    else:
-        for item in (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values():
-            yield from _found_in(item, seen, besides)
+    left, passed_over = [value], (torch.nn.Module, *besides)  # the next is the last; a plan looks at millions
+    while left:
+        value = left.pop()
+        if type(value) in PLAIN or id(value) in seen or isinstance(value, passed_over):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, (torch.Tensor, KeptTensors)):
+            yield value
+        elif isinstance(value, (list, tuple, set)):
+            left.extend(reversed(tuple(value)))
+        else:
+            left.extend(reversed((value if isinstance(value, dict) else getattr(value, "__dict__", {})).values()))
