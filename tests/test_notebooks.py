@@ -6,12 +6,13 @@ Those that show committed records run in tests/test_committed_results.py.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.figures import drawings
+from analysis.figures import KINDS, drawings
 
 from .notebook_parts import execute, needs_kernel, shown
 
@@ -47,6 +48,12 @@ def test_thin_and_stripped(path):
             continue
         assert len([line for line in source.splitlines() if line.strip()]) <= LINES
         assert not any(line.lstrip().startswith(("def ", "class ")) for line in source.splitlines())
+
+
+def test_every_kind_of_figure_is_shown():
+    notebook = json.loads((ROOT / "notebooks" / "figures.ipynb").read_text())
+    named = tuple(re.findall(r'"([a-z][\w-]*)"', "\n".join(code(notebook))))
+    assert [kind.name for kind in KINDS if not kind.name.startswith(named)] == []
 
 
 @needs_kernel
