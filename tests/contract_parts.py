@@ -24,7 +24,7 @@ from .families import SMALL as FAMILIES
 from .families import Family
 
 SHORT = 4  # steps, as many as both of Wan2.2's transformers need
-FEWER = 8  # of STEPS, which are what this takes where no other generation is compared with; see `fewer`
+FEWER = 8  # steps in place of STEPS, for what is compared with none of the generations of `outcome`
 CONF = Path(__file__).parents[1] / "conf" / "method"
 
 

@@ -188,7 +188,7 @@ class _Copy:
             self.wait()
 
 
-PLAIN = frozenset({bool, float, int, str, type(None)})  # types without tensors
+PLAIN = frozenset({bool, float, int, str, type(None)})  # have no tensors; asked first, for they are most of all
 
 
 def tensors_in(value: Any, besides: tuple[type, ...] = ()) -> Iterator[torch.Tensor]:
@@ -206,7 +206,7 @@ def kept_in(value: Any, besides: tuple[type, ...] = ()) -> list[KeptTensors]:
 
 def _found_in(value: Any, seen: dict[int, Any], besides: tuple[type, ...]) -> Iterator[Any]:
     """Each tensor, and each `KeptTensors` as a whole. seen: by their ids, which they keep while they are in it."""
-    left, passed_over = [value], (torch.nn.Module, *besides)  # the next is the last; a plan looks at millions
+    left, passed_over = [value], (torch.nn.Module, str, *besides)  # the next is the last; a plan looks at millions
     while left:
         value = left.pop()
         if type(value) in PLAIN or id(value) in seen or isinstance(value, passed_over):
