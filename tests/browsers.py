@@ -244,4 +244,4 @@ def wait_for(browser: Chromium | Firefox, condition: str, seconds: float = WAIT)
     until = time.monotonic() + seconds
     while not browser.run(condition):
         assert time.monotonic() < until, f"never true: {condition}"
-        time.sleep(0.1)
+        time.sleep(0.02)

@@ -132,17 +132,14 @@ def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
 @pytest.mark.parametrize("preset", INERT)
 def test_inert_is_bitwise_uncached(preset, family):
     inert, pipe = INERT[preset], uncached(family)[0]
-    steps = fewer(inert)
+    steps = inert.INERT.get("steps", fewer(inert))
     try:
         handle = apply(pipe, inert, **FAMILIES[family].options)
     except ValueError as error:
         pytest.skip(f"refused: {error}")
     with handle, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            latents = FAMILIES[family].call(pipe, steps=steps)
-        except ValueError as error:
-            pytest.skip(f"refused: {error}")
+        latents = FAMILIES[family].call(pipe, steps=steps)
     assert torch.equal(latents, untouched(family, steps))
     assert any("never hit" in str(warning.message) for warning in caught) == inert.EXPECTS_REUSE
 
@@ -225,8 +222,8 @@ def test_every_reuse_strategy_works_with_every_decision(preset, reuse, family):
 @pytest.fixture(scope="module")
 def compiled():
     """Of a family's name a pipeline with compiled blocks. To trace them takes seconds, so each is traced once, and
-    for each size of the latent by itself: to trace for all sizes takes thrice as long. After all methods it does
-    without a cache what it did before."""
+    for each size of the latent by itself: to trace for all sizes takes thrice as long. Nor is garbage collected after
+    each, or the speed of its guards measured. After all methods it does without a cache what it did before."""
     pipes: dict[str, Any] = {}
 
     def pipeline(family: str) -> Any:
@@ -236,9 +233,9 @@ def compiled():
                 block.module.compile(backend="eager")
         return pipes[family]
 
-    with torch._dynamo.config.patch(
-        recompile_limit=1000, fail_on_recompile_limit_hit=True, automatic_dynamic_shapes=False
-    ):
+    config = {"fail_on_recompile_limit_hit": True, "automatic_dynamic_shapes": False, "run_gc_after_compile": False}
+    with torch._dynamo.config.patch(recompile_limit=1000, **config), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch._dynamo.guards.profile_guard_manager", lambda *args: 0.0, raising=False)
         yield pipeline
         for family, pipe in pipes.items():
             assert torch.allclose(FAMILIES[family].call(pipe), uncached(family)[1], atol=1e-5)

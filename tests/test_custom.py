@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FlowMatchHeunDiscreteScheduler, WanPipeline
+from huggingface_hub import constants
 
 from pcbench import cli, compose
 from pcbench.backbones import FAMILIES, custom
@@ -20,6 +18,7 @@ from pcbench.cost.estimate import price_of
 from pcbench.cost.macs import PETA
 from pcbench.cost.timesteps import boundary_of
 from pcbench.identity import recipe_id
+from pcbench.runs import anatomy_of
 from pcbench.store import records
 
 from .families import SMALL
@@ -204,25 +203,22 @@ def test_a_sweep_of_methods_is_over_the_custom_model(folders, tmp_path):
     assert [run.recipe.backbone.name for run in runs] == ["my-wan"] * 3
 
 
-def test_a_hub_repository_is_read_at_its_commit(folders, tmp_path):
+def test_a_hub_repository_is_read_at_its_commit(folders, tmp_path, monkeypatch):
     """From the hub's cache, as a download leaves it; no network."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "hub" / "models--someone--Some-Wan"
     shutil.copytree(folders["wan"], cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
-    code = (
-        "from pcbench import compose; from pcbench.runs import anatomy_of\n"
-        "run = compose.run_from(['model=custom', 'model.backbone.source=someone/Some-Wan', 'method=none'])\n"
-        "b = run.recipe.backbone; anatomy_of(b)\n"
-        "print(b.name, b.family, b.source, b.revision, b.transformer['num_layers'], run.recipe.numerics.dtype)\n"
-        "try: compose.run_from(['model=custom', 'model.backbone.source=someone/Else', 'method=none'])\n"
-        "except ValueError as error: print(error)\n"
-    )
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.strip().splitlines()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert constants.HF_HUB_OFFLINE
+    run = compose.run_from(["model=custom", "model.backbone.source=someone/Some-Wan", "method=none"])
+    backbone = run.recipe.backbone
+    assert anatomy_of(backbone).family == "wan"
+    assert (backbone.name, backbone.family, backbone.source) == ("Some-Wan", "wan", "someone/Some-Wan")
+    assert backbone.revision == commit
     layers = json.loads((folders["wan"] / "transformer" / "config.json").read_text())["num_layers"]
-    assert first == f"Some-Wan wan someone/Some-Wan {commit} {layers} bfloat16"
-    assert "someone/Else: model_index.json is neither here nor to be had from the hub" in second
+    assert backbone.transformer["num_layers"] == layers
+    assert run.recipe.numerics.dtype == "bfloat16"
+    with pytest.raises(ValueError, match=r"someone/Else: model_index\.json is neither here nor to be had from the hub"):
+        compose.run_from(["model=custom", "model.backbone.source=someone/Else", "method=none"])

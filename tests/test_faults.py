@@ -42,7 +42,7 @@ FAULTS = {
     "full": lambda world: disks.full(world, every=6),
     "read-only": disks.read_only,
     "deleted": lambda world: disks.deleted(world, times=1),
-    "vanished": lambda world: disks.vanished(world, seconds=1, times=2),
+    "vanished": lambda world: disks.vanished(world, seconds=0.4, times=2),
     "hung": lambda world: launches.hung(world, seed=1),
 }
 

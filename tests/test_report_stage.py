@@ -85,13 +85,13 @@ def test_the_prompt_asked_for_last_is_shown_however_slowly_they_load(page):
     page.run("[0, 1].forEach((i) => { stage.show(sections.box.children[i].prompt); })")
     page.run(ARRIVE)  # the last one first
     wait_for(page, f"{STAGED} && stage.prompt !== sections.box.children[2].prompt")
-    time.sleep(0.5)
+    time.sleep(0.2)
     assert page.run("stage.prompt === sections.box.children[1].prompt")
     for _ in range(2):  # with a prompt on the stage, and without
         page.run("(stage.show(sections.box.children[0].prompt), 0)")
         page.press("Escape")
         page.run(ARRIVE)
-        time.sleep(0.5)
+        time.sleep(0.2)
         assert not page.run("stage.open")
     page.run("(samplesOf = real, 0)")
 

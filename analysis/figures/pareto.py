@@ -16,7 +16,7 @@ from ..load import Bench
 from ..pareto import METRICS, Curve, curves, mean_score, paired, short_names, worst_score
 from ..stats import Interval, bootstrap, interval
 from ..tables.layouts import layout_of
-from . import style
+from . import fewsteps, style
 from .claims import ABOVE_ZERO, Claim, Drawing, NotDrawnError
 from .highlight import DEFAULT, OURS, TARGETS, Options, looks
 from .labels import Line, place
@@ -60,7 +60,7 @@ BY_MACS, BY_SSIM, BY_LATENCY = View(), View(SSIM), View(latency=True)
 
 
 def pareto(bench: Bench, view: View = BY_MACS, options: Options = DEFAULT) -> Drawing:
-    """One view of every curve, in a row of panels for each approach. Open choices have a figure of their own."""
+    """One view of every curve, in a row of panels for each approach. Open choices and fewsteps have their own."""
     found, prompts = _curves(bench, view)
     oracle = options.beside(bench) if view == BY_MACS else []
     best = [(point.speedup, point.psnr) for point in oracle]
@@ -84,7 +84,7 @@ def pareto(bench: Bench, view: View = BY_MACS, options: Options = DEFAULT) -> Dr
 
 def _curves(bench: Bench, view: View) -> tuple[dict[str, Curve], int]:
     """The curves that the view has points of, and the number of prompts."""
-    if layout_of(bench).choices:
+    if layout_of(bench).choices or bench.name in fewsteps.NAMES:  # they have figures of their own
         raise NotDrawnError
     try:
         found, prompts = curves(bench)

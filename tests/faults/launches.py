@@ -24,6 +24,7 @@ from tests import forks
 from .harness import LINE, Child, Tally, World, issue, last
 
 LOCAL = (*LINE, "launcher=local", "workers=2")
+HERE = "hangs-here"  # a file in a results folder: whoever finds it hangs
 
 
 def _claimants(store: Path) -> list[int]:
@@ -80,27 +81,34 @@ def killed(world: World, seed: int, times: int = 4) -> Iterator[Tally]:
 
 def hung(world: World, seed: int, times: int = 2) -> Iterator[Tally]:
     """A worker stands still as a whole (SIGSTOP), or only its working thread, in the middle of a sample. The other one
-    takes over what it had claimed, and the launch ends."""
+    takes over what it had claimed, and the launch ends. Two launches at a time, which mostly wait."""
     tally, chance = Tally("a worker hangs"), random.Random(seed)
     for number in range(times):
-        store, what = world.empty(), ("process", "thread")[number % 2]
-        at = store / "hangs-here"
-        driver = Child(store, lambda at=at: _quick_to_judge(at), LOCAL)  # type: ignore[misc]
-        if what == "process":
-            with suppress(ProcessLookupError):
-                os.kill(at_work(store, driver, chance.uniform(0, world.seconds / 4)), signal.SIGSTOP)
-        else:
-            at.touch()
+        if number % 2 == 0:
+            launches = [_with_a_hang(world, what, chance) for what in ("thread", "process")[: times - number]]
+        what, store, driver = launches.pop(0)
         code, said = driver.wait()
         tally.injected += 1
         if code or not re.search(r"worker \d (had not ended|ended with exit code 75|was ended by signal)", said):
             tally.wrong(f"{what} hung: exit code {code}: {last(said)}")
         if workers(store):
             tally.wrong(f"{what} hung: its worker is still there")
-        at.unlink(missing_ok=True)
+        (store / HERE).unlink(missing_ok=True)
         code, said = issue(store)
         world.judge(tally, store, code, said, f"{what} hung")
         yield tally
+
+
+def _with_a_hang(world: World, what: str, chance: random.Random) -> tuple[str, Path, Child]:
+    """What hangs, and the launch it is of."""
+    store = world.empty()
+    driver = Child(store, lambda: _quick_to_judge(store / HERE), LOCAL)
+    if what == "process":
+        with suppress(ProcessLookupError):
+            os.kill(at_work(store, driver, chance.uniform(0, world.seconds / 4)), signal.SIGSTOP)
+    else:
+        (store / HERE).touch()
+    return what, store, driver
 
 
 def _quick_to_judge(at: Path) -> None:
