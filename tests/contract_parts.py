@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 import methods
 from methods import Method, StepwiseCache, apply
 
-from .conftest import STEPS
+from . import conftest
+from .families import FEW as STEPS
 from .families import SMALL as FAMILIES
 from .families import Family
 
@@ -111,6 +112,16 @@ def _shapes(value: Any) -> Any:
     return value if isinstance(value, str | int) else None
 
 
+def shortened(fields: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a method for STEPS; its own eager and inert ones are for twelve."""
+    found = dict(fields)
+    if actions := found.get("actions"):
+        found["actions"] = actions[: STEPS - 1] + actions[-1]
+    if isinstance(ratios := found.get("ratios"), dict):
+        found["ratios"] = {name: values[:STEPS] for name, values in ratios.items()}
+    return found | ({"steps": STEPS} if found.get("steps") == conftest.STEPS else {})
+
+
 def presets() -> dict[str, Method]:
     """Every preset of conf/method, made eager."""
     found = {}
@@ -118,7 +129,7 @@ def presets() -> dict[str, Method]:
         fields = yaml.safe_load(path.read_text())
         (name,) = (each.removeprefix("_") for each in fields.pop("defaults") if each not in ("_self_",))
         cls = CLASSES[name]
-        found[path.stem] = cls(**{**fields, **cls.EAGER})
+        found[path.stem] = cls(**shortened({**fields, **cls.EAGER}))
     return found
 
 

@@ -40,14 +40,15 @@ class Family:
     branches: int = 1
     options: dict[str, Any] = field(default_factory=dict)  # of apply()
     size: dict[str, int] = field(default_factory=dict)  # height and width in pixels, if not the usual ones
+    steps: int = STEPS
 
     def pipeline(self, seed: int = 0) -> Any:
         """A fresh random pipeline; the same seed gives the same weights."""
         return MAKERS[self.name](seed)
 
-    def call(self, pipe: Any, prompt: int = 0, seed: int = 0, steps: int = STEPS, **options: Any) -> torch.Tensor:
+    def call(self, pipe: Any, prompt: int = 0, seed: int = 0, steps: int | None = None, **options: Any) -> torch.Tensor:
         """One generation's final latents. options: more arguments of the pipeline's call."""
-        return CALLS[self.name](pipe, prompt, seed, steps, **{**self.size, **options})
+        return CALLS[self.name](pipe, prompt, seed, steps or self.steps, **{**self.size, **options})
 
 
 def _wan_video_to_video(seed: int) -> WanVideoToVideoPipeline:
@@ -328,7 +329,8 @@ FAMILIES = {
 # their low frequencies are seen, on the others a tenth. Open-Sora's are not whole patches either, and LTX-2's pipeline
 # takes whole 32 pixels only.
 _SIZES = {"opensora": (40, 56), "ltx2": (32, 64)} | dict.fromkeys(("wan", "wan_ti2v", "hunyuan"), (64, 80))
+FEW = 9  # steps; of so many, a strength of 0.75 leaves as many as it is asked for
 SMALL = {
-    name: replace(kind, size=dict(zip(("height", "width"), _SIZES.get(name, (32, 48)), strict=True)))
+    name: replace(kind, size=dict(zip(("height", "width"), _SIZES.get(name, (32, 48)), strict=True)), steps=FEW)
     for name, kind in FAMILIES.items()
 }

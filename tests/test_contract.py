@@ -21,17 +21,19 @@ from methods.engine.anatomy import anatomy_of
 from methods.engine.reuse import STRATEGIES
 from pcbench.cost.macs import trace_macs
 
-from .conftest import MATRIX, STEPS
+from .conftest import MATRIX
 from .contract_parts import (
     DISTINCT,
     PRESETS,
     REFUSED,
     SHORT,
+    STEPS,
     STEPWISE,
     Outcome,
     distinct,
     fewer,
     outcome,
+    shortened,
     state_of,
     uncached,
     untouched,
@@ -59,9 +61,8 @@ EXTRA: dict[str, dict[str, torch.Tensor]] = {
 
 WORKING = pytest.mark.parametrize(("preset", "family"), working())
 BOTH_BRANCHES = [name for name, kind in FAMILIES.items() if kind.branches == 2]
-INERT = distinct(
-    {name: dataclasses.replace(method, **method.INERT) for name, method in DISTINCT.items() if method.INERT is not None}
-)
+HAVE_INERT = {name: method for name, method in DISTINCT.items() if method.INERT is not None}
+INERT = distinct({name: dataclasses.replace(each, **shortened(each.INERT)) for name, each in HAVE_INERT.items()})
 # On Wan all, on the other families one of each kind.
 DECISIONS = [*working(STEPWISE, ["wan"]), *working(["uniform", "precisecache"], sorted({*FAMILIES} - {"wan"}))]
 
@@ -132,7 +133,7 @@ def test_another_pipeline_of_the_transformer_is_answered_as_itself(ran):
 @pytest.mark.parametrize("preset", INERT)
 def test_inert_is_bitwise_uncached(preset, family):
     inert, pipe = INERT[preset], uncached(family)[0]
-    steps = inert.INERT.get("steps", fewer(inert))
+    steps = shortened(inert.INERT).get("steps", fewer(inert))
     try:
         handle = apply(pipe, inert, **FAMILIES[family].options)
     except ValueError as error:

@@ -25,10 +25,11 @@ from methods.engine.core import HOOK_NAME
 from methods.engine.method import StepwiseRule
 from methods.engine.reuse import STRATEGIES
 
-from .conftest import STEPS, call
+from .conftest import call
 from .contract_parts import (
     DISTINCT,
     PRESETS,
+    STEPS,
     STEPWISE,
     Counter,
     Outcome,
@@ -189,11 +190,11 @@ def test_guidance_may_be_switched_off_and_on_in_mid_call(preset, family):
         for off in (0.0, 1.0):
             refused = pytest.raises(ValueError, match="switched on in mid-call")
             with refused if known.method.NAME == "dbcache" else contextlib.nullcontext():
-                known.family.call(known.pipe, callback_on_step_end=guidance({5: off, 8: 4.0}))
+                known.family.call(known.pipe, callback_on_step_end=guidance({4: off, 6: 4.0}))
         assert torch.equal(known.family.call(known.pipe), known.latents)
     to_zero, to_one, _ = handle.traces
     assert rows(to_zero) == rows(to_one)
-    assert all(row.forwards <= 1 and row.trials <= 1 for row in to_zero.steps[6:9])
+    assert all(row.forwards <= 1 and row.trials <= 1 for row in to_zero.steps[5:7])
 
 
 @pytest.mark.parametrize("preset", DISTINCT)
@@ -225,9 +226,9 @@ def test_a_compiled_second_transformer_is_guided_by_its_own_scale():
 def test_a_branch_that_comes_back_is_computed():
     family = FAMILIES["wan"]
     pipe = family.pipeline()
-    with apply(pipe, ReplayConfig(actions="FFrrrrrrrrrr")) as handle:
+    with apply(pipe, ReplayConfig(actions="FFrrrrrrr")) as handle:
         family.call(pipe, callback_on_step_end=guidance({3: 1.0, 6: 4.0}))
-    assert [row.forwards for row in handle.trace.steps] == [2, 2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert [row.forwards for row in handle.trace.steps] == [2, 2, 0, 0, 0, 0, 0, 2, 0]
 
 
 @pytest.mark.parametrize("family", ["wan", "wan_two"])
@@ -250,8 +251,8 @@ def test_what_is_computed_was_decided_to_be(preset, reuse, family, monkeypatch):
     pipe = FAMILIES[family].pipeline()
     with warnings.catch_warnings(), apply(pipe, method) as handle:
         warnings.simplefilter("ignore")
-        FAMILIES[family].call(pipe, callback_on_step_end=guidance({3: 1.0, 8: 4.0}))
-    assert handle.trace.steps[9].action == "full"
+        FAMILIES[family].call(pipe, callback_on_step_end=guidance({3: 1.0, 6: 4.0}))
+    assert handle.trace.steps[7].action == "full"
     assert {row.index for row in handle.trace.steps if row.action != "reuse"} == computed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pcbench.config import Backbone, Numerics, Recipe, Sampling
 from .conftest import STEPS
 from .families import SMALL
 
-FAMILY = SMALL["hunyuan15"]
+FAMILY = replace(SMALL["hunyuan15"], steps=STEPS)
 EAGER = PreciseCacheConfig(**{**PreciseCacheConfig.EAGER, "guidance": "guided"})
 
 

@@ -15,10 +15,10 @@ from methods.engine.reuse import STRATEGIES
 from pcbench import backbones
 from pcbench.compose import run_from
 
-from .contract_parts import DISTINCT, PRESETS, REFUSED
+from .contract_parts import DISTINCT, PRESETS, REFUSED, STEPS
 from .ltx2_parts import GUIDED, PLAIN, both_of, small_ltx2_pipeline, transformer
 
-SIZE = {"height": 64, "width": 96}
+SIZE = {"height": 64, "width": 96, "steps": STEPS}
 WORKING = sorted(name for name in DISTINCT if "ltx2" not in REFUSED.get(name, set()))
 
 

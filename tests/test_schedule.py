@@ -8,10 +8,11 @@ import torch
 from methods import FewerStepsConfig, UniformConfig, apply
 
 from .conftest import STEPS, call
+from .families import FEW
 from .families import SMALL as FAMILIES
 
 
-@pytest.mark.parametrize("steps", [2, 5, 12])
+@pytest.mark.parametrize("steps", [2, 5, FEW])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fewer_steps_is_the_pipeline_asked_for_fewer(family, steps):
     """In everything that depends on the number of steps: the schedule, and a guidance scale that follows it."""
@@ -26,7 +27,7 @@ def test_fewer_steps_is_the_pipeline_asked_for_fewer(family, steps):
             assert torch.equal(kind.call(pipe, **dynamic), expected)
             assert len(handle.trace.steps) == steps
     kind.call(pipe)
-    assert len(pipe.scheduler.timesteps) >= STEPS
+    assert len(pipe.scheduler.timesteps) >= FEW
 
 
 @pytest.mark.parametrize("given", [{"sigmas": [1.0, 0.5]}, {"timesteps": [999, 500]}])

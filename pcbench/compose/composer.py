@@ -46,15 +46,22 @@ def _composed(choices: Choices) -> tuple[DictConfig, str]:
     A model, a method and prompts are files by themselves: they are put into what the rest composes to, unless an
     experiment sets values of that group.
     """
-    fixed = frozenset().union(*(groups_set_by(name) for group, name in choices if group == EXPERIMENT))
-    own = {group: name for group, name in choices if group in GROUPS.keys() - fixed and name in names(group)}
+    own, rest = _files(choices)
     if not own:
         return _composed_by_hydra(choices)
-    rest, method = _composed(tuple(each for each in choices if each[0] not in own))
-    config = copy.deepcopy(rest)
+    base, method = _composed(rest)
+    config = copy.deepcopy(base)
     with open_dict(config):
         config.update({group: choice(group, name) for group, name in own.items()})
     return config, own.get("method", method)
+
+
+@functools.cache
+def _files(choices: Choices) -> tuple[dict[str, str], Choices]:
+    """The choices of a model, a method and prompts that are files by themselves, by group; and all other choices."""
+    fixed = frozenset().union(*(groups_set_by(name) for group, name in choices if group == EXPERIMENT))
+    own = {group: name for group, name in choices if group in GROUPS.keys() - fixed and name in names(group)}
+    return own, tuple(each for each in choices if each[0] not in own)
 
 
 def _composed_by_hydra(choices: Choices) -> tuple[DictConfig, str]:
@@ -92,25 +99,24 @@ class Composer:
             choices = {o.key_or_group: chosen(o) for o in combination if is_choice(o)}
             yield Request(tuple(choices.items()), tuple(o for o in combination if not is_choice(o)))
 
-    def base(self, request: Request) -> tuple[DictConfig, str]:
-        """The config that the request's choices compose to, before single values are set, and its method's name."""
-        return _composed(request.choices)
-
     def config(self, request: Request) -> DictConfig:
         """The request's config, equal to what `hydra.compose` returns for its words."""
-        config = copy.deepcopy(self.base(request)[0])
+        config = copy.deepcopy(_composed(request.choices)[0])
         _apply(request.values, config)
         refuse_unknown(config)
         return config
 
     def settings(self, request: Request) -> Settings:
         """The request's options that belong to no group."""
-        own = tuple(value for value in request.values if room(value) not in GROUPS)
         if not all(map(is_plain, request.values)):
             return self._settings(self.config(request))
-        key = (request.choices, identity(own))
+        own = tuple(value for value in request.values if room(value) not in GROUPS)
+        _, choices = _files(request.choices)  # the files have no say in this
+        key = (choices, identity(own))
         if key not in self._parts:
-            self._parts[key] = self._settings(self.config(Request(request.choices, own)))
+            config, _ = _composed(choices)
+            with _set(config, own):
+                self._parts[key] = self._settings(config)
         return self._parts[key]
 
     @staticmethod
@@ -120,7 +126,8 @@ class Composer:
 
     def part(self, request: Request, group: str) -> tuple[Any, dict[str, Any]]:
         """A group's choice with the values set on it, as a dataclass; and the fields whose values changed."""
-        base = self.base(request)[0][group]
+        files, rest = _files(request.choices)
+        base = choice(group, files[group]) if group in files else _composed(rest)[0][group]
         if not all(map(is_plain, request.values)):  # a value may reach across groups: compose the whole config
             node = self.config(request)[group]
             return _typed(node, group), {key: _plain(node, key) for key in node if node[key] != base[key]}
@@ -135,7 +142,8 @@ class Composer:
     def run(self, request: Request) -> Run:
         """The request's run, checked. Raises RefusedError if its method refuses its backbone."""
         (model, _), (method, changed), (prompts, _) = (self.part(request, group) for group in GROUPS)
-        name = label(self.base(request)[1], method, changed)
+        files, rest = _files(request.choices)
+        name = label(files.get("method") or _composed(rest)[1], method, changed)
         said = {group for group, _ in request.choices} | {value.key_or_group for value in request.values}
         read = self._read(prompts, model.backbone, asked=bool(said & {"prompts", "prompts.file"}))
         run = run_of(name, model, method, *read, prompts.seeds, self.settings(request))

@@ -57,6 +57,7 @@ def choice(group: str, name: str) -> DictConfig:
     known = {"_model": Model, "_prompts": Prompts, **schemas()}
     node = OmegaConf.structured(known[base]) if base in known else copy.deepcopy(choice(group, base))
     node.merge_with(data)
+    OmegaConf.set_struct(node, True)  # as Hydra sets it
     return node
 
 
