@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from pcbench import cli, compose, summary
 from pcbench.identity import sample_key
 from pcbench.job import job_of
 
+from . import forks
 from .faults.harness import Child
 
 ROOT = Path(__file__).parents[1]
@@ -129,8 +129,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(words, tmp_path, capsys):
 
 
 def test_a_bad_line_from_the_shell_shows_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "pcbench", "method.alpah=1", f"results={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forks.module(["pcbench", "method.alpah=1", f"results={tmp_path}"], ROOT)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip() == "pcbench: unknown option 'alpah' of PreciseCacheConfig: did you mean 'alpha'?"
 

@@ -61,7 +61,7 @@ def stand_ins(root: Path) -> None:
 
 
 # To cut a figure's margin off, as Jupyter does, it is drawn twice. The stand-ins are one video: it is read once.
-FASTER = """%config InlineBackend.print_figure_kwargs={}
+FASTER = """%config InlineBackend.print_figure_kwargs={"dpi": 25}
 import functools, gc
 from analysis.figures import strips
 frames = functools.cache(strips._frames)

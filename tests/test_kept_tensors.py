@@ -22,7 +22,7 @@ from .families import SMALL as FAMILIES
 
 KEEPERS = {
     name: PRESETS[name] for name in DISTINCT if isinstance(PRESETS[name], Cache) and PRESETS[name].keeps_blocks
-} | {"replay_stack": ReplayConfig(actions="FFrFrrFrrFrr", reuse="stack")}
+} | {"replay_stack": ReplayConfig(actions="FFrFrrFrr", reuse="stack")}
 ROUNDED = {"bfloat16": 2**-7, "float8": 0.1}  # largest error to expect, as a share of the exact latents' norm
 
 
@@ -33,10 +33,11 @@ def ran(preset: str, family: str, storage: str) -> tuple[torch.Tensor, list[str]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with apply(pipe, dataclasses.replace(KEEPERS[preset], kept=storage), **FAMILIES[family].options) as handle:
-                latents = FAMILIES[family].call(pipe)
+            handle = apply(pipe, dataclasses.replace(KEEPERS[preset], kept=storage), **FAMILIES[family].options)
         except ValueError as error:
             return str(error)
+        with handle:
+            latents = FAMILIES[family].call(pipe)
     return latents, [row.action for row in handle.trace.steps]
 
 
