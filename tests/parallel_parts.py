@@ -27,7 +27,7 @@ from pcbench.sampling import parallel
 from .contract_parts import PRESETS
 from .families import FAMILIES
 
-STEPS = 8
+STEPS = 6
 # Gloo gathers equal parts alone: the tokens of a video and of its trial are to be halved and quartered. Of Open-Sora it
 # is the frames that are shared, which need not be whole patches.
 SIZES = {"opensora": {"height": 72, "width": 88}}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from methods import PreciseCacheConfig, apply
+from methods.engine.kept_tensors import tensors_in
 from methods.precisecache import PreciseCache
 
 from .families import FAMILIES
@@ -119,7 +120,8 @@ def test_only_what_is_reused_is_kept(family):
     """Memory of BlockCache: branches x round(rate x blocks) residuals of all tokens, in the model's dtype."""
     _, _, rule, seen, paths = recorded(family)
     assert isinstance(rule, PreciseCache)
-    held = sum(tensor.numel() * tensor.element_size() for tensor in rule.held_inside())
+    kept = tensors_in([each.on_device() for each in rule.held_inside()])
+    held = sum(tensor.numel() * tensor.element_size() for tensor in kept)
     hidden, text, output = next(iter(seen.values()))
     one = (hidden.numel() + (text.numel() if isinstance(output, tuple) else 0)) * hidden.element_size()
     assert held == FAMILIES[family].branches * round(RATE * len(paths)) * one

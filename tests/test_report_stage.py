@@ -124,9 +124,9 @@ def test_a_crop_is_shared_by_all_videos_and_a_link_restores_the_view(page, tmp_p
 
 def test_a_crop_is_saved_as_a_picture_where_a_server_gives_the_page(page, report):
     staged(page)
-    for _ in range(20):  # a busy machine may have no frame yet
+    for _ in range(100):  # a busy machine may have no frame yet
         page.press("p")  # opened from disk: Firefox saves it, Chromium may not
-        time.sleep(1)
+        time.sleep(0.2)
         if said := page.run("/^saved |python -m http.server/.test(stage.said.textContent)"):
             break
     assert said

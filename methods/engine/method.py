@@ -18,7 +18,7 @@ import torch
 from .anatomy import Anatomy, Size
 from .denoiser import Denoiser, ModuleCall
 from .kept import Reuse
-from .kept_tensors import STORAGES, kept_in, tensors_in
+from .kept_tensors import STORAGES, KeptTensors, kept_in, tensors_in
 from .numbers import check_plain
 from .reuse import STRATEGIES, strategy
 from .trace import Step
@@ -48,13 +48,10 @@ class Rule:
         """The tensors kept on the device from one step for later ones, each once: all that attributes refer to."""
         return tensors_in(self, besides=(Method, Denoiser))
 
-    def held_inside(self) -> Iterator[torch.Tensor]:
-        """Those of them that come from inside the transformer: where processes share a video, of their own tokens."""
-        return tensors_in([kept.on_device() for kept in kept_in(self, besides=(Method, Denoiser))])
-
-    def waiting(self) -> Iterator[torch.Tensor]:
-        """The tensors kept on the CPU instead, each once (`Cache.kept`)."""
-        return tensors_in([kept.on_cpu() for kept in kept_in(self, besides=(Method, Denoiser))])
+    def held_inside(self) -> list[KeptTensors]:
+        """Those of them that come from inside the transformer, on the device or the CPU (`Cache.kept`): where processes
+        share a video, each has those of its own tokens."""
+        return kept_in(self, besides=(Method, Denoiser))
 
 
 @dataclass(frozen=True)

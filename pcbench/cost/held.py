@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from methods.engine.anatomy import Anatomy, Size
-from methods.engine.kept_tensors import KeptTensors
+from methods.engine.kept_tensors import KeptTensors, tensors_in
 from methods.engine.method import Rule
 
 
@@ -25,10 +25,15 @@ class Held:
         if self.seen == KeptTensors.additions and not between_steps:
             return
         self.seen = KeptTensors.additions
-        inside, waiting = (sum(_bytes_held(found, self.scale)) for found in (rule.held_inside(), rule.waiting()))
+        kept = rule.held_inside()
+        inside = self._bytes(tensors_in([each.on_device() for each in kept]))
+        waiting = self._bytes(tensors_in([each.on_cpu() for each in kept]))
         self.inside, self.waiting = max(self.inside, inside), max(self.waiting, waiting)
         if between_steps:
-            self.whole = max(self.whole, sum(_bytes_held(rule.held(), self.scale)) - inside)
+            self.whole = max(self.whole, self._bytes(rule.held()) - inside)
+
+    def _bytes(self, tensors: Iterable[torch.Tensor]) -> int:
+        return sum(_bytes_held(tensors, self.scale))
 
 
 def _bytes_held(tensors: Iterable[torch.Tensor], scale: Callable[[torch.Tensor], int]) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -24,14 +25,20 @@ def anatomy_for(kind: type, config: Mapping[str, Any], model: str = "", revision
     name = kind.__name__
     if name not in Anatomy.KNOWN:
         raise TypeError(f"no caching method knows {name}; supported transformers: {', '.join(Anatomy.KNOWN)}")
-    declared = inspect.signature(kind).parameters.items()
-    config = {**{key: item.default for key, item in declared if item.default is not item.empty}, **config}
+    config = {**_defaults(kind), **config}
     patch = config["patch_size"]
     if isinstance(patch, int):
         patch = (config.get("patch_size_t") or 1, patch, patch)
     frames, height, width = patch
     anatomy = Anatomy.KNOWN[name]
     return anatomy(anatomy.FAMILY, (frames, height, width), config, model, revision)
+
+
+@functools.cache
+def _defaults(kind: type) -> dict[str, Any]:
+    """Of a class's arguments. Shared: read it only."""
+    declared = inspect.signature(kind).parameters.items()
+    return {name: item.default for name, item in declared if item.default is not item.empty}
 
 
 def anatomy_of(transformer: Any) -> Anatomy:
