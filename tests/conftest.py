@@ -11,6 +11,7 @@ import ctypes
 import gc
 import itertools
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,12 +93,12 @@ def call(
 SLOW = {
     f"test_{name}.py"
     for name in (
-        "algorithm1", "backbones", "block_cache", "calibrate", "cli", "clock", "clone", "committed_results", "compose",
-        "contract_steps", "dbcache", "experiments", "failures", "faults", "figures", "fuzz", "group_offload",
-        "image_pipelines", "latency", "launch", "launch_cluster", "memory", "new_things", "notebooks", "observe",
-        "observe_measures", "paper_check", "parallel", "plan", "planned_memory", "presets", "report", "report_browser",
-        "report_stage", "sharing", "stages", "tiny_training", "tiny_world", "tracking", "twins", "vbench", "vbench_cli",
-        "vbench_real", "wheel",
+        "algorithm1", "backbones", "block_cache", "calibrate", "cli", "clock", "clone", "committed_results", "compared",
+        "compose", "contract_steps", "custom", "dbcache", "experiments", "failures", "faults", "figures", "fuzz",
+        "group_offload", "image_pipelines", "latency", "launch", "launch_cluster", "memory", "new_things", "notebooks",
+        "observe", "observe_measures", "paper_check", "parallel", "pictures", "plan", "planned_memory", "presets",
+        "report", "report_browser", "report_stage", "sharing", "stages", "tiny_training", "tiny_world", "tracking",
+        "tune", "twins", "vbench", "vbench_cli", "vbench_real", "wheel",
     )
 }  # fmt: skip
 
@@ -105,20 +106,25 @@ SLOW = {
 PRICING = {"test_experiments.py", "test_paper_check.py", "test_plan.py"}  # price many of the same recipes
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items) -> None:
-    """Order the tests so that what shares generations, prices, or a file's fixtures, is together.
+def family_of(item: pytest.Item) -> str | None:
+    return item.callspec.params.get("family") if hasattr(item, "callspec") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items) -> Iterator[None]:
+    """Mark what is slow; order the tests so that what shares generations, prices, or a file's fixtures, is together.
 
     A process of pytest-xdist begins with a stretch of them and makes what they share once; one that has run out of work
     takes over the rest of another's.
     """
+    for item in items:
+        if item.path.name in SLOW or (item.path.name == "test_contract.py" and family_of(item) not in (None, "wan")):
+            item.add_marker(pytest.mark.slow)
+    yield  # here pytest leaves out what is not asked for
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
         file = "pricing" if item.path.name in PRICING else item.path.name
-        groups.setdefault(file if family is None else family, []).append(item)
-        if item.path.name in SLOW or (item.path.name == "test_contract.py" and family not in (None, "wan")):
-            item.add_marker(pytest.mark.slow)
+        groups.setdefault(family_of(item) or file, []).append(item)
     items[:] = itertools.chain(*groups.values())
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from . import forks
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted(p for package in ("analysis", "methods", "pcbench") for p in (ROOT / package).rglob("*.py"))
 NAMES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
@@ -145,6 +147,13 @@ def test_no_file_is_too_long_and_no_function():
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef) and (path.name, node.name) != ("pipeline.py", "__call__"):
                 assert node.end_lineno - node.lineno < 60, (path, node.name)
+
+
+def test_make_test_fast_leaves_out_what_is_slow():
+    files = ["tests/test_fuzz.py", "tests/test_layering.py"]
+    done = forks.module(["pytest", "--collect-only", "-m", "not slow", "-n", "0", *files], ROOT, ROOT)
+    assert "test_layering.py" in done.stdout, done.stderr
+    assert "test_fuzz.py" not in done.stdout
 
 
 def test_analysis_never_loads_torch():
