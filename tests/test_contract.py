@@ -2,7 +2,7 @@
 
 A preset that refuses a family must say why in one line; anything else must keep the whole contract. The matrix is
 printed at the end of the test run. Settings come from the method's own `EAGER` (reuses within a dozen steps on random
-weights) and `INERT` (never reuses).
+weights) and `INERT` (never reuses), those for twelve steps cut to the nine that are generated here.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def _composed(choices: Choices) -> tuple[DictConfig, str]:
 
 @functools.cache
 def _files(choices: Choices) -> tuple[dict[str, str], Choices]:
-    """The choices of a model, a method and prompts that are files by themselves, by group; and all other choices."""
+    """The choices of a model, a method and prompts that are files by themselves, by group; and all other choices.
+    Shared: read them only."""
     fixed = frozenset().union(*(groups_set_by(name) for group, name in choices if group == EXPERIMENT))
     own = {group: name for group, name in choices if group in GROUPS.keys() - fixed and name in names(group)}
     return own, tuple(each for each in choices if each[0] not in own)
