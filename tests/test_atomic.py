@@ -139,6 +139,15 @@ def test_a_damaged_record_is_a_line_and_the_others_count(tmp_path, capsys, text)
         benches(tmp_path)
 
 
+def test_a_copy_of_a_record_is_a_line_and_counts_once(tmp_path, capsys):
+    folder = tmp_path / "records" / "m" / "tiny_wan"
+    for name, each in {"a": record("none"), "b": record("uniform", speedup=2.0, psnr=30.0)}.items():
+        write_record(folder / f"{name}.json", each)
+    (folder / "b (copy).json").write_bytes((folder / "b.json").read_bytes())
+    assert len(list(records(tmp_path))) == 2
+    assert "left out, a copy" in capsys.readouterr().err
+
+
 def test_a_records_checksum_is_of_all_but_measured_times(tmp_path):
     path, data = tmp_path / "r.json", record("uniform", speedup=2.0, psnr=30.0)
     write_record(path, data)

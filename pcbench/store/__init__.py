@@ -164,16 +164,24 @@ def _complain(line: str) -> None:
 
 
 def records(results: Path, say: Callable[[str], None] = _complain) -> Iterator[dict[str, Any]]:
-    """Every record under a results folder, in order of path. A damaged one is left out, and reported in one line."""
+    """Every record under a results folder, in order of path. A damaged one, or a copy of another in the same folder,
+    is left out, and reported in one line."""
+    seen: dict[tuple[Path, str], Path] = {}
     for path in sorted((results / "records").glob("*/*/*.json")):
         if path.name.startswith("."):
             continue
         try:
-            yield read_record(path)
+            record = read_record(path)
         except (FileNotFoundError, DamagedError) as error:
             say(
                 f"left out, a damaged record: {path}: {error}; the command that made it makes it again from its samples"
             )
+            continue
+        first = seen.setdefault((path.parent, record["id"]), path)
+        if first == path:
+            yield record
+        else:
+            say(f"left out, a copy: {path} holds the record of the same recipe as {first.name}; delete one of them")
 
 
 @dataclass(frozen=True)
