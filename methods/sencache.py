@@ -40,9 +40,9 @@ class SenCacheConfig(StepwiseCache):
     threshold_first: the bound in the first fifth of the steps, `first_share`; None is official (Wan 0.045, CogVideoX
         0.005).
     max_skip: K, most steps reused in a row; None is official (Wan 3, CogVideoX 10).
-    sensitivity: by noise level ("levels", from 0 to 1), how much a prediction changes with the latent ("latent": norm
-        of the change over norm of the latent's) and with the level ("level": root mean square of the change over the
-        level's). The nearest level to that of the last computed step counts. None is the backbone's measured
+    sensitivity: by time ("levels": timesteps from 0 to 1, for flow matching the noise levels), how much a prediction
+        changes with the latent ("latent": norm of the change over norm of the latent's) and with the time ("level":
+        root mean square of the change over the time's). The row nearest the last computed step's counts. None is the backbone's measured
         calibration: the authors' own tables are not in their repository.
     protect_last: None is official: 1 on CogVideoX, 0 elsewhere.
 
@@ -55,8 +55,8 @@ class SenCacheConfig(StepwiseCache):
     calibration holds for every size.
 
     The first branch of a step, the conditional one, decides and the other follows. Deviations from the official code:
-    the change of the noise level stands for that of the timestep, its thousandfold; Wan's code counts the first fifth
-    in calls, so it may be one step longer.
+    time runs from 0 to 1, timesteps to 1000; Wan's code counts the first fifth in calls, so it may be one step
+    longer.
     """
 
     threshold: float | None = None
@@ -127,21 +127,20 @@ class SenCache(StepwiseRule):
     def __init__(self, config: SenCacheConfig) -> None:
         super().__init__(config)
         self.latent: torch.Tensor | None = None  # of the last computed step
-        self.level = 0.0  # of the last computed step
+        self.time = 0.0  # of the last computed step
         self.skipped = 0  # steps in a row
 
     def decide(self, denoiser: Denoiser, step: Step) -> bool:
-        assert step.sigma is not None
-        anatomy, latent = denoiser.anatomy, denoiser.branch.inputs["hidden_states"]
+        anatomy, latent, time = denoiser.anatomy, denoiser.branch.inputs["hidden_states"], denoiser.time
         latent = anatomy.used(anatomy.as_prediction(latent))  # without an image's channels
         if self.latent is not None and not denoiser.must_compute:
-            step.indicator = step.accumulated = self._estimate(latent, step.sigma)
+            step.indicator = step.accumulated = self._estimate(latent, time)
             step.threshold = self._threshold(denoiser)
             few = self.skipped < (self.config.max_skip or 0)
             if step.indicator < step.threshold and few and self.reuse.ready(denoiser):  # never with a NaN
                 self.skipped += 1
                 return False
-        self.latent, self.level, self.skipped = latent, step.sigma, 0
+        self.latent, self.time, self.skipped = latent, time, 0
         return True
 
     def _threshold(self, denoiser: Denoiser) -> float:
@@ -152,11 +151,11 @@ class SenCache(StepwiseRule):
         assert threshold is not None
         return threshold
 
-    def _estimate(self, latent: torch.Tensor, level: float) -> float:
+    def _estimate(self, latent: torch.Tensor, time: float) -> float:
         """Root mean square of the change of the prediction since the last computed step, to first order."""
         assert self.latent is not None
         assert self.config.sensitivity is not None
-        levels, by_latent, by_level = (self.config.sensitivity[name] for name in TABLE)
-        row = int(np.argmin(np.abs(np.array(levels) - self.level)))
+        times, by_latent, by_time = (self.config.sensitivity[name] for name in TABLE)
+        row = int(np.argmin(np.abs(np.array(times) - self.time)))
         moved = float((latent.float() - self.latent.float()).square().mean().sqrt())
-        return by_latent[row] * moved + by_level[row] * abs(level - self.level)
+        return by_latent[row] * moved + by_time[row] * abs(time - self.time)

@@ -12,6 +12,7 @@ import torch
 from methods import apply, sencache
 from methods.calibration import NotCalibratedError
 from methods.engine.anatomy import anatomy_of
+from methods.engine.clock import times
 from methods.sencache import SenCache, SenCacheConfig
 from pcbench.calibrate import sensitivity
 
@@ -76,16 +77,15 @@ def test_the_estimate_by_hand(name):
     config = SenCacheConfig(**WHOLE, protect_last=1)
     with apply(pipe, config, **family.options) as handle:
         calls = inputs_of(pipe, lambda: family.call(pipe))[:: family.branches]
-    computed = 0
+    computed, time = 0, times(pipe.scheduler)
     for i, step in enumerate(handle.trace.steps):
         if i == 0 or i == STEPS - 1:
             assert step.action == "full"
             assert step.indicator is None
             continue
-        before = handle.trace.steps[computed]
-        row = min(range(4), key=lambda k: abs(TABLE["levels"][k] - before.sigma))
+        row = min(range(4), key=lambda k: abs(TABLE["levels"][k] - time[computed]))
         moved = root_mean_square(calls[i]["hidden_states"] - calls[computed]["hidden_states"])
-        expected = TABLE["latent"][row] * moved + TABLE["level"][row] * (before.sigma - step.sigma)
+        expected = TABLE["latent"][row] * moved + TABLE["level"][row] * (time[computed] - time[i])
         assert step.indicator == pytest.approx(expected, rel=1e-4)
         assert (step.action == "reuse") == (expected < 0.1)
         computed = computed if step.action == "reuse" else i
@@ -145,7 +145,7 @@ def test_the_calibration_is_the_change_with_each_argument_alone(name):
     for prompt, seed in ((0, 0), (1, 5)):
         with apply(pipe, SenCacheConfig(**WHOLE, protect_first=STEPS), **family.options) as handle:
             calls = inputs_of(pipe, lambda p=prompt, s=seed: family.call(pipe, p, s))[:: family.branches]
-        levels = [step.sigma for step in handle.trace.steps]
+        levels = times(pipe.scheduler)
 
         def forward(call, **changed):
             with torch.no_grad():

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from diffusers.hooks.hooks import CacheContext
@@ -66,6 +67,7 @@ class Clock:
     _schedule: torch.Tensor | None = None  # the latest call's
     _start: int = 0  # the latest call's first entry in its schedule: above 0 for a strength below 1
     _timesteps: list[float] = field(default_factory=list)  # the schedule's; empty if the call does not follow it
+    _times: list[float] | None = None  # the schedule's, from 1 to 0
     _levels: list[float] | None = None  # the schedule's noise levels
     _scales: tuple[Any, Any] = (None, None)  # guidance at the start of the call, of each transformer
 
@@ -92,7 +94,8 @@ class Clock:
 
     def forget(self) -> None:
         """The pipeline call is over; the next transformer call begins another."""
-        self.index, self.seen, self._last, self._timesteps, self._levels = -1, [], None, [], None
+        self.index, self.seen, self._last = -1, [], None
+        self._timesteps, self._times, self._levels = [], None, None
 
     def read(self, context: CacheContext | None, inputs: Mapping[str, Any]) -> Reading:
         """Where a transformer call is, from its cache context (None: there is none) and its arguments."""
@@ -143,7 +146,8 @@ class Clock:
             self._start = max(now.place - now.step, 0)
         elif not is_resumed:
             self._start = now.place
-        self._timesteps, self._levels = now.schedule.tolist(), noise_levels(self.pipe.scheduler)
+        self._timesteps = now.schedule.tolist()
+        self._times, self._levels = times(self.pipe.scheduler), noise_levels(self.pipe.scheduler)
 
     def start_step(self, now: Reading) -> int:
         """Begin a step and return its index."""
@@ -204,6 +208,11 @@ class Clock:
         """The noise levels of the steps of this call, as in `sigma`. None if the pipeline has no schedule."""
         return None if self._levels is None else self._levels[self._start :]
 
+    def time(self, index: int) -> float | None:
+        """The time at a step of this call, see `times`. None if not known."""
+        place = self._start + index
+        return None if self._times is None or not 0 <= place < len(self._times) else self._times[place]
+
     def timestep(self, index: int) -> float | None:
         """The timestep at a step of this call, without asking the device. None if not known."""
         place = self._start + index
@@ -260,12 +269,12 @@ def _has_plain_guider(pipe: Any) -> bool:
     return type(guider) is ClassifierFreeGuidance and not guider.guidance_rescale
 
 
-def noise_levels(scheduler: Any) -> list[float] | None:
-    """The noise level of every entry of `scheduler.timesteps`, in one unit for all schedulers; None if there is none.
+def times(scheduler: Any) -> list[float] | None:
+    """Every entry of `scheduler.timesteps` as a share of the training steps, from 0 (clean) to 1 (noise); None if there
+    are no such entries.
 
-    It is the timestep as a share of the training steps, from 0 (clean) to 1 (noise). For flow matching that is sigma,
-    which is used directly, as some schedulers round their timesteps. The sigmas of other schedulers have another unit
-    (noise over signal, up to thousands) and are not used.
+    For flow matching that is sigma, which is used directly, as some schedulers round their timesteps. The sigmas of
+    other schedulers have another unit (noise over signal, up to thousands) and are not used.
     """
     timesteps, train = scheduler.timesteps, getattr(scheduler.config, "num_train_timesteps", None)
     if not train or timesteps.ndim != 1:
@@ -277,6 +286,24 @@ def noise_levels(scheduler: Any) -> list[float] | None:
         if all(abs(sigma - share) <= 1.001 / train for sigma, share in zip(exact, shares, strict=True)):
             return exact
     return shares
+
+
+def noise_levels(scheduler: Any) -> list[float] | None:
+    """The noise level of every entry of `scheduler.timesteps`, from 0 (clean) to 1 (noise); None if there is none.
+
+    It is the share of noise in a latent (1 - level) · clean + level · noise. For flow matching that is sigma, and the
+    time. Other schedulers' latents are a · clean + b · noise with a² + b² = 1 (DDIM, DPM, ...; CogVideoX's): over their
+    size a + b, they are such a latent too, of level b / (a + b). Steps of the sampler are as long in this unit as what
+    a prediction of the velocity moves the latent by, but for a factor between 1 and √2; in time they are not.
+    """
+    known, kept = times(scheduler), getattr(scheduler, "alphas_cumprod", None)
+    config = scheduler.config
+    is_flow = getattr(config, "use_flow_sigmas", False) or getattr(config, "prediction_type", None) == "flow_prediction"
+    if known is None or kept is None or is_flow:
+        return known
+    clean, noise = kept.double().cpu().clamp(0, 1).sqrt(), (1 - kept.double().cpu()).clamp(0, 1).sqrt()
+    levels = (noise / (clean + noise)).numpy()
+    return np.interp(scheduler.timesteps.double().cpu().numpy(), np.arange(len(levels)), levels).tolist()
 
 
 def _offset(timestep: torch.Tensor, schedule: torch.Tensor) -> int | None:

@@ -110,6 +110,15 @@ class Denoiser:
         return self.anatomy.timestep(self.transformer, known_inputs)
 
     @property
+    def time(self) -> float:
+        """This step's timestep from 0 to 1, as a share of the training steps; its noise level if it is not known."""
+        known = self.clock.time(self.step.index)
+        if known is None:
+            known = self.step.sigma
+        assert known is not None
+        return known
+
+    @property
     def place(self) -> tuple[int, int | None]:
         """Where in its whole schedule the step is, and how long that is; None if not known.
 

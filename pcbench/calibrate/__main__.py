@@ -7,7 +7,7 @@ finds it. If there is one for the backbone already, that stays as it is and the 
 teacache            the polynomial from the change of the input feature to that of the output between adjacent steps
 teacache_retention  the same for TeaCache's retention steps (Wan alone)
 magcache            the ratios of the block stack's residual between adjacent steps
-sencache            how much a prediction changes with the latent and with the noise level
+sencache            how much a prediction changes with the latent and with the timestep
 planned             inner products of the predictions of all steps, with which schedules are planned
 searched            the errors that LeMiCa's path is drawn through, and BudCache's schedules; its options are
                     search.budgets=[25,20] and more (the fields of `Search` in pcbench/calibrate/search.py)

@@ -1,4 +1,4 @@
-"""How much a prediction changes with the latent and with the noise level: SenCache's table."""
+"""How much a prediction changes with the latent and with the timestep: SenCache's table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from methods.engine.method import Rule
 
 from ..observe.watch import rms
 
-Row = tuple[float, float, float]  # noise level, change with the latent, change with the level
+Row = tuple[float, float, float]  # timestep from 0 to 1, change with the latent, change with the timestep
 
 
 @dataclass(kw_only=True)
@@ -42,18 +42,17 @@ class _Watch(Rule):
         self.before: tuple[float, dict[str, Any], torch.Tensor] | None = None  # level, arguments, prediction
 
     def predict(self, denoiser: Denoiser) -> torch.Tensor:
-        prediction, anatomy, level = denoiser.run(), denoiser.anatomy, denoiser.step.sigma
+        prediction, anatomy, level = denoiser.run(), denoiser.anatomy, denoiser.time
         if anatomy.is_unconditional(denoiser.branch.name):
             return prediction
         inputs, own = denoiser.branch.inputs, prediction
         if denoiser.batched:
             first = anatomy.BATCHED == "cond_first"
             inputs, own = anatomy.part_of_batch(inputs, first), prediction.chunk(2)[0 if first else 1]
-        assert level is not None
         if self.before is not None:
             level_before, arguments, predicted = self.before
             if level == level_before:
-                raise ValueError("sencache: the noise level does not change from step to step")
+                raise ValueError("sencache: the timestep does not change from step to step")
             latent = anatomy.as_prediction(inputs["hidden_states"])
             moved = rms(anatomy.used(latent - anatomy.as_prediction(arguments["hidden_states"])))
             by_latent, by_level = (
@@ -66,10 +65,10 @@ class _Watch(Rule):
 
 
 def measure(pipe: Any, calls: Iterable[Callable[[], Any]]) -> dict[str, Any]:
-    """Mean sensitivities over some uncached calls, by noise level, as plain data.
+    """Mean sensitivities over some uncached calls, by timestep, as plain data.
 
     Between a step and the next, (x, t) and (x', t'): latent: rms(F(x', t) - F(x, t)) / rms(x' - x); level: rms(F(x, t')
-    - F(x, t)) / |t' - t|, levels from 0 to 1; F is the conditional prediction, x the sampler's own latents. The last
+    - F(x, t)) / |t' - t|, timesteps from 0 to 1; F is the conditional prediction, x the sampler's own latents. The last
     step has no next one and no row. Raises ValueError if there is nothing to measure.
 
     The official script (Wan2.1/sensitivity_calculation.py) measures the same at latents made from real videos and
