@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -207,3 +208,22 @@ def test_one_unit_for_all_schedulers():
     ratios = scheduler.sigmas[:-1]
     assert noise_levels(scheduler) == pytest.approx((ratios / (1 + ratios)).tolist(), abs=1e-3)
     assert times(scheduler) == pytest.approx((scheduler.timesteps / 1000).tolist())
+
+
+@pytest.mark.parametrize("name", ["CogVideoXDDIMScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_a_step_is_as_long_as_what_an_error_moves_the_latent_by(name):
+    """But for a factor between 1 and √2, where the latent is divided by the sum of its parts' sizes."""
+    velocity = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    scheduler = getattr(diffusers, name)(**velocity if name.startswith("Cog") else {})
+    scheduler.set_timesteps(12)
+    levels = [*noise_levels(scheduler), 0.0]
+    latent, prediction = torch.randn(2, 1, 4, 2, 8, 8)
+    for index, timestep in enumerate(scheduler.timesteps):
+        there = []
+        for wrong in (0.0, 1.0):
+            scheduler._step_index = index
+            there.append(scheduler.step(prediction + wrong, timestep, latent, return_dict=False)[0])
+        angle = math.atan2(levels[index + 1], 1 - levels[index + 1])
+        size = math.cos(angle) + math.sin(angle) if name.startswith("Cog") else 1.0
+        moved = float((there[1] - there[0]).abs().mean()) / size
+        assert 0.999 < moved / (levels[index] - levels[index + 1]) < math.sqrt(2) + 1e-3
