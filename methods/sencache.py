@@ -42,8 +42,8 @@ class SenCacheConfig(StepwiseCache):
     max_skip: K, most steps reused in a row; None is official (Wan 3, CogVideoX 10).
     sensitivity: by time ("levels": timesteps from 0 to 1, for flow matching the noise levels), how much a prediction
         changes with the latent ("latent": norm of the change over norm of the latent's) and with the time ("level":
-        root mean square of the change over the time's). The row nearest the last computed step's counts. None is the backbone's measured
-        calibration: the authors' own tables are not in their repository.
+        root mean square of the change over the time's). The row nearest the last computed step's counts. None is the
+        backbone's measured calibration: the authors' own tables are not in their repository.
     protect_last: None is official: 1 on CogVideoX, 0 elsewhere.
 
     At Wan's published 2, more than a prediction's own root mean square, it is K that decides after the first fifth. The

@@ -214,3 +214,20 @@ def test_an_older_version_of_a_method_is_another_line_and_says_so(tmp_path):
         "precisecache prediction version 1": 1,
     }
     assert "precisecache alpha=0.9 version=1" in set(bench.records["label"])
+
+
+@pytest.mark.parametrize(("speedup", "compared"), [(1.5, True), (2.0, False)])
+def test_no_claim_rests_on_where_other_prompts_would_have_no_setting(tmp_path, speedup, compared):
+    """As at a budget: the settings' mean cost is the target's, so that half of the resamples lie outside."""
+    found = [
+        record(method, speed, 40.0, reuse=reuse, steps=round(speed * 10))
+        for method, reuse in (("precisecache", "prediction"), ("teacache", "stack"))
+        for speed in (speedup, 2.4)
+    ]
+    for data in found:
+        for number, sample in enumerate(data["samples"]):
+            sample["macs"] += (number - 1.5) * 1e13
+    (made,) = benches(write(tmp_path, record("none"), *found))
+    drawing = figures.pareto.pareto(made)
+    assert [claim.found.value for claim in drawing.claims] == ([0.0] if compared else [])
+    assert ("Not compared" in drawing.caption) is not compared

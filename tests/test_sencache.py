@@ -143,7 +143,7 @@ def test_the_calibration_is_the_change_with_each_argument_alone(name):
     anatomy, tables, levels = anatomy_of(pipe.transformer), [], []
     half = {"cond_first": slice(0, 1), "uncond_first": slice(1, 2), None: slice(None)}[anatomy.BATCHED]
     for prompt, seed in ((0, 0), (1, 5)):
-        with apply(pipe, SenCacheConfig(**WHOLE, protect_first=STEPS), **family.options) as handle:
+        with apply(pipe, SenCacheConfig(**WHOLE, protect_first=STEPS), **family.options):
             calls = inputs_of(pipe, lambda p=prompt, s=seed: family.call(pipe, p, s))[:: family.branches]
         levels = times(pipe.scheduler)
 

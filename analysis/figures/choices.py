@@ -42,6 +42,7 @@ def ambiguities(bench: Bench) -> Drawing:
         panel.plot(lowest, heights, "o", color=style.GREY, markerfacecolor="white", markersize=3)
         panel.axvline(0, color=style.BLACK, linewidth=0.6)
         panel.set_xlabel(f"{title} gained at equal MACs")
+        panel.locator_params(axis="x", nbins=5)  # labels of SSIM are long
     axes[0, 0].set(yticks=heights, yticklabels=[f"{choice.changed} ({choice.speedup.value:.2f}×)" for choice in placed])
     title = (
         f"The paper's open choices on {bench.title}, one at a time: the quality of each minus that of the usual choices"

@@ -231,7 +231,8 @@ def _curves_of(found: dict[str, Curve], method: str) -> list[Curve]:
 
 
 def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
-    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None if at no target both have a score."""
+    """PreciseCache's LFCache against a method of Table 1 at equal MACs; None if at no target both have a score, or if
+    other prompts would not have had one there."""
     rival_curves = _curves_of(found, rival)
     lfcache = found.get(OURS)
     if lfcache is None:
@@ -239,12 +240,13 @@ def _against(found: dict[str, Curve], prompts: int, rival: str) -> Claim | None:
     for target in TARGETS:
         for curve in rival_curves:
             gap = paired(lfcache, target, other=curve, metric=PSNR, prompts=prompts)
-            if not np.isnan(gap[0]):
+            measured = interval(gap[0], gap[1:])
+            if not np.isnan(measured).any():
                 return Claim(
                     f"At {target:g}× by MACs, is LFCache (PreciseCache) closer to no cache than {curve.name}?",
                     f"it is better than {rival} at higher speed (Table 1)",
                     "Its PSNR minus theirs, in dB,",
-                    interval(gap[0], gap[1:]),
+                    measured,
                     ABOVE_ZERO,
                     prompts,
                 )

@@ -18,11 +18,7 @@ from .measures import spearman
 from .sizes import times
 
 PSNR, SSIM = METRICS
-OURS = "precisecache prediction"  # the name of LFCache's curve, as the paper defines it, in pareto.curves
-RIVALS = ("pab", "teacache", "fastercache")  # the paper's Table 1
-TARGETS = (2.0, 1.5, 2.5)  # speedups; the first at which both methods have a score decides
 PRESETS = {0.5: "base", 0.7: "turbo"}
-LEGEND = 3  # columns of the legend
 SAME = 0.1  # relative distance within which a MACs ratio agrees with the paper's
 SIZE = (2, 4, 4)
 
