@@ -80,7 +80,7 @@ def _errors(axes: Axes, runs: pd.DataFrame) -> None:
         axes.plot(ends, line * ends, color=style.GREY, linestyle=":", label="line through 0")
         axes.set(xscale="log", yscale="log")
     axes.set(title="(a) final error", xlabel="threshold δ", ylabel="error of the final latent, RMS")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center", bbox_to_anchor=(0.5, 0.53))  # between the bounds and what they bound
 
 
 def _steps(axes: Axes, runs: pd.DataFrame) -> str:
