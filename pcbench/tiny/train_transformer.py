@@ -31,7 +31,7 @@ from .loop import Schedule, Start, published, train, write_atomically
 from .twins import TWINS, Kind, Twin
 from .world import all_scenes, render
 
-DISTIL_FROM = 0.25  # share of the training after which guidance is taught, where it is an input
+DISTIL_FROM = 0.6  # share of the training after which guidance is taught, where it is an input: prompts come first
 NULL_PROMPT_SHARE = 0.1  # share of the prompts that are dropped, for classifier-free guidance
 SHORT = 160  # tokens; up to here, plain attention is faster on a CPU than the flash kernel, above all backwards
 
